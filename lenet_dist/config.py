@@ -1,0 +1,452 @@
+"""The configuration: a typed schema, how a request is read into it, and what it amounts to.
+
+Precedence: schema default < ``--config`` file < ``key=value``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from lenet_dist.exits import RequestError
+
+
+def _key(
+    default: Any, help: str, *, low: float = -math.inf, above: float = -math.inf,
+    high: float = math.inf, below: float = math.inf,
+) -> Any:  # fmt: skip
+    """A schema key: its default, its line of ``--help``, and the range a number must lie in."""
+    bounds = {"low": low, "above": above, "high": high, "below": below}
+    metadata = {"help": help, **bounds}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _section(schema: type) -> Any:
+    return field(default_factory=schema)
+
+
+@dataclass
+class Run:
+    """Where the run lives and what to do if it is already there."""
+
+    name: str = _key("default", "name of the run; its directory is run.root/run.name")
+    root: str = _key("runs", "folder that holds the run directories")
+    resume: Literal["auto", "never", "must"] = _key(
+        "auto", "auto: continue it if it has begun; never: refuse if so; must: refuse if not"
+    )
+    inexact: bool = _key(
+        False, "go on although the bits will differ from the run's; recorded as bit_exact: false"
+    )
+
+
+@dataclass
+class Data:
+    """Which images, and which of them are held out."""
+
+    name: Literal["mnist", "fashion_mnist", "synthetic"] = _key("mnist", "which data set")
+    root: str = _key("data", "folder of the data's files")
+    validation: int = _key(5000, "training images held out for choosing; 0 = none", low=0)
+    download: bool = _key(True, "fetch what is missing")
+
+
+@dataclass
+class Model:
+    """LeNet-5's input: pixels in [0, 1], less mean, over std."""
+
+    mean: float = _key(0.0, "subtracted from pixels in [0, 1]", low=0, high=1)
+    std: float = _key(1.0, "then divides them", above=0)
+
+
+@dataclass
+class Train:
+    """How long, how much at once, and how a step's gradient is formed."""
+
+    epochs: int = _key(16, "passes over the training images", low=1)
+    max_steps: int | None = _key(None, "stop after so many steps, if sooner; null = no limit", low=1)
+    batch_size: int = _key(256, "GLOBAL batch of one optimizer step, all processes together", low=1)
+    shards: int = _key(8, "equal parts of it, each with a backward pass of its own", low=1)
+    reduction: Literal["fixed", "ddp"] = _key(
+        "fixed", "fixed: the same bits on any number of processes; ddp: DDP's own all-reduce"
+    )
+    clip_norm: float = _key(0.0, "largest norm of the gradient; 0 = no clipping", low=0)
+    label_smoothing: float = _key(0.0, "share of the target spread over all classes", low=0, below=1)
+    ema_decay: float = _key(0.99, "of the running mean of the weights; 0 = none", low=0, below=1)
+
+
+@dataclass
+class Optimizer:
+    """torch.optim's, by name."""
+
+    name: Literal["adam", "adamw", "sgd"] = _key("adamw", "which optimizer")
+    lr: float = _key(4e-3, "peak learning rate", above=0)
+    weight_decay: float = _key(0.01, "decay of the weights", low=0)
+    beta1: float = _key(0.9, "adam, adamw: decay of the gradient's mean", low=0, below=1)
+    beta2: float = _key(0.999, "adam, adamw: decay of its square's mean", low=0, below=1)
+    momentum: float = _key(0.9, "sgd: momentum", low=0, below=1)
+
+
+@dataclass
+class Schedule:
+    """The learning rate as a function of the step."""
+
+    name: Literal["constant", "cosine", "one_cycle"] = _key("one_cycle", "shape of the curve")
+    warmup: float = _key(0.2, "share of all steps spent rising to the peak", low=0, below=1)
+    final: float = _key(0.0, "learning rate at the end, as a share of the peak", low=0, high=1)
+
+
+@dataclass
+class Augment:
+    """Affine distortion; each key is the half-width of a uniform range, 0 = off."""
+
+    rotate: float = _key(10.0, "degrees", low=0, high=180)
+    translate: float = _key(0.08, "fraction of the image's side", low=0, high=1)
+    scale: float = _key(0.1, "fraction of the size", low=0, below=1)
+    shear: float = _key(0.0, "fraction of the height", low=0, high=1)
+
+
+@dataclass
+class Compute:
+    """Numbers and machines."""
+
+    precision: Literal["no", "bf16", "fp16"] = _key("no", "mixed precision; fp16 needs a GPU")
+    threads: int | Literal["auto"] = _key(
+        "auto", "CPU threads a process; auto = cores / processes on the node", low=1
+    )
+    deterministic: bool = _key(True, "deterministic kernels only")
+    compile: bool = _key(False, "torch.compile the model")
+    cuda_graph: bool = _key(False, "capture the step as a CUDA graph")
+    timeout_seconds: int = _key(120, "longest wait for another process", low=1)
+
+
+@dataclass
+class Evaluate:
+    """Evaluation during training."""
+
+    batch_size: int = _key(1000, "images in a chunk; each is computed by one process", low=1)
+    every_epochs: int = _key(1, "validate each so many epochs, and at the end", low=1)
+
+
+@dataclass
+class Checkpoint:
+    """When to save, besides at a stop and at the end."""
+
+    every_steps: int = _key(0, "each so many steps; 0 = off", low=0)
+    every_seconds: float = _key(60.0, "each so many seconds; 0 = off", low=0)
+    keep: int = _key(2, "newest checkpoints kept", low=1)
+
+
+@dataclass
+class Log:
+    """Train lines."""
+
+    every_steps: int = _key(50, "a train line each so many steps", low=1)
+
+
+@dataclass
+class Wandb:
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = _key(
+        "auto", "auto: online where a key is configured, else offline"
+    )
+    project: str = _key("lenet-dist", "W&B project")
+    entity: str | None = _key(None, "W&B user or team; null = the key's default")
+    group: str | None = _key(None, "W&B group, for the seeds of one experiment")
+    tags: list[str] = _key([], "W&B tags")
+
+
+@dataclass
+class Config:
+    """One run, whole. A run is a pure function of it."""
+
+    seed: int = _key(0, "of weights, order, distortion and split", low=0, below=2**63)
+    run: Run = _section(Run)
+    data: Data = _section(Data)
+    model: Model = _section(Model)
+    train: Train = _section(Train)
+    optimizer: Optimizer = _section(Optimizer)
+    schedule: Schedule = _section(Schedule)
+    augment: Augment = _section(Augment)
+    compute: Compute = _section(Compute)
+    evaluate: Evaluate = _section(Evaluate)
+    checkpoint: Checkpoint = _section(Checkpoint)
+    log: Log = _section(Log)
+    wandb: Wandb = _section(Wandb)
+
+
+TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000}
+
+_DECIDES_NOTHING = (
+    "run.", "checkpoint.", "wandb.", "data.root", "data.download",
+    "compute.threads", "compute.timeout_seconds",
+)  # fmt: skip
+"""Keys that leave weights and metrics alone. Threads decide bits: they are compared on their own,
+because `auto` is resolved only when the run begins."""
+
+
+def load(file: str | Path | None = None, overrides: list[str] | None = None) -> Config:
+    """The config of a request.
+
+    Raises RequestError, naming the key or the file, for what the schema does not take.
+    """
+    merged = OmegaConf.structured(Config)
+    if file is not None:
+        merged = _merge(merged, _read(Path(file)), f"{file}: ")
+    for override in overrides or []:
+        merged = _merge(merged, _parse(override), f"{override}: ")
+    try:
+        config = cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise RequestError(_explain(error)) from None
+    for entry in keys():
+        _check_range(entry, value_of(config, entry.name))
+    if not re.fullmatch(r"\w[\w.-]*", config.run.name):
+        raise RequestError(
+            f"run.name={config.run.name!r}: must be a plain name, of letters, digits, '-', '_', '.'"
+        )
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The config as YAML, every key in the schema's order."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 (hex) over the keys that decide weights and metrics."""
+    canonical = json.dumps(deciding(config), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def deciding(config: Config) -> dict[str, Any]:
+    """The keys that decide weights and metrics, by dotted name."""
+    names = (entry.name for entry in keys())
+    return {
+        name: value_of(config, name) for name in names if not name.startswith(_DECIDES_NOTHING)
+    }
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the schema: dotted name, type, default, help, and metadata with its range."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    metadata: Any
+
+    @property
+    def type_name(self) -> str:
+        """The type as ``--help`` says it: ``int``, ``int or auto``, ``fixed or ddp``."""
+        return " or ".join(_alternatives(self.type))
+
+
+def _alternatives(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    if get_origin(hint) is list:
+        return ["list"]
+    if get_args(hint):
+        return [name for part in get_args(hint) for name in _alternatives(part)]
+    return ["null" if hint is type(None) else hint.__name__]
+
+
+def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
+    """Every key of the schema, in its order."""
+    hints = get_type_hints(schema)
+    for item in dataclasses.fields(schema):
+        name, hint = prefix + item.name, hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            yield from keys(cast(type, hint), name + ".")
+        else:
+            made = item.default_factory
+            default = item.default if made is dataclasses.MISSING else made()
+            yield Key(name, hint, default, item.metadata["help"], item.metadata)
+
+
+def describe_keys() -> str:
+    """The schema as ``--help`` prints it: key, type, default, meaning."""
+    rows = [(key.name, key.type_name, json.dumps(key.default), key.help) for key in keys()]
+    name_width = max(len(name) for name, *_ in rows)
+    return "\n".join(
+        f"  {name:<{name_width}}  {help}\n  {'':<{name_width}}  ({kind}; default {default})"
+        for name, kind, default, help in rows
+    )
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config amounts to on a number of processes: the batch arithmetic."""
+
+    world_size: int
+    training_images: int
+    batch_size: int
+    shards: int
+    shards_per_process: int
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def shard_size(self) -> int:
+        """Images in one shard."""
+        return self.batch_size // self.shards
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 1, that step number `step` (from 1) belongs to."""
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def __str__(self) -> str:
+        epochs = self.total_steps / self.steps_per_epoch
+        dropped = self.training_images - self.steps_per_epoch * self.batch_size
+        return (
+            f"global batch {self.batch_size} = {_count(self.world_size, 'process', 'es')}"
+            f" x {_count(self.shards_per_process, 'shard')} x {self.shard_size} images; "
+            f"{self.training_images} training images = {self.steps_per_epoch} steps an epoch"
+            f" ({dropped} left out of each); {epochs:g} epochs = {self.total_steps} steps"
+        )
+
+
+def validate(config: Config, world_size: int) -> Plan:
+    """The batch arithmetic of a config on `world_size` processes.
+
+    Raises RequestError, with the numbers that would do, for what does not divide evenly.
+    """
+    train = config.train
+    images = TRAINING_IMAGES[config.data.name] - config.data.validation
+    if images < train.batch_size:
+        raise RequestError(
+            f"data.validation={config.data.validation} leaves {max(images, 0)} training images,"
+            f" fewer than train.batch_size={train.batch_size}"
+        )
+    # Under ddp a process has one backward pass: its share of the batch is the only shard.
+    shards = train.shards if train.reduction == "fixed" else world_size
+    name = "train.shards" if train.reduction == "fixed" else "the number of processes"
+    if train.batch_size % shards:
+        nearest = [n for n in _multiples_around(train.batch_size, shards) if n]
+        raise RequestError(
+            f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
+            f" the nearest sizes that can: {_or(nearest)}"
+        )
+    if shards % world_size:
+        divisors = [n for n in range(1, shards + 1) if shards % n == 0]
+        fitting = [
+            n for n in range(world_size, train.batch_size + 1, world_size)
+            if train.batch_size % n == 0
+        ][:3]  # fmt: skip
+        raise RequestError(
+            f"train.shards={shards} can't be dealt evenly to {world_size} processes;"
+            f" use {_or(divisors)} processes"
+            + (f", or train.shards={_or(fitting)}" if fitting else "")
+        )
+    steps_per_epoch = images // train.batch_size
+    total_steps = train.epochs * steps_per_epoch
+    if train.max_steps is not None:
+        total_steps = min(total_steps, train.max_steps)
+    return Plan(
+        world_size=world_size,
+        training_images=images,
+        batch_size=train.batch_size,
+        shards=shards,
+        shards_per_process=shards // world_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+
+
+def _multiples_around(number: int, divisor: int) -> list[int]:
+    below = number // divisor * divisor
+    return [n for n in (below, below + divisor) if n > 0]
+
+
+def _or(numbers: list[int]) -> str:
+    *head, last = map(str, numbers)
+    return f"{', '.join(head)} or {last}" if head else last
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def _read(file: Path) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(file)
+    except OSError as error:
+        raise RequestError(f"--config {file}: {error.strerror}") from None
+    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise RequestError(f"--config {file}: not YAML: {_on_one_line(error)}") from None
+    if not isinstance(loaded, DictConfig):
+        raise RequestError(f"--config {file}: expected keys and values, as in configs/default.yaml")
+    return loaded
+
+
+def _parse(override: str) -> DictConfig:
+    name, equals, value = override.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        example = f"{_full_name(name) or 'train.epochs'}={value or '...'}"
+        raise RequestError(f"{override}: expected key=value; write {example}")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise RequestError(f"{override}: {_on_one_line(error)}") from None
+
+
+def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
+    try:
+        return cast(DictConfig, OmegaConf.merge(base, other))
+    except OmegaConfBaseException as error:
+        raise RequestError(source + _explain(error)) from None
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    """OmegaConf's message on one line, with the key's full name, and what was meant if known."""
+    name = str(error.full_key or "")
+    message = str(error).splitlines()[0]
+    meant = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""
+    hint = f"; did you mean {meant}?" if meant and "Did you mean" not in message else ""
+    return f"{name}: {message}{hint}" if name else f"{message}{hint}"
+
+
+def _full_name(word: str) -> str:
+    """The dotted key that a bare or mistyped name stands for, or an empty string."""
+    import difflib
+
+    names = [key.name for key in keys()]
+    leaf = word.strip("-").rsplit(".", 1)[-1]
+    same_leaf = [name for name in names if name.rsplit(".", 1)[-1] == leaf]
+    return next(iter(same_leaf or difflib.get_close_matches(word, names, 1)), "")
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _check_range(key: Key, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
+    if not (math.isfinite(value) and low <= value <= high and above < value < below):
+        bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
+        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
+        raise RequestError(f"{key.name}={value}: must be {wanted or 'a finite number'}")

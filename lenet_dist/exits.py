@@ -1,0 +1,62 @@
+"""Exit codes, and how a command's outcome becomes one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+DONE = 0
+FAILED = 1
+WRONG_REQUEST = 2
+STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: run the same command again to continue."""
+
+
+class RequestError(ValueError):
+    """The user's mistake: config, arguments, data or environment. Its text is the whole message."""
+
+
+class RunFailed(RuntimeError):
+    """Training can't go on, for a reason that the text gives: divergence, a full disk."""
+
+
+class LostProcess(RunFailed):
+    """A peer was killed, stopped, or never came."""
+
+
+class Stopped(Exception):
+    """A stop that was asked for; everything needed to continue is on disk."""
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks for the job, as the launcher numbered it."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def run(main: Callable[[list[str]], None]) -> NoReturn:
+    """Run a command on sys.argv and leave with the exit code of its outcome."""
+    try:
+        main(sys.argv[1:])
+    except RequestError as error:
+        _leave(WRONG_REQUEST, f"error: {error}")
+    except Stopped as stop:
+        _leave(STOPPED, str(stop))
+    except LostProcess as error:
+        # The peers are gone: waiting for them at interpreter exit could take for ever.
+        _leave(FAILED, f"failed: {error}", everywhere=True, at_once=True)
+    except RunFailed as error:
+        _leave(FAILED, f"failed: {error}")
+    _leave(DONE, None)
+
+
+def _leave(
+    code: int, message: str | None, *, everywhere: bool = False, at_once: bool = False
+) -> NoReturn:
+    if message and (everywhere or is_main_process()):
+        print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    if at_once:
+        os._exit(code)
+    sys.exit(code)

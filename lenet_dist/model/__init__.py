@@ -1,0 +1,1 @@
+"""LeNet-5 and the running mean of its weights."""

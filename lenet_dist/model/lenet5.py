@@ -1,0 +1,61 @@
+"""LeNet-5, with max-pooling and ReLU: 61,706 parameters."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PARAMETERS = 61_706
+
+
+class LeNet5(nn.Module):
+    """Logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1].
+
+    LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
+    1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, pooling is by
+    maximum, ReLU follows C1, C3, C5 and F6, and OUT is linear. `mean` and `std` standardise the
+    pixels; they are not parameters, so that the state_dict holds weights alone.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.mean = mean
+        self.std = std
+        self.C1 = nn.Conv2d(1, 6, kernel_size=5, padding=2)
+        self.C3 = nn.Conv2d(6, 16, kernel_size=5)
+        self.C5 = nn.Conv2d(16, 120, kernel_size=5)
+        self.F6 = nn.Linear(120, 84)
+        self.OUT = nn.Linear(84, 10)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Three exact rewrites make it faster than the textbook's order of the same layers.
+
+        ReLU after max-pooling touches a quarter of the values; convolutions run channels-last; and
+        C5, which sees a whole 5x5 map, is a matrix product.
+        """
+        x = pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
+        x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
+        x = F.relu(F.max_pool2d(x, 2))
+        x = F.conv2d(x, _channels_last(self.C3.weight), self.C3.bias)
+        x = F.relu(F.max_pool2d(x, 2))
+        x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
+        x = F.relu(self.F6(x))
+        return self.OUT(x)
+
+
+def build(seed: int, mean: float, std: float) -> LeNet5:
+    """LeNet-5 with torch's default initialisation, a function of the seed, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LeNet5(mean, std)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The tensor with its channels innermost in memory, said by its strides.
+
+    `contiguous` leaves a single channel's strides as they are, and convolutions go by strides.
+    """
+    if x.shape[1] == 1:
+        return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)

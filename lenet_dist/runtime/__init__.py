@@ -1,0 +1,1 @@
+"""What a job stands on: processes, signals, the run directory and its lock."""

@@ -1,0 +1,169 @@
+"""Accelerate, set up from the config and checked against the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+)
+
+from lenet_dist.config import Compute
+from lenet_dist.exits import LostProcess, RequestError, RunFailed
+
+T = TypeVar("T")
+
+_NEUTRAL = {
+    "ACCELERATE_MIXED_PRECISION": ("no", "write compute.precision=... instead"),
+    "ACCELERATE_DYNAMO_BACKEND": ("no", "write compute.compile=true instead"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.shards does this"),
+    "ACCELERATE_USE_DEEPSPEED": ("false", "this job is DDP's"),
+    "ACCELERATE_USE_FSDP": ("false", "this job is DDP's"),
+    "ACCELERATE_USE_MEGATRON_LM": ("false", "this job is DDP's"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", "this job is DDP's"),
+    "ACCELERATE_USE_SAGEMAKER": ("false", "this job is DDP's"),
+    "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
+}
+"""Variables that would override the config behind its back: the value that doesn't, what to do."""
+
+
+def world_size_of_environment() -> int:
+    """How many processes the launcher says there are.
+
+    Raises RequestError where the launcher's variables are incomplete or not numbers.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    present = [name for name in names if os.environ.get(name)]
+    numbers = [name for name in present if name != "MASTER_ADDR"]
+    for name in numbers:
+        if not os.environ[name].isdecimal():
+            raise RequestError(f"{name}={os.environ[name]}: must be a number")
+    world_size = int(os.environ.get("WORLD_SIZE") or 1)
+    if world_size > 1 and len(present) < len(names):
+        missing = ", ".join(name for name in names if name not in present)
+        raise RequestError(
+            f"WORLD_SIZE={world_size} but {missing} not set: start the processes with torchrun,"
+            " accelerate launch or srun, or unset WORLD_SIZE"
+        )
+    if int(os.environ.get("RANK") or 0) >= world_size:
+        raise RequestError(f"RANK={os.environ['RANK']} is not below WORLD_SIZE={world_size}")
+    return world_size
+
+
+def start(compute: Compute) -> Accelerator:
+    """The Accelerator of this process, joined with its peers.
+
+    Raises RequestError where the environment contradicts the config, LostProcess if no peer comes.
+    """
+    _check_environment(compute)
+    on_cpu = not torch.cuda.is_available() or _is_true("ACCELERATE_USE_CPU")
+    if compute.precision == "fp16" and on_cpu:
+        raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
+    if compute.cuda_graph:
+        raise RequestError("compute.cuda_graph=true: not available yet; leave it false")
+    _set_determinism(compute.deterministic)
+    world_size = world_size_of_environment()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Set for good by set_threads.
+    with peer_watch(compute.timeout_seconds):
+        accelerator = Accelerator(
+            cpu=on_cpu,
+            mixed_precision=compute.precision,
+            gradient_accumulation_steps=1,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False),
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=timedelta(seconds=compute.timeout_seconds)),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+            ],
+        )
+    if accelerator.num_processes != world_size:
+        raise RequestError(
+            f"WORLD_SIZE={world_size} but Accelerate made {accelerator.num_processes} processes"
+        )
+    return accelerator
+
+
+def auto_threads() -> int:
+    """CPU threads for each process: this node's cores, dealt to its processes."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """``cpu``, or the GPU's model."""
+    device = accelerator.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Do it on the main process alone; every process gets its value, or raises its error."""
+    outcome: tuple[T | None, Exception | None] = (None, None)
+    if accelerator.is_main_process:
+        try:
+            outcome = (action(), None)
+        except (RequestError, RunFailed) as error:
+            outcome = (None, error)
+    value, error = broadcast_object_list([outcome])[0]
+    if error is not None:
+        raise error
+    return value
+
+
+def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Do it on every process; if it fails on one, every process raises that error."""
+    value, error = None, None
+    try:
+        value = action()
+    except (RequestError, RunFailed) as raised:
+        error = raised
+    for raised_anywhere in gather_object([error]):
+        if raised_anywhere is not None:
+            raise raised_anywhere
+    return value  # type: ignore[return-value]
+
+
+@contextmanager
+def peer_watch(timeout_seconds: int) -> Iterator[None]:
+    """Turn what a collective raises for a lost peer into LostProcess."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in text:
+            raise
+        rank = os.environ.get("RANK", "0")
+        raise LostProcess(
+            f"rank {rank} on {socket.gethostname()} lost another process, or waited for it longer"
+            f" than compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
+            " again to continue from the last checkpoint"
+        ) from None
+
+
+def _check_environment(compute: Compute) -> None:
+    for name, (neutral, advice) in _NEUTRAL.items():
+        value = os.environ.get(name, neutral).lower()
+        if name == "ACCELERATE_MIXED_PRECISION" and value == compute.precision:
+            continue
+        if value != neutral and value not in ("", "0" if neutral == "false" else neutral):
+            raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
+
+
+def _is_true(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
+def _set_determinism(deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    # Filling every new tensor with NaN is a debugging aid, not a matter of determinism.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

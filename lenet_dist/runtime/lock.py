@@ -1,0 +1,47 @@
+"""One job a run directory."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import IO
+
+from lenet_dist.exits import RequestError
+
+
+class RunLock:
+    """Held from `acquire` until the process ends, however it ends: the kernel lets go of it.
+
+    The file stays behind and says who held it last; only the kernel's lock on it counts.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises RequestError naming the owner if another process has it."""
+        file = open(self.path, "a+")  # noqa: SIM115 (open as long as the process lives)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise RequestError(
+                f"{self.path.parent}: another job is at work there: {owner};"
+                " wait for it, or choose another run.name"
+            ) from None
+        file.truncate(0)
+        file.write(json.dumps(_owner()))
+        file.flush()
+        self._file = file
+
+
+def _owner() -> dict[str, str | int]:
+    owner: dict[str, str | int] = {"host": socket.gethostname(), "pid": os.getpid()}
+    if job := os.environ.get("SLURM_JOB_ID"):
+        owner["slurm_job"] = job
+    return owner

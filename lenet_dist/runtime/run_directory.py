@@ -1,0 +1,111 @@
+"""The run directory: what lies where, and whether a request may continue what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from lenet_dist import config as configuration
+from lenet_dist.config import Config
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.runtime.lock import RunLock
+
+
+class RunDirectory:
+    """``run.root/run.name`` and the paths in it."""
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run.root) / config.run.name
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.starts = self.path / "starts.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "model.safetensors"
+        self.result = self.path / "result.json"
+        self.stop = self.path / "STOP"
+        self._lock = RunLock(self.path / ".lock")
+
+    def completed(self, config: Config) -> dict[str, Any] | None:
+        """The result of the run if it is complete, else None. Touches nothing.
+
+        Raises RequestError if it was run with another config, or must not be there.
+        """
+        if not self.result.exists():
+            return None
+        if config.run.resume == "never":
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
+        if changes := config_changes(configuration.load(self.config), config):
+            raise RequestError(refusal(self.path, changes))
+        return json.loads(self.result.read_text())
+
+    def open(self, config: Config) -> Config | None:
+        """Take the lock and make ready to begin or to continue.
+
+        Gives the config that the run began with, or None if it is new. Raises RequestError if it
+        must or must not have begun, if another job is at work there, or if it can't be written.
+        """
+        if config.run.resume == "never" and self.config.exists():
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
+        if config.run.resume == "must" and not self.config.exists():
+            raise RequestError(f"run.resume=must, but {self.path} holds no run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock.acquire()
+        except OSError as error:
+            raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
+        return configuration.load(self.config) if self.config.exists() else None
+
+    def note_start(self, start: dict[str, Any]) -> int:
+        """Add a line for this start; gives how many starts there were before."""
+        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+        with open(self.starts, "a") as file:
+            file.write(json.dumps(start) + "\n")
+        return len(lines)
+
+
+def config_changes(before: Config, now: Config) -> list[str]:
+    """The keys that decide the result and differ, as ``key: before -> now``."""
+    old, new = (configuration.deciding(config) for config in (before, now))
+    return [f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
+
+
+def refusal(path: Path, differences: list[str]) -> str:
+    """Why a run can't go on as asked, and what to do."""
+    return (
+        f"{path} holds a run that would not go on with the same bits ({'; '.join(differences)});"
+        " ask for what it began with, choose another run.name,"
+        " or write run.inexact=true to go on all the same"
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Have the file at `path` be this content, whole, on disk, or be what it was before.
+
+    Raises RunFailed naming the file and the reason.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write_durably(temporary, content)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise RunFailed(f"can't write {path}: {error.strerror or error}") from None
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's entries, so that a rename in it outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""A stop that is asked for: noticed by one process, agreed by all, at the same step."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+_AGREE_EVERY = 8
+"""Steps between agreements of several processes; each costs a collective."""
+
+_LOOK_EVERY_SECONDS = 0.5
+"""Time between looks at the stop file: on a network file system a look has its price."""
+
+
+class Action(IntEnum):
+    """What the processes agree to do at a step boundary; of several wishes the highest."""
+
+    GO_ON = 0
+    SAVE = 1
+    STOP = 2
+
+
+class StopRequest:
+    """Whether someone wants this process to stop: a signal, the file RUN/STOP, a dead launcher."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._file: Path | None = None
+        self._launcher = os.getppid() if _has_launcher() else None
+        self._last_look = -_LOOK_EVERY_SECONDS
+
+    def install(self) -> None:
+        """Catch the signals. The handler sets a flag and no more; a second signal changes nothing."""
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def watch(self, file: Path) -> None:
+        """Take a file of this name as a request too; do so in one process of the job."""
+        self._file = file
+
+    def is_made(self) -> bool:
+        """Whether a stop has been asked of this process."""
+        if self.reason is None and self._launcher not in (None, os.getppid()):
+            # accelerate launch passes no signal on, and torchrun dies of some: better to stop
+            # with everything saved than to run on unseen.
+            self.reason = "the launcher's end"
+        if self.reason is None and self._file is not None:
+            now = time.monotonic()
+            if now - self._last_look >= _LOOK_EVERY_SECONDS:
+                self._last_look = now
+                if self._file.exists():
+                    self.reason = f"the file {self._file}"
+        return self.reason is not None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.reason = self.reason or signal.Signals(number).name
+
+
+def is_agreement_due(step: int, world_size: int) -> bool:
+    """Whether the processes agree after step number `step`: a function of the step alone."""
+    return world_size == 1 or step % _AGREE_EVERY == 0
+
+
+def agree(accelerator: Accelerator, wish: Action) -> Action:
+    """The strongest of all processes' wishes. A collective: every process must call it."""
+    if accelerator.num_processes == 1:
+        return wish
+    import torch
+
+    wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
+    return Action(int(wishes.max()))
+
+
+def _has_launcher() -> bool:
+    """Whether torchrun or accelerate launch started this process: they leave these variables."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -1,0 +1,36 @@
+"""Which software a run runs on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+_PACKAGES = ("torch", "accelerate", "safetensors", "omegaconf", "numpy")
+
+DECIDE_BITS = ("torch", "cuda", "cpu_capability")
+"""Those of `versions` whose kernels compute the numbers."""
+
+
+def versions() -> dict[str, str | None]:
+    """Versions by name; `cuda` is None on a build without it, `cpu_capability` is what kernels use."""
+    return {
+        "lenet_dist": version("lenet_dist"),
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with ``-dirty`` if it was changed since; None outside one."""
+    root = Path(__file__).parents[2]
+    described = subprocess.run(
+        ["git", "-C", root, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        capture_output=True, text=True, check=False,
+    ) if (root / ".git").exists() else None  # fmt: skip
+    return described.stdout.strip() or None if described else None

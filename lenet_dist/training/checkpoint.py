@@ -1,0 +1,146 @@
+"""Checkpoints: whole and verified, or not used. Tensors as safetensors, the rest as JSON.
+
+A checkpoint of step k means that k steps are done and the evaluation due after them is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.runtime.run_directory import sync_folder, write_durably
+
+_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, optimizer tensors, and `state`: what JSON can say, the step first of all."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class BadCheckpoint(Exception):
+    """A checkpoint that is incomplete or damaged; the text names the file."""
+
+
+def folder_of(checkpoints: Path, step: int) -> Path:
+    """The folder of the checkpoint of `step`."""
+    return checkpoints / f"step-{step:08d}"
+
+
+def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
+    """Write it, durably, under a temporary name; rename it; then remove all but the newest `keep`.
+
+    Raises RunFailed if it can't be written; those before it are then as they were.
+    """
+    folder = folder_of(checkpoints, checkpoint.state["step"])
+    temporary = checkpoints / f".{folder.name}.tmp"
+    try:
+        checkpoints.mkdir(exist_ok=True)
+        _write(temporary, checkpoint)
+        os.rename(temporary, folder)
+        sync_folder(checkpoints)
+        for old in _complete(checkpoints)[keep:]:
+            # Renamed first: killed here, it leaves nothing that looks whole and isn't.
+            os.rename(old, temporary)
+            shutil.rmtree(temporary)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunFailed(
+            f"can't write {folder}: {error.strerror or error}; the checkpoints before it are whole:"
+            " mend that, then run the same command again"
+        ) from None
+
+
+def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, or None if there is none at all; and a list of what was
+    wrong with newer ones, each of which is set aside under a name ending in ``.bad``.
+
+    Raises RequestError if there are checkpoints and none is good.
+    """
+    for leftover in checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(leftover)
+    wrong: dict[Path, str] = {}
+    for folder in _complete(checkpoints):
+        try:
+            checkpoint = _read(folder)
+        except BadCheckpoint as error:
+            wrong[folder] = str(error)
+            continue
+        for bad in wrong:
+            _set_aside(bad)
+        return checkpoint, list(wrong.values())
+    if wrong:
+        raise RequestError(
+            f"{checkpoints}: no checkpoint is good: {'; '.join(wrong.values())};"
+            " restore one from a backup, or begin again under another run.name"
+        )
+    return None, []
+
+
+def _complete(checkpoints: Path) -> list[Path]:
+    """Checkpoints that were renamed into place, newest first."""
+    folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
+    return sorted((f for f in folders if re.fullmatch(r"step-\d{8,}", f.name)), reverse=True)
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = {
+        _MODEL: safetensors.torch.save(checkpoint.model),
+        _OPTIMIZER: safetensors.torch.save(checkpoint.optimizer),
+    }
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    state = {**checkpoint.state, "sha256": digests}
+    digests[_STATE] = _digest_of_state(state)
+    files[_STATE] = json.dumps(state, indent=1).encode()
+    for name, content in files.items():
+        write_durably(folder / name, content)
+    sync_folder(folder)
+
+
+def _read(folder: Path) -> Checkpoint:
+    try:
+        state = json.loads((folder / _STATE).read_bytes())
+        digests = state["sha256"]
+        if digests[_STATE] != _digest_of_state(state):
+            raise BadCheckpoint(f"{folder / _STATE} was altered")
+        tensors = {}
+        for name in (_MODEL, _OPTIMIZER):
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != digests[name]:
+                raise BadCheckpoint(f"{folder / name} does not have its SHA-256")
+            tensors[name] = safetensors.torch.load(content)
+    except OSError as error:
+        raise BadCheckpoint(f"{error.filename}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise BadCheckpoint(f"{folder / _STATE} is damaged ({type(error).__name__})") from None
+    return Checkpoint(tensors[_MODEL], tensors[_OPTIMIZER], state)
+
+
+def _digest_of_state(state: dict[str, Any]) -> str:
+    """SHA-256 (hex) of the state and the files' digests, its own aside."""
+    digests = {name: digest for name, digest in state["sha256"].items() if name != _STATE}
+    canonical = json.dumps({**state, "sha256": digests}, sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _set_aside(folder: Path) -> None:
+    aside = folder.with_name(f"{folder.name}.bad")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)

@@ -1,0 +1,93 @@
+"""Exact evaluation: every image once, whatever the number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lenet_dist.data.dataset import CLASSES, Images, pixels
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a set of images: `confusion[label][prediction]` counts, and the loss."""
+
+    confusion: list[list[int]]
+    loss: float
+    """Mean cross-entropy, nats an image."""
+
+    @property
+    def count(self) -> int:
+        return sum(map(sum, self.confusion))
+
+    @property
+    def correct(self) -> int:
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def per_class_accuracy(self) -> list[float | None]:
+        """Share of each label's images that are right; None for a label without images."""
+        return [
+            row[label] / sum(row) if sum(row) else None for label, row in enumerate(self.confusion)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of an evaluation in metrics.jsonl and result.json."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "correct": self.correct,
+            "count": self.count,
+            "per_class_accuracy": self.per_class_accuracy,
+            "confusion": self.confusion,
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    images: Images,
+    chunk_size: int,
+    accelerator: Accelerator,
+    between_chunks: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Evaluate on all images, in fixed chunks, each computed whole by one process.
+
+    The chunks' results are summed in the chunks' order, so neither the number of processes nor
+    which of them did what changes a bit. `between_chunks` is called equally often on each process.
+    """
+    model.eval()
+    chunks = list(
+        zip(images.images.split(chunk_size), images.labels.split(chunk_size), strict=True)
+    )
+    device = accelerator.device
+    losses = torch.zeros(len(chunks), dtype=torch.float64, device=device)
+    confusion = torch.zeros(CLASSES * CLASSES, dtype=torch.int64, device=device)
+    for first in range(0, len(chunks), accelerator.num_processes):
+        between_chunks()
+        mine = first + accelerator.process_index
+        if mine < len(chunks):
+            losses[mine] = _evaluate_chunk(model, *chunks[mine], confusion)
+    # Each place is one process's number and the others' zeros: exact in any order.
+    losses, confusion = accelerator.reduce((losses, confusion), "sum")
+    total = sum(losses.tolist())
+    table: list[list[int]] = confusion.view(CLASSES, CLASSES).tolist()
+    return Evaluation(table, total / len(images))
+
+
+def _evaluate_chunk(model: nn.Module, images: Tensor, labels: Tensor, confusion: Tensor) -> Tensor:
+    """The chunk's summed loss; its predictions are counted into `confusion`."""
+    logits = model(pixels(images))
+    cells = labels * CLASSES + logits.argmax(1)
+    confusion += torch.bincount(cells, minlength=CLASSES * CLASSES)
+    return F.cross_entropy(logits, labels, reduction="sum")

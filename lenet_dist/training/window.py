@@ -1,0 +1,83 @@
+"""Sums over the steps since the last train line; their numbers stay on the device until due."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from lenet_dist.exits import RunFailed
+from lenet_dist.training.step import StepStats
+
+
+class Window:
+    """Loss, accuracy, gradient norm and skipped steps of a train line."""
+
+    def __init__(self, accelerator: Accelerator, *, stats_are_global: bool) -> None:
+        self._accelerator = accelerator
+        self._gathers = not stats_are_global and accelerator.num_processes > 1
+        self._pending: list[StepStats] = []
+        self.reset(train_seconds=0.0)
+
+    def reset(self, train_seconds: float) -> None:
+        """Begin the next line, with `train_seconds` of training gone by."""
+        self._sums = {
+            "loss_sum": 0.0, "correct": 0.0, "grad_norm": 0.0, "skipped_steps": 0,
+            "train_seconds": train_seconds,
+        }  # fmt: skip
+
+    def add(self, stats: StepStats) -> None:
+        """Take in a step's numbers, without reading them."""
+        self._pending.append(stats)
+
+    def settle(self, step: int) -> dict[str, float]:
+        """The sums so far, as plain numbers, after step number `step` (from 1).
+
+        They are the same wherever the steps were settled before, for each step is added on its
+        own. A collective under ``reduction: ddp``. Raises RunFailed, on every process, if a loss
+        or, but for fp16, a gradient was not finite.
+        """
+        first = step - len(self._pending) + 1
+        for number, values in enumerate(self._read_pending(), start=first):
+            self._add_step(number, *values)
+        return self._sums
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint must hold; settle first."""
+        assert not self._pending
+        return self._sums
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's."""
+        self._sums = dict(state)
+
+    def _read_pending(self) -> list[tuple[float, float, float]]:
+        if not self._pending:
+            return []
+        stats = torch.stack([torch.stack(stats) for stats in self._pending])
+        self._pending.clear()
+        by_rank = (self._accelerator.gather(stats[None]) if self._gathers else stats[None]).tolist()
+        # Ranks are added in their order: an all-reduce's order is its own.
+        return [
+            (sum(s[0] for s in ranks), sum(s[1] for s in ranks), ranks[0][2])
+            for ranks in zip(*by_rank, strict=True)
+        ]
+
+    def _add_step(self, step: int, loss_sum: float, correct: float, grad_norm: float) -> None:
+        if not math.isfinite(loss_sum):
+            raise RunFailed(
+                f"the loss is {loss_sum} at step {step}; no checkpoint holds it:"
+                " lower optimizer.lr, or set train.clip_norm"
+            )
+        if not math.isfinite(grad_norm):
+            if self._accelerator.mixed_precision != "fp16":
+                raise RunFailed(
+                    f"the gradient's norm is {grad_norm} at step {step}; no checkpoint holds it:"
+                    " lower optimizer.lr"
+                )
+            self._sums["skipped_steps"] += 1
+        self._sums["loss_sum"] += loss_sum
+        self._sums["correct"] += correct
+        self._sums["grad_norm"] = grad_norm
