@@ -413,6 +413,10 @@ def _parse(override: str) -> DictConfig:
 
 
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
+    for key in keys():
+        # YAML 1.1 reads a bare `no` as false.
+        if "no" in _alternatives(key.type) and OmegaConf.select(other, key.name) is False:
+            OmegaConf.update(other, key.name, "no")
     try:
         return cast(DictConfig, OmegaConf.merge(base, other))
     except OmegaConfBaseException as error:

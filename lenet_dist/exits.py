@@ -44,19 +44,17 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except Stopped as stop:
         _leave(STOPPED, str(stop))
     except LostProcess as error:
-        # The peers are gone: waiting for them at interpreter exit could take for ever.
-        _leave(FAILED, f"failed: {error}", everywhere=True, at_once=True)
+        _leave(FAILED, f"failed: {error}", everywhere=True)
     except RunFailed as error:
         _leave(FAILED, f"failed: {error}")
     _leave(DONE, None)
 
 
-def _leave(
-    code: int, message: str | None, *, everywhere: bool = False, at_once: bool = False
-) -> NoReturn:
+def _leave(code: int, message: str | None, *, everywhere: bool = False) -> NoReturn:
     if message and (everywhere or is_main_process()):
-        print(message, file=sys.stderr, flush=True)
+        print(message, file=sys.stderr)
     sys.stdout.flush()
-    if at_once:
-        os._exit(code)
-    sys.exit(code)
+    sys.stderr.flush()
+    # Not sys.exit: Python's finalization waits for peers that are gone, and aborts now and then
+    # when a thread of torch.distributed wants the interpreter that is being taken down.
+    os._exit(code)

@@ -82,7 +82,7 @@ def start(compute: Compute) -> Accelerator:
             dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False),
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(seconds=compute.timeout_seconds)),
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
     if accelerator.num_processes != world_size:
