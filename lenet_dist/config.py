@@ -74,15 +74,19 @@ class Model:
 class Train:
     """How long, how much at once, and how a step's gradient is formed."""
 
-    epochs: int = _key(16, "passes over the training images", low=1)
-    max_steps: int | None = _key(None, "stop after so many steps, if sooner; null = no limit", low=1)
+    epochs: int = _key(14, "passes over the training images", low=1)
+    max_steps: int | None = _key(
+        None, "stop after so many steps, if sooner; null = no limit", low=1
+    )
     batch_size: int = _key(256, "GLOBAL batch of one optimizer step, all processes together", low=1)
     shards: int = _key(8, "equal parts of it, each with a backward pass of its own", low=1)
     reduction: Literal["fixed", "ddp"] = _key(
         "fixed", "fixed: the same bits on any number of processes; ddp: DDP's own all-reduce"
     )
     clip_norm: float = _key(0.0, "largest norm of the gradient; 0 = no clipping", low=0)
-    label_smoothing: float = _key(0.0, "share of the target spread over all classes", low=0, below=1)
+    label_smoothing: float = _key(
+        0.0, "share of the target spread over all classes", low=0, below=1
+    )
     ema_decay: float = _key(0.99, "of the running mean of the weights; 0 = none", low=0, below=1)
 
 
@@ -234,9 +238,7 @@ def config_hash(config: Config) -> str:
 def deciding(config: Config) -> dict[str, Any]:
     """The keys that decide weights and metrics, by dotted name."""
     names = (entry.name for entry in keys())
-    return {
-        name: value_of(config, name) for name in names if not name.startswith(_DECIDES_NOTHING)
-    }
+    return {name: value_of(config, name) for name in names if not name.startswith(_DECIDES_NOTHING)}
 
 
 @dataclass(frozen=True)

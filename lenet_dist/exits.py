@@ -1,11 +1,12 @@
-"""Exit codes, and how a command's outcome becomes one."""
+"""Exit codes: how a command reads its request, and how its outcome becomes one of these."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 DONE = 0
 FAILED = 1
@@ -58,3 +59,24 @@ def _leave(code: int, message: str | None, *, everywhere: bool = False) -> NoRet
     # Not sys.exit: Python's finalization waits for peers that are gone, and aborts now and then
     # when a thread of torch.distributed wants the interpreter that is being taken down.
     os._exit(code)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse, with its complaints as RequestError and ``key=value`` beside its options."""
+
+    def __init__(self, **keywords: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **keywords)
+
+    def parse_with_overrides(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and all else that was given, which is for the config to judge."""
+        return self.parse_known_args(arguments)
+
+    def print_help(self, file: Any = None) -> None:
+        """Once, however many processes were asked."""
+        if is_main_process():
+            super().print_help(file)
+
+    def error(self, message: str) -> NoReturn:
+        """Not argparse's exit with a page of usage."""
+        raise RequestError(f"{message}; {self.prog} --help lists what it takes")

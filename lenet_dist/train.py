@@ -10,22 +10,29 @@ Run the same command again to continue after a stop.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 from lenet_dist import config as configuration
 from lenet_dist import exits
-from lenet_dist.exits import RequestError, is_main_process
 from lenet_dist.runtime.stop import StopRequest
 
 
 def main(arguments: list[str]) -> None:
     """Train as asked. Imports of weight come late: --help is quick, signals are caught early."""
     started = time.monotonic()
-    request = _parse(arguments)
-    config = configuration.load(request.config, request.overrides)
+    parser = exits.ArgumentParser(
+        prog="lenet_dist.train",
+        description=__doc__,
+        epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, as those in configs/")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the resolved config and exit"
+    )
+    request, overrides = parser.parse_with_overrides(arguments)
+    config = configuration.load(request.config, overrides)
     if request.print_config:
-        if is_main_process():
+        if exits.is_main_process():
             print(configuration.to_yaml(config), end="")
         return
     stop = StopRequest()
@@ -55,29 +62,6 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
             accelerator.print(f"{directory.path} is complete; nothing to do")
     accelerator.print(result_table(result, str(directory.path)))
     accelerator.end_training()
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="lenet_dist.train",
-        description=__doc__,
-        epilog="keys:\n" + configuration.describe_keys(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file, as those in configs/")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and exit"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a key")
-    parser.error = _refuse  # type: ignore[method-assign]
-    known, unknown = parser.parse_known_intermixed_args(arguments)
-    known.overrides += unknown  # The config's parser says best what is wrong with them.
-    return known
-
-
-def _refuse(message: str) -> None:
-    raise RequestError(message)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -114,20 +114,26 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     value, error = broadcast_object_list([outcome])[0]
     if error is not None:
         raise error
-    return value
+    return cast(T, value)
 
 
 def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
     """Do it on every process; if it fails on one, every process raises that error."""
-    value, error = None, None
+    value: T | None = None
+    mine: Exception | None = None
     try:
         value = action()
-    except (RequestError, RunFailed) as raised:
-        error = raised
-    for raised_anywhere in gather_object([error]):
-        if raised_anywhere is not None:
-            raise raised_anywhere
-    return value  # type: ignore[return-value]
+    except (RequestError, RunFailed) as error:
+        mine = error
+    for raised in gather_object([mine]):
+        if raised is not None:
+            raise raised
+    return cast(T, value)
+
+
+def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Do it on one process of each node; if it fails on one, every process raises that error."""
+    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
 
 
 @contextmanager

@@ -45,5 +45,7 @@ def _first_host() -> str:
             ["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RequestError(f"SLURM_STEP_NODELIST={nodes}: scontrol can't expand it: {error}") from None
+        raise RequestError(
+            f"SLURM_STEP_NODELIST={nodes}: scontrol can't expand it: {error}"
+        ) from None
     return shown.stdout.split()[0]

@@ -40,7 +40,7 @@ class StopRequest:
         self._last_look = -_LOOK_EVERY_SECONDS
 
     def install(self) -> None:
-        """Catch the signals. The handler sets a flag and no more; a second signal changes nothing."""
+        """Catch the signals. The handler sets a flag, no more; a second signal changes nothing."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 

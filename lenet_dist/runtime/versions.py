@@ -16,7 +16,7 @@ DECIDE_BITS = ("torch", "cuda", "cpu_capability")
 
 
 def versions() -> dict[str, str | None]:
-    """Versions by name; `cuda` is None on a build without it, `cpu_capability` is what kernels use."""
+    """Versions by name. `cuda`: None on a build without it; `cpu_capability`: what kernels use."""
     return {
         "lenet_dist": version("lenet_dist"),
         "python": platform.python_version(),

@@ -35,8 +35,10 @@ class MetricsFile:
 
     def read(self) -> list[Line]:
         """Every whole line; one that a kill cut short is left out."""
-        lines = []
-        for text in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+        lines: list[Line] = []
+        if not self.path.exists():
+            return lines
+        for text in self.path.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:

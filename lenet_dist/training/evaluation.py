@@ -16,7 +16,7 @@ from lenet_dist.data.dataset import CLASSES, Images, pixels
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a set of images: `confusion[label][prediction]` counts, and the loss."""
+    """What a model makes of images: `confusion[label][prediction]` counts, and the loss."""
 
     confusion: list[list[int]]
     loss: float
@@ -67,9 +67,8 @@ def evaluate(
     which of them did what changes a bit. `between_chunks` is called equally often on each process.
     """
     model.eval()
-    chunks = list(
-        zip(images.images.split(chunk_size), images.labels.split(chunk_size), strict=True)
-    )
+    parts = zip(images.images.split(chunk_size), images.labels.split(chunk_size), strict=True)
+    chunks = [Images(*part) for part in parts]
     device = accelerator.device
     losses = torch.zeros(len(chunks), dtype=torch.float64, device=device)
     confusion = torch.zeros(CLASSES * CLASSES, dtype=torch.int64, device=device)
@@ -77,7 +76,7 @@ def evaluate(
         between_chunks()
         mine = first + accelerator.process_index
         if mine < len(chunks):
-            losses[mine] = _evaluate_chunk(model, *chunks[mine], confusion)
+            losses[mine] = _evaluate_chunk(model, chunks[mine], confusion)
     # Each place is one process's number and the others' zeros: exact in any order.
     losses, confusion = accelerator.reduce((losses, confusion), "sum")
     total = sum(losses.tolist())
@@ -85,9 +84,9 @@ def evaluate(
     return Evaluation(table, total / len(images))
 
 
-def _evaluate_chunk(model: nn.Module, images: Tensor, labels: Tensor, confusion: Tensor) -> Tensor:
+def _evaluate_chunk(model: nn.Module, chunk: Images, confusion: Tensor) -> Tensor:
     """The chunk's summed loss; its predictions are counted into `confusion`."""
-    logits = model(pixels(images))
-    cells = labels * CLASSES + logits.argmax(1)
+    logits = model(pixels(chunk.images))
+    cells = chunk.labels * CLASSES + logits.argmax(1)
     confusion += torch.bincount(cells, minlength=CLASSES * CLASSES)
-    return F.cross_entropy(logits, labels, reduction="sum")
+    return F.cross_entropy(logits, chunk.labels, reduction="sum")

@@ -22,7 +22,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.runtime.accelerator import auto_threads, device_name, on_each, on_main
+from lenet_dist.runtime.accelerator import auto_threads, device_name, on_each, on_each_node, on_main
 from lenet_dist.runtime.clock import Clock
 from lenet_dist.runtime.run_directory import (
     RunDirectory,
@@ -124,7 +124,7 @@ def assemble(
     """
     plan = configuration.validate(config, accelerator.num_processes)
     device = accelerator.device
-    on_each(accelerator, lambda: _ensure_data(config, accelerator))
+    on_each_node(accelerator, lambda: fetch.ensure(config.data))
     training_set = on_each(accelerator, lambda: dataset.load(config.data, "train")).to(device)
     training_ids, validation_ids = sampler.split(
         config.seed, len(training_set), config.data.validation
@@ -146,15 +146,16 @@ def assemble(
         model.load_state_dict(checkpoint.model)
     if config.compute.compile:
         model.compile()
-    batches = DataLoader(
+    batch_ids: Any = sampler.GlobalBatches(
+        training_ids,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        first_step=step,
+        last_step=plan.total_steps,
+    )
+    batches: DataLoader[Batch] = DataLoader(
         training_set,
-        batch_sampler=sampler.GlobalBatches(
-            training_ids,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            first_step=step,
-            last_step=plan.total_steps,
-        ),
+        batch_sampler=batch_ids,
         collate_fn=_whole_batch,
         generator=torch.Generator(),  # Else DataLoader draws from the global one.
     )
@@ -208,11 +209,6 @@ def is_validation_due(config: Config, plan: Plan, step: int) -> bool:
     return step == plan.total_steps or (rest == 0 and epoch % config.evaluate.every_epochs == 0)
 
 
-def _ensure_data(config: Config, accelerator: Accelerator) -> None:
-    if accelerator.is_local_main_process:
-        fetch.ensure(config.data)
-
-
 def _begin(
     config: Config,
     plan: Plan,
@@ -225,7 +221,8 @@ def _begin(
     begun = directory.open(config)
     threads = _threads(config, begun)
     differences = _config_differences(config, begun, threads)
-    checkpoint, warnings = None, []
+    checkpoint: Checkpoint | None = None
+    warnings: list[str] = []
     if begun:
         checkpoint, warnings = checkpoints.load_newest(directory.checkpoints)
     step = checkpoint.state["step"] if checkpoint else 0
@@ -241,9 +238,9 @@ def _begin(
     resolved.compute.threads = threads
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     metrics.keep(lambda line: _is_before(line, step))
-    earlier_starts = directory.note_start(
-        {"step": step, "world_size": plan.world_size, "time": time.strftime("%FT%TZ", time.gmtime())}
-    )
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    start = {"step": step, "world_size": plan.world_size, "time": now}
+    earlier_starts = directory.note_start(start)
     bit_exact = not differences and (checkpoint is None or checkpoint.state["bit_exact"])
     return _Beginning(threads, checkpoint, earlier_starts, bit_exact)
 

@@ -7,12 +7,11 @@ import json
 import time
 from typing import Any
 
-import safetensors.torch
-
 from lenet_dist import config as configuration
 from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
 from lenet_dist.exits import Stopped
+from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.runtime.accelerator import device_name, on_each, on_main
 from lenet_dist.runtime.run_directory import write_atomically
@@ -151,10 +150,7 @@ def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
 
 
 def _write_result(job: Job, validation: Evaluation | None, test: Evaluation) -> dict[str, Any]:
-    weights = {name: tensor.cpu().contiguous() for name, tensor in job.weights().items()}
-    input_scale = {"mean": job.config.model.mean, "std": job.config.model.std}
-    # One entry only: the order in which safetensors writes several is not the same every time.
-    content = safetensors.torch.save(weights, {"lenet_dist": json.dumps(input_scale)})
+    content = weights.to_bytes(job.weights(), job.config.model.mean, job.config.model.std)
     write_atomically(job.directory.weights, content)
     job.metrics.sync()
     seconds = job.clock.read()

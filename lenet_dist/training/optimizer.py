@@ -11,7 +11,7 @@ from lenet_dist.config import Optimizer
 
 
 def build(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch.optim's optimizer, fused: one kernel for all tensors instead of dozens of small ones."""
+    """torch.optim's optimizer, fused: one kernel for all tensors, not dozens of small ones."""
     lr, weight_decay = config.lr, config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(

@@ -54,7 +54,8 @@ class TrainStep:
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
         """Take step number `step` (from 0) on this process's share of its global batch."""
-        lr = learning_rate(self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps)
+        peak, total_steps = self.config.optimizer.lr, self.plan.total_steps
+        lr = learning_rate(self.config.schedule, peak, step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss_sum, correct = self.gradient(batch, epoch=step // self.plan.steps_per_epoch)
@@ -96,7 +97,7 @@ class TrainStep:
         return loss_sum, correct
 
     def _clip(self) -> Tensor:
-        """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before that."""
+        """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""
         self.accelerator.unscale_gradients(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)

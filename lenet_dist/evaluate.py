@@ -1,0 +1,79 @@
+"""Exact test metrics of a run's weights, or of a weights file, on any number of processes.
+
+    python -m lenet_dist.evaluate RUN_OR_WEIGHTS [--json] [key=value ...]
+    torchrun --nproc-per-node N -m lenet_dist.evaluate RUN_OR_WEIGHTS ...
+
+A run brings its own config; a file is taken with the schema's defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lenet_dist import config as configuration
+from lenet_dist import exits
+from lenet_dist.config import Config
+from lenet_dist.exits import RequestError
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluate as asked, and print one line."""
+    parser = exits.ArgumentParser(prog="lenet_dist.evaluate", description=__doc__)
+    parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    request, overrides = parser.parse_with_overrides(arguments)
+    weights_file, config_file = _locate(request.target)
+    config = configuration.load(config_file, overrides)
+    _evaluate(config, weights_file, as_json=request.json)
+
+
+def _locate(target: Path) -> tuple[Path, Path | None]:
+    """The weights file, and the config file where there is one."""
+    if target.is_dir():
+        weights_file, config_file = target / "model.safetensors", target / "config.yaml"
+        if not config_file.exists():
+            raise RequestError(f"{target}: not a run: it has no config.yaml")
+        if not weights_file.exists():
+            raise RequestError(
+                f"{target}: this run is not complete: it has no model.safetensors yet"
+            )
+        return weights_file, config_file
+    if not target.exists():
+        raise RequestError(f"{target}: no such run or weights file")
+    return target, None
+
+
+def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
+    import torch
+
+    from lenet_dist.data import dataset, fetch
+    from lenet_dist.model import weights
+    from lenet_dist.runtime import accelerator as accelerators
+    from lenet_dist.runtime import slurm
+    from lenet_dist.training.evaluation import evaluate
+
+    slurm.adopt_ranks()
+    accelerator = accelerators.start(config.compute)
+    with accelerators.peer_watch(config.compute.timeout_seconds):
+        threads = config.compute.threads
+        torch.set_num_threads(accelerators.auto_threads() if threads == "auto" else threads)
+        model = accelerators.on_each(accelerator, lambda: weights.read(weights_file))
+        accelerators.on_each_node(accelerator, lambda: fetch.ensure(config.data))
+        images = accelerators.on_each(accelerator, lambda: dataset.load(config.data, "test"))
+        device = accelerator.device
+        result = evaluate(
+            model.to(device), images.to(device), config.evaluate.batch_size, accelerator
+        )
+    if as_json:
+        accelerator.print(json.dumps(result.summary()))
+    else:
+        accelerator.print(
+            f"accuracy {result.accuracy:.4f}, correct {result.correct}, count {result.count},"
+            f" loss {result.loss:.6f}"
+        )
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    exits.run(main)

@@ -1,0 +1,38 @@
+"""Weights as a file: safetensors, with the input's scale in its header."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lenet_dist.exits import RequestError
+from lenet_dist.model.lenet5 import LeNet5
+
+_ENTRY = "lenet_dist"
+
+
+def to_bytes(weights: dict[str, Tensor], mean: float, std: float) -> bytes:
+    """The content of a weights file; the same bytes for the same weights."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    # One entry only: the order in which safetensors writes several differs from time to time.
+    return safetensors.torch.save(tensors, {_ENTRY: json.dumps({"mean": mean, "std": std})})
+
+
+def read(path: Path) -> LeNet5:
+    """The model of a weights file; one without an input's scale takes pixels in [0, 1] as they are.
+
+    Raises RequestError naming the file if it does not hold LeNet-5's weights.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            scale = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+        model = LeNet5(**scale)
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
+    return model
