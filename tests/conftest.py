@@ -1,12 +1,14 @@
-"""What every test stands on: a clean environment, and skips that say what is missing."""
+"""What every test stands on: a clean environment, and jobs that end with it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests.processes import Job, Jobs
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +22,14 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def job(tmp_path):
-    """Starts jobs, real processes, whose runs lie under the test's folder."""
-    with processes.Jobs(tmp_path) as jobs:
-        yield jobs
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    """Starts jobs whose runs lie under the test's folder."""
+    with Jobs(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The run that all others are compared with: SMALL on one process, from start to end."""
+    with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
+        return started.run()

@@ -111,9 +111,9 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
             outcome = (action(), None)
         except (RequestError, RunFailed) as error:
             outcome = (None, error)
-    value, error = broadcast_object_list([outcome])[0]
-    if error is not None:
-        raise error
+    value, raised = broadcast_object_list([outcome])[0]
+    if raised is not None:
+        raise raised
     return cast(T, value)
 
 

@@ -1,0 +1,216 @@
+"""Jobs as real processes: started, watched, hurt, waited for, and what they leave read back."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+
+# A rank is forked from a server that has torch imported and has computed nothing: a process of its
+# own as any other, 0.2 s after it is asked for instead of 5. Launchers get their own tests.
+_FORKSERVER = multiprocessing.get_context("forkserver")
+_FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop"])
+
+SMALL = (
+    "data.name=synthetic",
+    "data.validation=2000",
+    "train.max_steps=60",
+    "train.clip_norm=1",
+    "augment.shear=0.1",
+    "compute.threads=1",
+    "checkpoint.every_steps=10",
+    "log.every_steps=7",
+    "wandb.mode=disabled",
+)
+"""A run of 60 steps, a bit more than one and a half epochs of 39, with every part switched on."""
+
+
+class Rank:
+    """One process of a job."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], output: Path) -> None:
+        self.output = output
+        self.process: ForkServerProcess = _FORKSERVER.Process(
+            target=_be_a_rank, args=(arguments, environment, str(output), os.getcwd())
+        )
+        self.process.start()
+
+    def send(self, number: int) -> None:
+        """Send a signal; nothing happens if the process has ended."""
+        if self.process.pid is not None and self.process.exitcode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def wait(self, seconds: float = 60) -> int:
+        """The exit code, negative for a signal. Fails if the process is still there after that."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        assert code is not None, f"still running after {seconds} s:\n{self.text()}"
+        return code
+
+    def text(self) -> str:
+        """What it has printed so far, stdout and stderr."""
+        return self.output.read_text() if self.output.exists() else ""
+
+
+def _be_a_rank(
+    arguments: list[str], environment: dict[str, str], output: str, folder: str
+) -> None:
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    from lenet_dist import exits, train
+
+    sys.argv = ["lenet_dist.train", *arguments]
+    exits.run(train.main)
+
+
+class Job:
+    """A job's processes and its run directory."""
+
+    def __init__(self, ranks: list[Rank], directory: Path) -> None:
+        self.ranks = ranks
+        self.directory = directory
+
+    @property
+    def main(self) -> Rank:
+        return self.ranks[0]
+
+    def wait(self, seconds: float = 60) -> list[int]:
+        """The exit codes of all ranks."""
+        deadline = time.monotonic() + seconds
+        return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in self.ranks]
+
+    def expect(self, code: int, seconds: float = 60) -> Job:
+        """Wait for all ranks to end with this exit code."""
+        codes = self.wait(seconds)
+        assert codes == [code] * len(codes), f"{codes}\n{self.text()}"
+        return self
+
+    def text(self) -> str:
+        return "\n".join(rank.text() for rank in self.ranks)
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is so; fails if the job ends before, or it takes longer."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
+            ended = [rank.process.exitcode for rank in self.ranks]
+            assert None in ended, f"the job has ended, {ended}:\n{self.text()}"
+            time.sleep(0.005)
+
+    def until_step(self, step: int) -> None:
+        """Wait until metrics.jsonl has a line of this step or a later one."""
+        self.until(lambda: any(line["step"] >= step for line in read_lines(self.directory)))
+
+
+class Jobs:
+    """Starts jobs whose runs lie under one folder, and leaves none behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ranks: list[Rank] = []
+
+    def start(
+        self,
+        *overrides: str,
+        name: str = "run",
+        world_size: int = 1,
+        base: tuple[str, ...] = SMALL,
+        environment: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Start `world_size` ranks, as srun would, of a run called `name`."""
+        arguments = [*base, f"run.root={self.folder}", f"run.name={name}", *overrides]
+        port = str(free_port())
+        ranks = []
+        for rank in range(world_size):
+            variables = dict(os.environ) | dict(environment or {})
+            if world_size > 1:
+                variables |= {
+                    "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                    "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+                    "MASTER_PORT": port,
+                }  # fmt: skip
+            output = self.folder / f"{name}.{len(self._ranks)}.log"
+            ranks.append(Rank(arguments, variables, output))
+            self._ranks.append(ranks[-1])
+        return Job(ranks, self.folder / name)
+
+    def run(self, *overrides: str, **how: Any) -> Job:
+        """Start a job and have it end well."""
+        return self.start(*overrides, **how).expect(0)
+
+    def __enter__(self) -> Jobs:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for rank in self._ranks:
+            rank.send(signal.SIGKILL)
+        for rank in self._ranks:
+            rank.process.join(10)
+
+
+def command(
+    *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the venv, as a user would, from the repository; gives what it printed."""
+    program = [sys.executable, *arguments[1:]] if arguments[0] == "python" else list(arguments)
+    return subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False,
+        stdin=subprocess.DEVNULL, env=user_environment(environment),
+    )  # fmt: skip
+
+
+def user_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of someone who has activated the venv."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, **(extra or {})}
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def read_lines(directory: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl, times aside."""
+    file = directory / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    parsed = [json.loads(line) for line in lines]
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in parsed]
+
+
+def result(directory: Path) -> dict[str, Any]:
+    """A run's result.json."""
+    parsed: dict[str, Any] = json.loads((directory / "result.json").read_text())
+    return parsed
+
+
+def outcome(directory: Path) -> tuple[str, list[dict[str, Any]]]:
+    """What must be the same for the same run: the weights' SHA-256, and metrics.jsonl."""
+    return result(directory)["weights_sha256"], read_lines(directory)
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """The steps of the complete checkpoints, ascending."""
+    folders = (directory / "checkpoints").glob("step-????????")
+    return sorted(int(folder.name[5:]) for folder in folders)

@@ -1,0 +1,213 @@
+"""A run that is interrupted, in any way and any number of times, ends as one that is not."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Job, Jobs, checkpoint_steps, outcome, read_lines, result
+
+
+def interrupt_at(job: Job, step: int, number: int = signal.SIGKILL) -> None:
+    """Send the signal to every rank once a line of `step` is written."""
+    job.until_step(step)
+    for rank in job.ranks:
+        rank.send(number)
+    job.wait()
+
+
+def test_a_run_begun_on_two_killed_and_continued_on_one_and_four_has_the_bits_of_one(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    interrupt_at(jobs.start(world_size=2), 14)
+    interrupt_at(jobs.start(world_size=1), 35)
+    last = jobs.run(world_size=4)
+    assert outcome(last.directory) == outcome(uninterrupted.directory)
+    assert result(last.directory)["resumes"] == 2
+    assert result(last.directory)["bit_exact"] is True
+    assert result(last.directory)["world_size"] == 4
+
+
+def test_three_stops_in_one_epoch_and_one_at_its_boundary_change_nothing(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    for step in (7, 14, 28):
+        stopping = jobs.start()
+        stopping.until_step(step)
+        stopping.main.send(signal.SIGTERM)
+        stopping.expect(75)
+    boundary = jobs.start("checkpoint.every_steps=39")
+    boundary.until(lambda: 39 in checkpoint_steps(boundary.directory))
+    boundary.main.send(signal.SIGTERM)
+    boundary.expect(75)
+    last = jobs.run()
+    assert outcome(last.directory) == outcome(uninterrupted.directory)
+    assert result(last.directory)["resumes"] == 4
+
+
+def test_kills_at_random_moments_change_nothing(jobs: Jobs, uninterrupted: Job) -> None:
+    moments = random.Random(0)
+    for _ in range(6):
+        job = jobs.start("checkpoint.every_steps=1", "checkpoint.keep=3")
+        job.until(lambda job=job: job.directory.exists())
+        job.main.process.join(moments.uniform(0.0, 1.5))
+        job.main.send(signal.SIGKILL)
+        job.wait()
+    last = jobs.run()
+    assert outcome(last.directory) == outcome(uninterrupted.directory)
+
+
+def test_a_run_resumed_under_bf16_ddp_and_sgd_keeps_its_bits(jobs: Jobs) -> None:
+    recipe = (
+        "compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05",
+    )  # fmt: skip
+    whole = jobs.run(*recipe, name="whole", world_size=2)
+    interrupt_at(jobs.start(*recipe, world_size=2), 21)
+    last = jobs.run(*recipe, world_size=2)
+    assert outcome(last.directory) == outcome(whole.directory)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    interrupt_at(jobs.start("checkpoint.every_steps=0"), 14)
+    last = jobs.run()
+    assert outcome(last.directory) == outcome(uninterrupted.directory)
+
+
+def test_checkpoints_come_by_seconds_too_and_only_the_newest_are_kept(jobs: Jobs) -> None:
+    by_seconds = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0.05")
+    run = jobs.run(*by_seconds, "checkpoint.keep=3", world_size=2)
+    steps = checkpoint_steps(run.directory)
+    assert len(steps) == 3
+    assert steps[-1] == 60
+
+
+def test_a_complete_run_is_left_alone(jobs: Jobs, uninterrupted: Job, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted.directory, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+    again = jobs.run()
+    assert "complete" in again.text()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.fixture
+def stopped(jobs: Jobs) -> Path:
+    """The directory of a run that was stopped half-way, on one process."""
+    job = jobs.start()
+    job.until_step(28)
+    job.main.send(signal.SIGTERM)
+    return job.expect(75).directory
+
+
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    middle = len(content) // 2
+    match how:
+        case "truncated":
+            file.write_bytes(content[:middle])
+        case "flipped":
+            flipped = bytes([content[middle] ^ 1])
+            file.write_bytes(content[:middle] + flipped + content[middle + 1 :])
+        case "missing":
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("model.safetensors", "truncated"),
+        ("optimizer.safetensors", "flipped"),
+        ("state.json", "missing"),
+    ],
+)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
+    jobs: Jobs, uninterrupted: Job, stopped: Path, file: str, how: str
+) -> None:
+    newest = checkpoint_steps(stopped)[-1]
+    damage(stopped / "checkpoints" / f"step-{newest:08d}" / file, how)
+    last = jobs.run()
+    assert "warning" in last.text() and file in last.text()
+    assert outcome(last.directory) == outcome(uninterrupted.directory)
+
+
+def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
+    jobs: Jobs, stopped: Path
+) -> None:
+    for step in checkpoint_steps(stopped):
+        damage(stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors", "flipped")
+    lines = read_lines(stopped)
+    refused = jobs.start().expect(2)
+    assert "no checkpoint is good" in refused.text() and "Traceback" not in refused.text()
+    assert read_lines(stopped) == lines
+
+
+def test_resume_must_and_never_are_held(jobs: Jobs, stopped: Path) -> None:
+    assert "run.resume=never" in jobs.start("run.resume=never").expect(2).text()
+    assert "run.resume=must" in jobs.start("run.resume=must", name="new").expect(2).text()
+    assert not (jobs.folder / "new").exists()
+    assert "already" not in jobs.run("run.resume=must").text()
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seed=3", "seed: 0 -> 3"),
+        ("optimizer.lr=0.001", "optimizer.lr"),
+        ("train.max_steps=90", "train.max_steps: 60 -> 90"),
+        ("compute.threads=2", "compute.threads: 1 -> 2"),
+    ],
+)
+def test_a_changed_config_is_refused_with_what_changed(
+    jobs: Jobs, stopped: Path, override: str, named: str
+) -> None:
+    refused = jobs.start(override).expect(2)
+    assert named in refused.text()
+    assert "run.inexact=true" in refused.text()
+
+
+def test_a_changed_config_is_taken_where_the_flag_asks_for_it_and_marked(
+    jobs: Jobs, stopped: Path
+) -> None:
+    run = jobs.run("optimizer.lr=0.001", "run.inexact=true")
+    assert result(run.directory)["bit_exact"] is False
+
+
+def test_another_world_size_under_ddp_is_refused_or_with_the_flag_done_and_marked(
+    jobs: Jobs,
+) -> None:
+    interrupt_at(jobs.start("train.reduction=ddp", world_size=2), 28)
+    refused = jobs.start("train.reduction=ddp").expect(2)
+    assert "world size" in refused.text() and "2 -> 1" in refused.text()
+    done = jobs.run("train.reduction=ddp", "run.inexact=true")
+    assert result(done.directory)["bit_exact"] is False
+    assert result(done.directory)["steps"] == 60
+
+
+def test_lost_metrics_are_noticed(jobs: Jobs, stopped: Path) -> None:
+    metrics = stopped / "metrics.jsonl"
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(lines[:1] + lines[2:]))
+    refused = jobs.start().expect(2)
+    assert "metrics.jsonl has lost 1 lines, first the train line of step 14" in refused.text()
+
+
+def test_threads_stay_what_they_were_when_the_run_began(jobs: Jobs) -> None:
+    auto = ("compute.threads=auto", "train.max_steps=30")
+    job = jobs.start(*auto)
+    interrupt_at(job, 14)
+    began_with = (job.directory / "config.yaml").read_text()
+    last = jobs.run(*auto, world_size=2)
+    assert (last.directory / "config.yaml").read_text() == began_with
+    assert f"threads: {result(last.directory)['threads']}" in began_with
+
+
+def test_every_start_leaves_a_line(jobs: Jobs, stopped: Path) -> None:
+    jobs.run()
+    starts = [json.loads(line) for line in (stopped / "starts.jsonl").read_text().splitlines()]
+    assert [start["step"] >= 28 for start in starts] == [False, True]

@@ -1,0 +1,99 @@
+"""The same bits on any number of processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processes import Job, Jobs, outcome, read_lines, result
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_several_processes_end_with_the_bits_of_one(
+    jobs: Jobs, uninterrupted: Job, world_size: int
+) -> None:
+    run = jobs.run(world_size=world_size)
+    assert result(run.directory)["world_size"] == world_size
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
+def test_bf16_has_the_same_bits_on_one_two_and_four_processes(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    runs = [
+        jobs.run("compute.precision=bf16", name=f"on-{world_size}", world_size=world_size)
+        for world_size in (1, 2, 4)
+    ]
+    one, two, four = (outcome(run.directory) for run in runs)
+    assert one == two == four
+    assert one != outcome(uninterrupted.directory)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.shards=6", "train.batch_size=252", "optimizer.name=sgd", "optimizer.lr=0.05"),
+        ("train.shards=2", "optimizer.name=adam", "schedule.name=cosine", "train.ema_decay=0"),
+        ("train.label_smoothing=0.1", "model.mean=0.13", "model.std=0.31", "train.shards=16"),
+    ],
+)
+def test_every_recipe_has_the_same_bits_on_one_and_two_processes(
+    jobs: Jobs, overrides: tuple[str, ...]
+) -> None:
+    one = jobs.run("train.max_steps=20", *overrides, name="on-1")
+    two = jobs.run("train.max_steps=20", *overrides, name="on-2", world_size=2)
+    assert outcome(one.directory) == outcome(two.directory)
+
+
+def test_three_processes_that_divide_the_shards_have_the_same_bits(jobs: Jobs) -> None:
+    recipe = ("train.max_steps=20", "train.shards=6", "train.batch_size=252")
+    one = jobs.run(*recipe, name="on-1")
+    three = jobs.run(*recipe, name="on-3", world_size=3)
+    assert outcome(one.directory) == outcome(three.directory)
+
+
+def test_another_seed_gives_other_bits(jobs: Jobs, uninterrupted: Job) -> None:
+    other = jobs.run("seed=1")
+    assert outcome(other.directory)[0] != outcome(uninterrupted.directory)[0]
+
+
+def test_ddp_losses_agree_to_1e_5_over_100_steps_of_the_seed_recipe(jobs: Jobs) -> None:
+    # Not of any recipe: a rounding error that flips one ReLU is a different gradient, and Adam at
+    # a high learning rate makes it a different path.
+    recipe = ("--config", "configs/seed.yaml", "data.name=synthetic", "compute.threads=1")
+    recipe = (*recipe, "train.max_steps=100", "log.every_steps=1", "wandb.mode=disabled")
+    runs = [
+        jobs.run(base=recipe, name=f"on-{world_size}", world_size=world_size)
+        for world_size in (1, 2, 4)
+    ]
+    one, two, four = (
+        [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
+        for run in runs
+    )
+    assert len(one) == 100
+    assert two == pytest.approx(one, rel=1e-5)
+    assert four == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_evaluation_counts_every_image_once_whatever_the_chunks(
+    jobs: Jobs, world_size: int
+) -> None:
+    recipe = ("train.max_steps=2", "evaluate.batch_size=333")
+    one = jobs.run(*recipe, name="on-1")
+    many = jobs.run(*recipe, name="on-many", world_size=world_size)
+    test = result(many.directory)["test"]
+    assert test["count"] == 2000 == sum(map(sum, test["confusion"]))
+    assert result(many.directory)["validation"]["count"] == 2000
+    assert test == result(one.directory)["test"]
+
+
+def test_the_loss_falls_and_the_metrics_say_what_the_contract_says(uninterrupted: Job) -> None:
+    lines = read_lines(uninterrupted.directory)
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert train[-1]["loss"] < train[0]["loss"] / 4
+    assert all({"step", "epoch", "samples", "loss", "accuracy", "lr", "grad_norm"} <= set(line)
+               for line in train)  # fmt: skip
+    evaluations = [(line["kind"], line["step"], line["epoch"]) for line in lines if "count" in line]
+    assert evaluations == [("validation", 39, 1), ("validation", 60, 2), ("test", 60, 2)]
+    assert lines[-1]["accuracy"] > 0.9
