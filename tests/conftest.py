@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Job, Jobs
+from tests.processes import Job, Jobs, LaunchedJobs
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def jobs(tmp_path: Path) -> Iterator[Jobs]:
     """Starts jobs whose runs lie under the test's folder."""
     with Jobs(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Iterator[LaunchedJobs]:
+    """Starts jobs by launchers; their runs lie under the test's folder."""
+    with LaunchedJobs(tmp_path) as started:
         yield started
 
 

@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 # A rank is forked from a server that has torch imported and has computed nothing: a process of its
 # own as any other, 0.2 s after it is asked for instead of 5. Launchers get their own tests.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop"])
+_FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"])
 
 SMALL = (
     "data.name=synthetic",
@@ -44,7 +44,7 @@ class Rank:
     def __init__(self, arguments: list[str], environment: dict[str, str], output: Path) -> None:
         self.output = output
         self.process: ForkServerProcess = _FORKSERVER.Process(
-            target=_be_a_rank, args=(arguments, environment, str(output), os.getcwd())
+            target=_be_a_rank, args=(arguments, environment, str(output), str(ROOT))
         )
         self.process.start()
 
@@ -66,9 +66,7 @@ class Rank:
         return self.output.read_text() if self.output.exists() else ""
 
 
-def _be_a_rank(
-    arguments: list[str], environment: dict[str, str], output: str, folder: str
-) -> None:
+def _be_a_rank(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -164,6 +162,80 @@ class Jobs:
             rank.send(signal.SIGKILL)
         for rank in self._ranks:
             rank.process.join(10)
+
+
+class LaunchedJob:
+    """A launcher's process, in a session of its own, and the run directory of the job under it."""
+
+    def __init__(self, arguments: list[str], directory: Path) -> None:
+        self.directory = directory
+        self.output = directory.with_suffix(".log")
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(
+                arguments, cwd=ROOT, env=user_environment(), stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def until_step(self, step: int, seconds: float = 60) -> None:
+        """Wait until metrics.jsonl has a line of this step or a later one."""
+        deadline = time.monotonic() + seconds
+        while not any(line["step"] >= step for line in read_lines(self.directory)):
+            assert self.process.poll() is None, f"the launcher has ended:\n{self.text()}"
+            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
+            time.sleep(0.01)
+
+    def wait_for_everyone(self, seconds: float = 40) -> None:
+        """Wait until the launcher and every process that it started have ended."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None or self._session():
+            assert time.monotonic() < deadline, f"{self._session()} still there:\n{self.text()}"
+            time.sleep(0.02)
+
+    def _session(self) -> list[str]:
+        """The processes of the launcher's session, from /proc: orphans are among them."""
+        members = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                name, _, fields = stat.read_text().rpartition(") ")
+                state, _, _, session = fields.split()[:4]
+                if int(session) == self.process.pid and state != "Z":
+                    members.append(name)
+        return members
+
+    def kill(self) -> None:
+        """Leave none of them behind."""
+        for name in self._session():
+            with suppress(ProcessLookupError):
+                os.kill(int(name.split()[0]), signal.SIGKILL)
+        self.process.wait()
+
+
+class LaunchedJobs:
+    """Starts jobs by the commands that users type, and leaves none behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._jobs: list[LaunchedJob] = []
+
+    def start(self, *arguments: str, name: str = "run") -> LaunchedJob:
+        """Start a long SMALL run by the arguments, to which the overrides are added."""
+        place = (f"run.root={self.folder}", f"run.name={name}")
+        long = ("train.max_steps=5000", "data.validation=2000")
+        program = str(BIN / arguments[0])
+        full = [program, *arguments[1:], *place, *SMALL, *long]
+        overrides = [a for a in arguments[1:] if "=" in a]
+        self._jobs.append(LaunchedJob([*full, *overrides], self.folder / name))
+        return self._jobs[-1]
+
+    def __enter__(self) -> LaunchedJobs:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for job in self._jobs:
+            job.kill()
 
 
 def command(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from lenet_dist import config as configuration
 from lenet_dist.config import Config
-from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.exits import RequestError
+from lenet_dist.files import append_line
 from lenet_dist.runtime.lock import RunLock
 
 
@@ -60,8 +60,7 @@ class RunDirectory:
     def note_start(self, start: dict[str, Any]) -> int:
         """Add a line for this start; gives how many starts there were before."""
         lines = self.starts.read_text().splitlines() if self.starts.exists() else []
-        with open(self.starts, "a") as file:
-            file.write(json.dumps(start) + "\n")
+        append_line(self.starts, json.dumps(start))
         return len(lines)
 
 
@@ -78,34 +77,3 @@ def refusal(path: Path, differences: list[str]) -> str:
         " ask for what it began with, choose another run.name,"
         " or write run.inexact=true to go on all the same"
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Have the file at `path` be this content, whole, on disk, or be what it was before.
-
-    Raises RunFailed naming the file and the reason.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        write_durably(temporary, content)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise RunFailed(f"can't write {path}: {error.strerror or error}") from None
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's entries, so that a rename in it outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

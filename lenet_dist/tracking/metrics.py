@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lenet_dist.exits import RunFailed
+from lenet_dist.files import append_line, sync_file, write_atomically
 
 Line = dict[str, Any]
 
@@ -21,17 +20,12 @@ class MetricsFile:
 
     def write(self, line: Line) -> None:
         """Append a line. Raises RunFailed naming the file if it can't be written."""
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise RunFailed(f"can't write {self.path}: {error.strerror or error}") from None
+        append_line(self.path, json.dumps(line))
 
     def sync(self) -> None:
         """Wait until the disk has every line: a checkpoint must never be ahead of its metrics."""
         if self.path.exists():
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+            sync_file(self.path)
 
     def read(self) -> list[Line]:
         """Every whole line; one that a kill cut short is left out."""
@@ -48,7 +42,6 @@ class MetricsFile:
     def keep(self, wanted: Callable[[Line], bool]) -> list[Line]:
         """Take out all lines but the wanted ones; gives those."""
         lines = [line for line in self.read() if wanted(line)]
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        os.replace(temporary, self.path)
+        content = "".join(json.dumps(line) + "\n" for line in lines)
+        write_atomically(self.path, content.encode())
         return lines

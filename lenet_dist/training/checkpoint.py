@@ -18,9 +18,12 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from lenet_dist.exits import RequestError, RunFailed
-from lenet_dist.runtime.run_directory import sync_folder, write_durably
+from lenet_dist.exits import RequestError
+from lenet_dist.files import failures_named, sync_folder, write_durably
 
+_CHECKPOINTS_STAND = (
+    "; the checkpoints before it are whole: mend that, then run the same command again to continue"
+)
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -49,7 +52,7 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
     """
     folder = folder_of(checkpoints, checkpoint.state["step"])
     temporary = checkpoints / f".{folder.name}.tmp"
-    try:
+    with failures_named(folder, _CHECKPOINTS_STAND):
         checkpoints.mkdir(exist_ok=True)
         _write(temporary, checkpoint)
         os.rename(temporary, folder)
@@ -58,12 +61,6 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
             # Renamed first: killed here, it leaves nothing that looks whole and isn't.
             os.rename(old, temporary)
             shutil.rmtree(temporary)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunFailed(
-            f"can't write {folder}: {error.strerror or error}; the checkpoints before it are whole:"
-            " mend that, then run the same command again"
-        ) from None
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -19,17 +19,13 @@ from lenet_dist.config import Config, Plan
 from lenet_dist.data import dataset, fetch, sampler
 from lenet_dist.data.dataset import Batch, Images
 from lenet_dist.exits import RequestError
+from lenet_dist.files import write_atomically
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.runtime.accelerator import auto_threads, device_name, on_each, on_each_node, on_main
 from lenet_dist.runtime.clock import Clock
-from lenet_dist.runtime.run_directory import (
-    RunDirectory,
-    config_changes,
-    refusal,
-    write_atomically,
-)
+from lenet_dist.runtime.run_directory import RunDirectory, config_changes, refusal
 from lenet_dist.runtime.stop import StopRequest
 from lenet_dist.runtime.versions import DECIDE_BITS, versions
 from lenet_dist.tracking.metrics import Line, MetricsFile

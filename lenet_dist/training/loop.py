@@ -11,10 +11,10 @@ from lenet_dist import config as configuration
 from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
 from lenet_dist.exits import Stopped
+from lenet_dist.files import write_atomically
 from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.runtime.accelerator import device_name, on_each, on_main
-from lenet_dist.runtime.run_directory import write_atomically
 from lenet_dist.runtime.stop import Action, agree, is_agreement_due
 from lenet_dist.runtime.versions import git_commit, versions
 from lenet_dist.training import checkpoint as checkpoints

@@ -1,0 +1,223 @@
+"""What goes wrong ends the job, soon, with a reason, and loses nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import Job, Jobs, checkpoint_steps, free_port, outcome, read_lines
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_that_is_not_finite_stops_every_process_and_is_never_saved(
+    jobs: Jobs, world_size: int
+) -> None:
+    explosive = ("optimizer.name=sgd", "optimizer.lr=1e6", "train.clip_norm=0")
+    often = ("checkpoint.every_steps=1", "checkpoint.keep=100", "schedule.name=constant")
+    job = jobs.start(*explosive, *often, "schedule.warmup=0.9", world_size=world_size)
+    job.expect(1)
+    assert "no checkpoint holds it" in job.main.text()
+    assert "Traceback" not in job.text()
+    failed_at = int(job.main.text().split("at step ")[1].split(";")[0])
+    assert all(step < failed_at for step in checkpoint_steps(job.directory))
+    assert all(line["step"] < failed_at for line in read_lines(job.directory))
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_rank_ends_the_others_at_once(
+    jobs: Jobs, uninterrupted: Job, world_size: int, lost: int
+) -> None:
+    job = jobs.start(world_size=world_size)
+    job.until_step(14)
+    began = time.monotonic()
+    job.ranks[lost].send(signal.SIGKILL)
+    codes = job.wait()
+    assert time.monotonic() - began < 10
+    assert codes == [-signal.SIGKILL if rank == lost else 1 for rank in range(world_size)]
+    others = [rank for number, rank in enumerate(job.ranks) if number != lost]
+    assert all("lost another process" in rank.text() for rank in others)
+    assert "Traceback" not in job.text()
+    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
+
+
+def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs) -> None:
+    job = jobs.start("compute.timeout_seconds=5", world_size=2)
+    job.until_step(14)
+    began = time.monotonic()
+    job.ranks[1].send(signal.SIGSTOP)
+    assert job.main.wait(30) == 1
+    assert 4 < time.monotonic() - began < 15
+    assert "lost another process, or waited for it longer" in job.main.text()
+    job.ranks[1].send(signal.SIGCONT)
+    assert job.ranks[1].wait(30) == 1
+
+
+def test_a_sigterm_that_means_a_peer_died_does_not_hang(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2)
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGKILL)
+    job.main.send(signal.SIGTERM)
+    assert job.main.wait(20) == 1
+
+
+def test_a_peer_that_never_comes_is_waited_for_no_longer_than_the_timeout(jobs: Jobs) -> None:
+    alone = {
+        "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
+    began = time.monotonic()
+    job = jobs.start("compute.timeout_seconds=5", environment=alone)
+    job.expect(1, seconds=65)
+    assert time.monotonic() - began < 30
+    assert "compute.timeout_seconds=5" in job.text() and "Traceback" not in job.text()
+    assert not job.directory.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "train.shards"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "compute.precision"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "compute.compile"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "ACCELERATE_USE_FSDP"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED"),
+        ({"ACCELERATE_TORCH_DEVICE": "meta"}, "ACCELERATE_TORCH_DEVICE"),
+        ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
+    ],
+)
+def test_an_environment_that_would_override_the_config_is_refused(
+    jobs: Jobs, variables: dict[str, str], named: str
+) -> None:
+    job = jobs.start(environment=variables).expect(2)
+    assert named in job.text() and "Traceback" not in job.text()
+    assert not job.directory.exists()
+
+
+def test_an_environment_that_says_the_same_as_the_config_is_taken(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    same = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
+    assert outcome(jobs.run(environment=same).directory) == outcome(uninterrupted.directory)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("compute.precision=fp16",), "compute.precision=fp16"),
+        (("compute.cuda_graph=true",), "compute.cuda_graph"),
+        (("train.batch_size=100",), "96 or 104"),
+        (("run.root=/dev/null/runs",), "run.root=/dev/null/runs"),
+        (("data.name=mnist", "data.download=false", "data.root=nowhere"), "nowhere/mnist"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    jobs: Jobs, overrides: tuple[str, ...], named: str
+) -> None:
+    job = jobs.start(*overrides, world_size=2).expect(2)
+    assert named in job.text()
+    assert sum(line.startswith("error: ") for line in job.text().splitlines()) == 1
+    assert "Traceback" not in job.text()
+    assert not job.directory.exists()
+
+
+def test_shards_that_do_not_divide_among_the_processes_are_refused(jobs: Jobs) -> None:
+    job = jobs.start(world_size=3).expect(2)
+    assert "train.shards=8 can't be dealt evenly to 3 processes" in job.text()
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "another set's", "a directory"])
+def test_damaged_data_is_named_and_nothing_is_written(jobs: Jobs, how: str) -> None:
+    file = jobs.folder / "data" / "mnist" / "t10k-labels-idx1-ubyte"
+    file.parent.mkdir(parents=True)
+    match how:
+        case "truncated":
+            file.write_bytes(b"\0\0\x08\x01")
+        case "altered":
+            file.write_bytes(b"\0" * 10_008)
+        case "another set's":
+            file.with_suffix(".gz").write_bytes(b"no gzip at all")
+            file.with_suffix(".gz").rename(file.parent / f"{file.name}.gz")
+        case "a directory":
+            file.mkdir()
+    data = ("data.name=mnist", f"data.root={jobs.folder / 'data'}", "data.download=false")
+    job = jobs.start(*data).expect(2)
+    assert "mnist" in job.text() and "Traceback" not in job.text()
+    assert not job.directory.exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs root and the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_a_full_disk_is_a_reason_and_the_checkpoints_before_it_are_whole(
+    jobs: Jobs, uninterrupted: Job, small_disk: Path
+) -> None:
+    place = (f"run.root={small_disk}",)
+    stopping = jobs.start(*place)
+    stopping.directory = small_disk / "run"
+    stopping.until_step(28)
+    stopping.main.send(signal.SIGTERM)
+    stopping.expect(75)
+    filling = jobs.start(*place, world_size=2)
+    filling.until(lambda: len((small_disk / "run" / "starts.jsonl").read_text().splitlines()) == 2)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65536))
+    filling.expect(1)
+    assert "No space left on device" in filling.text() and "Traceback" not in filling.text()
+    full = jobs.start(*place).expect(1)
+    assert "No space left on device" in full.text() and "Traceback" not in full.text()
+    filler.unlink()
+    jobs.run(*place)
+    assert outcome(small_disk / "run") == outcome(uninterrupted.directory)
+
+
+def test_a_run_root_that_cannot_be_written_is_named(jobs: Jobs, small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    job = jobs.start(f"run.root={small_disk}", world_size=2).expect(2)
+    assert f"run.root={small_disk}" in job.text() and "Read-only" in job.text()
+    assert "Traceback" not in job.text()
+
+
+def test_a_second_job_on_one_run_directory_is_refused_naming_the_owner(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    first = jobs.start()
+    first.until_step(7)
+    first.main.send(signal.SIGSTOP)
+    second = jobs.start().expect(2)
+    assert f'"pid": {first.main.process.pid}' in second.text()
+    first.main.send(signal.SIGCONT)
+    first.expect(0)
+    assert outcome(first.directory) == outcome(uninterrupted.directory)
+
+
+def test_the_lock_of_a_job_that_is_gone_is_taken_over_whatever_its_file_says(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    job = jobs.start()
+    job.until_step(14)
+    job.main.send(signal.SIGKILL)
+    job.wait()
+    os.utime(job.directory / ".lock", (2**32, 2**32))
+    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
