@@ -165,7 +165,7 @@ class Jobs:
 
 
 class LaunchedJob:
-    """A launcher's process, in a session of its own, and the run directory of the job under it."""
+    """A launcher's process, in a session of its own, and the directory of the run under it."""
 
     def __init__(self, arguments: list[str], directory: Path) -> None:
         self.directory = directory
@@ -188,28 +188,27 @@ class LaunchedJob:
             time.sleep(0.01)
 
     def wait_for_everyone(self, seconds: float = 40) -> None:
-        """Wait until the launcher and every process that it started have ended."""
+        """Wait until the launcher and every process of the job, orphans too, have ended."""
         deadline = time.monotonic() + seconds
-        while self.process.poll() is None or self._session():
-            assert time.monotonic() < deadline, f"{self._session()} still there:\n{self.text()}"
+        while self.process.poll() is None or self._processes():
+            assert time.monotonic() < deadline, f"{self._processes()} still there:\n{self.text()}"
             time.sleep(0.02)
 
-    def _session(self) -> list[str]:
-        """The processes of the launcher's session, from /proc: orphans are among them."""
-        members = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
+    def _processes(self) -> list[int]:
+        """The processes that were asked for this run; torchrun gives each a session of its own."""
+        root = f"run.root={self.directory.parent}".encode()
+        found = []
+        for arguments in Path("/proc").glob("[0-9]*/cmdline"):
             with suppress(OSError):
-                name, _, fields = stat.read_text().rpartition(") ")
-                state, _, _, session = fields.split()[:4]
-                if int(session) == self.process.pid and state != "Z":
-                    members.append(name)
-        return members
+                if root in arguments.read_bytes().split(b"\0"):
+                    found.append(int(arguments.parent.name))
+        return found
 
     def kill(self) -> None:
         """Leave none of them behind."""
-        for name in self._session():
+        for process in self._processes():
             with suppress(ProcessLookupError):
-                os.kill(int(name.split()[0]), signal.SIGKILL)
+                os.kill(process, signal.SIGKILL)
         self.process.wait()
 
 

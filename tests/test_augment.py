@@ -1,0 +1,191 @@
+"""The distortion: each image's own, by (seed, epoch, id), within the ranges asked for."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lenet_dist.config import Augment
+from lenet_dist.data.augment import Affine
+from tests.properties import PROPERTY
+
+SIDE = 28
+OFF = Augment(rotate=0, translate=0, scale=0, shear=0)
+STRONG = Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3)
+SEEDS = st.integers(0, 2**63 - 1)
+EPOCHS = st.integers(0, 1000)
+IDS = st.lists(st.integers(0, 59_999), min_size=1, max_size=16, unique=True)
+
+
+def pictures(ids: list[int]) -> Tensor:
+    """Some picture for each id."""
+    noise = [torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(i)) for i in ids]
+    return torch.stack(noise)
+
+
+def distorted(ids: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
+    return Affine(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
+
+
+def center_of_mass(images: Tensor) -> Tensor:
+    """(right, down) of each image, in pixels from the middle of the image."""
+    places = torch.arange(SIDE) - (SIDE - 1) / 2
+    columns, rows = images.sum(dim=(1, 2)), images.sum(dim=(1, 3))
+    mass = images.sum(dim=(1, 2, 3))
+    return torch.stack([(columns * places).sum(1) / mass, (rows * places).sum(1) / mass], 1)
+
+
+def dots(count: int, right: int, down: int) -> Tensor:
+    """Black images with one bright pixel, counted from the corner."""
+    images = torch.zeros(count, 1, SIDE, SIDE)
+    images[:, 0, down, right] = 1
+    return images
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
+def test_with_all_ranges_0_images_stay_as_they_are(seed: int, epoch: int, ids: list[int]) -> None:
+    images = pictures(ids)
+    assert Affine(OFF, seed).is_identity
+    assert torch.equal(Affine(OFF, seed)(images, torch.tensor(ids), epoch), images)
+    still = torch.eye(2, 3, dtype=torch.float64).expand(len(ids), 2, 3)
+    assert torch.equal(Affine(OFF, seed).matrices(torch.tensor(ids), epoch), still)
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS, ids=IDS, data=st.data())
+def test_an_image_is_distorted_alike_at_any_place_in_any_batch_of_that_size(
+    seed: int, epoch: int, ids: list[int], data: st.DataObject
+) -> None:
+    together = dict(zip(ids, distorted(ids, seed, epoch), strict=True))
+    shuffled = data.draw(st.permutations(ids))
+    for sample, image in zip(shuffled, distorted(shuffled, seed, epoch), strict=True):
+        assert torch.equal(image, together[sample])
+    others = [60_000 + i for i in range(len(ids) - 1)]
+    place = data.draw(st.integers(0, len(others)))
+    among_others = distorted([*others[:place], ids[0], *others[place:]], seed, epoch)
+    assert torch.equal(among_others[place], together[ids[0]])
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
+def test_an_image_alone_is_distorted_as_in_a_batch(seed: int, epoch: int, ids: list[int]) -> None:
+    alone = torch.cat([distorted([sample], seed, epoch) for sample in ids])
+    torch.testing.assert_close(alone, distorted(ids, seed, epoch), rtol=0, atol=1e-5)
+
+
+def test_another_seed_epoch_or_id_is_another_distortion() -> None:
+    ids = torch.tensor([5, 6])
+    same = Affine(STRONG, 1).matrices(ids, 2)
+    assert torch.equal(Affine(STRONG, 1).matrices(ids, 2), same)
+    for other in (
+        Affine(STRONG, 2).matrices(ids, 2),
+        Affine(STRONG, 1).matrices(ids, 3),
+        Affine(STRONG, 2).matrices(ids, 1),
+        Affine(STRONG, 1).matrices(ids + 2, 2),
+    ):
+        assert not (other == same).any()
+    assert not (same[0] == same[1]).any()
+
+
+def ranges() -> st.SearchStrategy[Augment]:
+    return st.builds(
+        Augment,
+        rotate=st.floats(0, 180),
+        translate=st.floats(0, 1),
+        scale=st.floats(0, 0.99),
+        shear=st.floats(0, 1),
+    )
+
+
+def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tensor]:
+    """What was drawn for each image, read off its matrix."""
+    m = Affine(config, seed).matrices(ids, epoch)
+    size = 1 / torch.hypot(m[:, 0, 0], m[:, 1, 0])
+    angle = torch.atan2(m[:, 1, 0], m[:, 0, 0])
+    # Turned back and sized back, the second column is (shear, 1).
+    shear = size * (angle.cos() * m[:, 0, 1] + angle.sin() * m[:, 1, 1])
+    upright = size * (angle.cos() * m[:, 1, 1] - angle.sin() * m[:, 0, 1])
+    torch.testing.assert_close(upright, torch.ones_like(upright))
+    shifts = m[:, :, 2] / 2  # An image is 2 wide.
+    return {
+        "rotate": angle.rad2deg(), "right": shifts[:, 0], "down": shifts[:, 1],
+        "scale": size - 1, "shear": shear,
+    }  # fmt: skip
+
+
+@PROPERTY
+@given(config=ranges(), seed=SEEDS, epoch=EPOCHS)
+def test_what_is_drawn_lies_within_its_range(config: Augment, seed: int, epoch: int) -> None:
+    values = drawn(config, seed, epoch, torch.arange(100))
+    limits = {
+        "rotate": config.rotate, "right": config.translate, "down": config.translate,
+        "scale": config.scale, "shear": config.shear,
+    }  # fmt: skip
+    for name, limit in limits.items():
+        assert values[name].abs().max() <= limit + 1e-9, name
+
+
+def test_what_is_drawn_fills_its_range_evenly_and_each_apart_from_the_others() -> None:
+    values = drawn(STRONG, 0, 0, torch.arange(20_000))
+    limits = {"rotate": 30, "right": 0.2, "down": 0.2, "scale": 0.3, "shear": 0.3}
+    table = torch.stack([values[name] / limit for name, limit in limits.items()])
+    # Of a uniform number in [-1, 1] the mean is 0 and the deviation 1/sqrt(3).
+    torch.testing.assert_close(table.mean(1), torch.zeros(5).double(), rtol=0, atol=0.02)
+    expected = torch.full((5,), 1 / math.sqrt(3)).double()
+    torch.testing.assert_close(table.std(1), expected, rtol=0, atol=0.01)
+    torch.testing.assert_close(torch.corrcoef(table), torch.eye(5).double(), rtol=0, atol=0.04)
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS)
+def test_a_shift_alone_moves_a_dot_by_what_was_drawn(seed: int, epoch: int) -> None:
+    config = Augment(rotate=0, translate=0.1, scale=0, shear=0)
+    ids = torch.arange(32)
+    before = dots(len(ids), 10, 16)
+    after = Affine(config, seed)(before, ids, epoch)
+    moved = center_of_mass(after) - center_of_mass(before)
+    shifts = drawn(config, seed, epoch, ids)
+    # The matrix leads from where a pixel is shown to where it is taken from: hence the sign.
+    expected = -SIDE * torch.stack([shifts["right"], shifts["down"]], 1).float()
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-3)
+    assert moved.abs().max() <= 0.1 * SIDE + 1e-3
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS)
+def test_a_rotation_alone_keeps_the_center_and_turns_a_dot_by_what_was_drawn(
+    seed: int, epoch: int
+) -> None:
+    config = Augment(rotate=45, translate=0, scale=0, shear=0)
+    ids = torch.arange(32)
+    distort = Affine(config, seed)
+    block = torch.zeros(len(ids), 1, SIDE, SIDE)
+    block[:, :, 11:17, 11:17] = 1
+    middle = center_of_mass(distort(block, ids, epoch))
+    torch.testing.assert_close(middle, torch.zeros(len(ids), 2), rtol=0, atol=1e-3)
+
+    before = dots(len(ids), 20, 13)
+    start = center_of_mass(before)
+    turn = torch.deg2rad(-drawn(config, seed, epoch, ids)["rotate"]).float()
+    cosine, sine = turn.cos(), turn.sin()
+    turned = [cosine * start[:, 0] - sine * start[:, 1], sine * start[:, 0] + cosine * start[:, 1]]
+    after = center_of_mass(distort(before, ids, epoch))
+    torch.testing.assert_close(after, torch.stack(turned, 1), rtol=0, atol=0.5)
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5])
+def test_a_scale_alone_makes_the_picture_so_much_larger(scale: float) -> None:
+    config = Augment(rotate=0, translate=0, scale=scale, shear=0)
+    ids = torch.arange(32)
+    hump = torch.exp(-((torch.arange(SIDE) - (SIDE - 1) / 2) ** 2) / 18)
+    before = (hump[:, None] * hump).expand(len(ids), 1, SIDE, SIDE)
+    after = Affine(config, 0)(before, ids, 0)
+    areas = after.sum(dim=(1, 2, 3)) / before.sum(dim=(1, 2, 3))
+    sizes = 1 + drawn(config, 0, 0, ids)["scale"].float()
+    torch.testing.assert_close(areas.sqrt(), sizes, rtol=0.01, atol=0)

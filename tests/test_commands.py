@@ -1,0 +1,128 @@
+"""The commands, as users type them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+from lenet_dist import config as configuration
+from lenet_dist.config import keys
+from tests.processes import ROOT, SMALL, Job, command, outcome, result
+
+TRAIN = ("-m", "lenet_dist.train")
+LAUNCH_FILES = ("cpu", "gpu", "gpus", "nodes")
+
+
+def place(folder: Path) -> tuple[str, str]:
+    return f"run.root={folder}", "run.name=run"
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("python",),
+        ("accelerate", "launch"),
+        ("accelerate", "launch", "--config_file", "configs/launch/cpu.yaml"),
+        ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml"),
+        ("accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        ("torchrun", "--nproc-per-node", "2"),
+    ],
+)
+def test_every_launcher_gives_the_same_bits(
+    uninterrupted: Job, tmp_path: Path, launcher: tuple[str, ...]
+) -> None:
+    done = command(*launcher, *TRAIN, *SMALL, *place(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)
+    expected = 2 if "torchrun" in launcher or "configs/launch/gpus.yaml" in launcher else 1
+    assert result(tmp_path / "run")["world_size"] == expected
+
+
+def test_the_files_for_accelerate_launch_are_these_and_load() -> None:
+    files = {file.stem: load_config_from_file(str(file))
+             for file in (ROOT / "configs" / "launch").glob("*.yaml")}  # fmt: skip
+    assert sorted(files) == sorted(LAUNCH_FILES)
+    assert [files[name].num_machines for name in LAUNCH_FILES] == [1, 1, 1, 2]
+    assert {file.mixed_precision for file in files.values()} == {"no"}
+
+
+def test_help_lists_every_key_and_is_quick() -> None:
+    shown = command("python", *TRAIN, "--help", seconds=20)
+    assert shown.returncode == 0
+    for key in keys():
+        assert f"  {key.name} " in shown.stdout
+        assert key.help in shown.stdout
+
+
+def test_print_config_gives_yaml_that_gives_the_same_config(tmp_path: Path) -> None:
+    request = ("--config", "configs/seed.yaml", "seed=7", "compute.precision=no")
+    shown = command("python", *TRAIN, *request, "--print-config")
+    assert shown.returncode == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(shown.stdout)
+    printed = configuration.load(file)
+    assert printed == configuration.load(ROOT / "configs" / "seed.yaml", ["seed=7"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("epochs=3",), "train.epochs"),
+        (("--epochs=3",), "train.epochs=3"),
+        (("--epochs", "3"), "--epochs"),
+        (("--config",), "--config"),
+        (("train.epochs",), "train.epochs"),
+        (("optimizer.lr=fast",), "optimizer.lr"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
+    arguments: tuple[str, ...], named: str
+) -> None:
+    refused = command("python", *TRAIN, *arguments)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    assert named in refused.stderr
+
+
+def test_a_run_that_is_piped_prints_plain_lines_and_ends_in_a_table(tmp_path: Path) -> None:
+    done = command("python", *TRAIN, *SMALL, *place(tmp_path))
+    assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
+    assert "global batch 256 = 1 process x 8 shards x 32 images" in done.stdout
+    accuracy = result(tmp_path / "run")["test"]["accuracy"]
+    assert f"test accuracy  {accuracy:.2%}" in done.stdout
+    assert done.stdout.rstrip().splitlines()[-1].split() == ["run", str(tmp_path / "run")]
+
+
+@pytest.mark.parametrize("launcher", [("python",), ("torchrun", "--nproc-per-node", "2")])
+def test_evaluate_gives_the_runs_own_test_metrics(
+    uninterrupted: Job, launcher: tuple[str, ...]
+) -> None:
+    shown = command(*launcher, "-m", "lenet_dist.evaluate", str(uninterrupted.directory), "--json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout) == result(uninterrupted.directory)["test"]
+
+
+def test_evaluate_takes_a_file_and_overrides(uninterrupted: Job, tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    shutil.copy(uninterrupted.directory / "model.safetensors", file)
+    shown = command("python", "-m", "lenet_dist.evaluate", str(file), "data.name=synthetic")
+    test = result(uninterrupted.directory)["test"]
+    assert f"accuracy {test['accuracy']:.4f}, correct {test['correct']}, count 2000" in shown.stdout
+
+
+@pytest.mark.parametrize("target", ["nowhere", "README.md", "configs"])
+def test_evaluate_refuses_what_is_no_run_and_no_weights(target: str) -> None:
+    refused = command("python", "-m", "lenet_dist.evaluate", target, "data.name=synthetic")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"error: {target}: ") and refused.stderr.count("\n") == 1
+
+
+def test_make_help_lists_the_targets_of_the_contract() -> None:
+    shown = command("/usr/bin/make", "help")
+    for target in ("setup", "train", "test", "lint", "bench", "help"):
+        assert f"make {target} " in shown.stdout

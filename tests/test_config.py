@@ -1,0 +1,549 @@
+"""The configuration: what is taken, what is refused and in which words, and what it amounts to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import yaml
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from lenet_dist import train
+from lenet_dist.config import (
+    TRAINING_IMAGES,
+    Config,
+    Key,
+    config_hash,
+    describe_keys,
+    keys,
+    load,
+    to_yaml,
+    validate,
+    value_of,
+)
+from lenet_dist.exits import RequestError
+from tests.properties import PROPERTY
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.name: path for path in (ROOT / "configs").glob("*.yaml")}
+KEYS = {key.name: key for key in keys()}
+
+
+def refusal(file: Path | None = None, *overrides: str) -> str:
+    """The one message with which a request is refused."""
+    with pytest.raises(RequestError) as refused:
+        load(file, list(overrides))
+    message = str(refused.value)
+    assert message.isprintable(), "one line, fit for a terminal"
+    return message
+
+
+def test_a_file_beats_the_default_and_the_command_line_beats_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("train:\n  epochs: 3\n  batch_size: 64\n")
+    config = load(file, ["train.epochs=4"])
+    assert (config.train.epochs, config.train.batch_size, config.train.shards) == (4, 64, 8)
+    assert load(file).train.epochs == 3
+    assert load().train.epochs == 14
+
+
+def test_of_two_on_the_command_line_the_later_one_counts() -> None:
+    assert load(None, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "{}\n"])
+def test_a_file_that_says_nothing_changes_nothing(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    assert load(file) == load()
+
+
+TAKEN = [
+    ("compute.precision=no", "no"),
+    ("compute.precision='no'", "no"),
+    ("compute.precision=bf16", "bf16"),
+    ("compute.threads=4", 4),
+    ("compute.threads=auto", "auto"),
+    ("train.max_steps=null", None),
+    ("train.max_steps=7", 7),
+    ("optimizer.lr=1e-3", 0.001),
+    ("optimizer.lr=1", 1.0),
+    ("data.download=no", False),
+    ("seed=9223372036854775807", 2**63 - 1),
+    ("wandb.tags=[a, b]", ["a", "b"]),
+    ("wandb.entity=null", None),
+    ("run.name=run-1.5_b", "run-1.5_b"),
+    ("run.name=1", "1"),
+    ("run.root=/tmp/a=b", "/tmp/a=b"),
+]
+
+
+@pytest.mark.parametrize(("override", "value"), TAKEN)
+def test_a_good_value_is_taken_from_the_command_line_and_from_a_file(
+    tmp_path: Path, override: str, value: Any
+) -> None:
+    name, _, text = override.partition("=")
+    section, _, leaf = name.rpartition(".")
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{section}:\n  {leaf}: {text}\n" if section else f"{leaf}: {text}\n")
+    for config in (load(None, [override]), load(file)):
+        taken = value_of(config, name)
+        assert taken == value and type(taken) is type(value)
+
+
+def bug(*values: Any, reason: str) -> Any:
+    """A case that does not hold yet."""
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+REFUSED = [
+    # Not a key.
+    ("nosuch=1", "nosuch"),
+    ("nosuch.epochs=1", "nosuch"),
+    ("a.b.c.d=1", "'a'"),
+    ("trian.epochs=3", "'train'"),
+    ("train.epoch=3", "'epochs'"),
+    ("train.epochs.x=3", "train.epochs"),
+    ("epochs=3", "train.epochs"),
+    ("lr=3", "optimizer.lr"),
+    # Not key=value.
+    ("--epochs=3", "write train.epochs=3"),
+    ("--train.epochs=3", "write train.epochs=3"),
+    ("-v", "-v"),
+    ("train.epochs", "write train.epochs=..."),
+    ("epochs", "write train.epochs=..."),
+    ("train.epochs =3", "write train.epochs=3"),
+    ("train..epochs=3", "write train.epochs=3"),
+    ("=3", "=3"),
+    ("", "key=value"),
+    ("seed[0]=1", "write seed=1"),
+    # Of another type.
+    ("train.epochs=abc", "train.epochs"),
+    ("train.epochs=3.5", "train.epochs"),
+    ("train.epochs=true", "train.epochs"),
+    ("train.epochs=[1, 2]", "train.epochs"),
+    ("train.epochs={a: 1}", "train.epochs"),
+    ("seed=1e3", "seed"),
+    ("optimizer.lr=high", "optimizer.lr"),
+    ("optimizer.lr=true", "optimizer.lr"),
+    ("data.download=maybe", "data.download"),
+    ("run.name=[a]", "run.name"),
+    ("compute.threads=many", "compute.threads"),
+    ("compute.threads=1.5", "compute.threads"),
+    ("compute.threads=true", "compute.threads"),
+    ("wandb.tags=a", "wandb.tags"),
+    ("wandb.tags=[null]", "wandb.tags"),
+    bug("wandb.tags={a: b}", "wandb.tags", reason="TypeError, with a traceback"),
+    bug("wandb.tags=[[a]]", "wandb.tags", reason="taken"),
+    ("train=3", "train"),
+    ("train=[1]", "train"),
+    ("train=null", "train"),
+    ("train={epoch: 3}", "train.epoch"),
+    # null.
+    ("train.epochs=null", "train.epochs"),
+    ("train.epochs=", "train.epochs"),
+    ("run.name=null", "run.name"),
+    ("run.root=", "run.root"),
+    ("compute.threads=null", "compute.threads"),
+    ("compute.compile=null", "compute.compile"),
+    ("wandb.tags=null", "wandb.tags"),
+    bug("seed=???", "seed", reason="the default is used without a word"),
+    # Out of range.
+    ("train.epochs=0", "train.epochs=0: must be >= 1"),
+    ("train.batch_size=-1", "train.batch_size=-1: must be >= 1"),
+    ("train.max_steps=0", "train.max_steps=0: must be >= 1"),
+    ("train.label_smoothing=1", "train.label_smoothing=1.0: must be >= 0 and < 1"),
+    ("train.ema_decay=-0.1", "train.ema_decay=-0.1: must be >= 0 and < 1"),
+    ("optimizer.lr=0", "optimizer.lr=0.0: must be > 0"),
+    ("model.std=0", "model.std=0.0: must be > 0"),
+    ("augment.rotate=181", "augment.rotate=181.0: must be >= 0 and <= 180"),
+    ("compute.threads=0", "compute.threads=0: must be >= 1"),
+    ("seed=-1", "seed=-1"),
+    ("seed=9223372036854775808", "seed=9223372036854775808"),
+    # Not finite.
+    ("optimizer.lr=nan", "optimizer.lr=nan"),
+    ("optimizer.lr=.nan", "optimizer.lr=nan"),
+    ("optimizer.lr=inf", "optimizer.lr=inf"),
+    ("optimizer.lr=-.inf", "optimizer.lr=-inf"),
+    ("optimizer.lr=1e400", "optimizer.lr=inf"),
+    ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf"),
+    bug("optimizer.lr=inf", "finite", reason="it says only: must be > 0"),
+    # Not a choice.
+    ("optimizer.name=lion", "['adam', 'adamw', 'sgd']"),
+    ("compute.precision=fp32", "compute.precision"),
+    ("compute.precision=yes", "compute.precision"),
+    ("train.reduction=no", "['fixed', 'ddp']"),
+    ("run.resume=maybe", "run.resume"),
+    ("wandb.mode=off", "wandb.mode"),
+    # Not YAML.
+    ("train.epochs=[", "train.epochs"),
+    ("train.epochs={", "train.epochs"),
+    ("train.epochs=*a", "train.epochs"),
+    ("run.name=!!python/object:os.system x", "run.name"),
+    ("run.root=${nosuch}", "run.root"),
+    bug("train.epochs=a\nb", "train.epochs", reason="the message has two lines"),
+    bug("run.name=\udcff", "run.name", reason="UnicodeEncodeError, with a traceback"),
+    # Not a plain name.
+    *[(f"run.name={name}", "run.name") for name in ("../x", "a/b", ".", "..", ".x", "-x", "a b")],
+    ("run.name=''", "run.name"),
+    ('run.name="a\\nb"', "run.name"),
+]
+
+
+@pytest.mark.parametrize(("override", "named"), REFUSED)
+def test_a_bad_value_is_refused_in_one_line_that_names_the_key(override: str, named: str) -> None:
+    assert named in refusal(None, override)
+
+
+BAD_FILES = [
+    ("not YAML", b"train: [1, 2", "not YAML"),
+    ("tabs", b"train:\n\tepochs: 3\n", "not YAML"),
+    ("two documents", b"seed: 1\n---\nseed: 2\n", "not YAML"),
+    ("twice the same key", b"seed: 1\nseed: 2\n", "duplicate key seed"),
+    ("code", b"run:\n  name: !!python/object/apply:os.getcwd []\n", "not YAML"),
+    ("not UTF-8", "# é\n".encode("latin-1"), "not YAML"),
+    ("binary", bytes(range(256)), "not YAML"),
+    ("a list", b"- seed\n- 1\n", "expected keys and values"),
+    ("a word", b"hello\n", "hello"),
+    bug("a number", b"3\n", "expected keys and values", reason="it says: None"),
+    ("an unknown key", b"train:\n  epoch: 3\n", "train.epoch"),
+    ("an unknown section", b"trian:\n  epochs: 3\n", "'train'"),
+    ("a leaf without its section", b"epochs: 3\n", "train.epochs"),
+    ("a key that is a number", b"1: 2\n", "'1'"),
+    ("a section that is a number", b"train: 3\n", "Train"),
+    ("a section that is empty", b"train:\n", "train"),
+    ("a section that is a list", b"train:\n- epochs: 3\n", "Train"),
+    ("a wrong type", b"train:\n  epochs: abc\n", "train.epochs"),
+    ("a list that is a word", b"wandb:\n  tags: a\n", "wandb.tags"),
+    bug("a list that is a mapping", b"wandb:\n  tags: {a: b}\n", "wandb.tags", reason="TypeError"),
+    ("not a choice", b"compute:\n  precision: yes\n", "compute.precision"),
+]
+
+
+@pytest.mark.parametrize(("kind", "content", "named"), BAD_FILES)
+def test_a_bad_file_is_refused_in_one_line_that_names_the_file(
+    tmp_path: Path, kind: str, content: bytes, named: str
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_bytes(content)
+    message = refusal(file)
+    assert str(file) in message
+    assert named in message
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("train:\n  epochs: 0\n", "train.epochs=0: must be >= 1"),
+        ("optimizer:\n  lr: .nan\n", "optimizer.lr=nan"),
+        ("run:\n  name: ../x\n", "run.name='../x'"),
+    ],
+)
+def test_a_value_out_of_range_in_a_file_is_refused_by_its_key(
+    tmp_path: Path, content: str, named: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content)
+    assert named in refusal(file)
+
+
+def test_a_file_that_is_missing_or_a_directory_is_refused_by_name(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'missing.yaml'}: No such file" in refusal(tmp_path / "missing.yaml")
+    assert f"{tmp_path}: Is a directory" in refusal(tmp_path)
+
+
+def another_value(key: Key) -> Any:
+    """A value that the key takes and that is not its default."""
+    return next(value for value in candidates(key) if value != key.default)
+
+
+def candidates(key: Key) -> list[Any]:
+    choices = [choice for choice in flat_choices(key.type) if choice != "auto"]
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return choices
+    if key.type is bool:
+        return [True, False]
+    if key.type is float:
+        return [0.25, 0.75]
+    if key.type in (int, int | None) or "auto" in flat_choices(key.type):
+        return [3, 4]
+    return [["other"]] if isinstance(key.default, list) else ["other"]
+
+
+def flat_choices(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [choice for part in get_args(hint) for choice in flat_choices(part)]
+
+
+def override_of(name: str, value: Any) -> str:
+    return f"{name}={json.dumps(value, ensure_ascii=False)}"
+
+
+DECIDES_NOTHING = (
+    {"data.root", "data.download", "compute.threads", "compute.timeout_seconds"}
+    | {"run.name", "run.root", "run.resume", "run.inexact"}
+    | {"checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep"}
+    | {"wandb.mode", "wandb.project", "wandb.entity", "wandb.group", "wandb.tags"}
+)
+
+
+def test_the_keys_that_decide_nothing_are_all_of_these_sections() -> None:
+    sections = ("run.", "checkpoint.", "wandb.")
+    assert {name for name in KEYS if name.startswith(sections)} <= DECIDES_NOTHING <= KEYS.keys()
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_the_hash_depends_on_a_key_if_it_decides_weights_or_metrics(name: str) -> None:
+    changed = load(None, [override_of(name, another_value(KEYS[name]))])
+    assert value_of(changed, name) != KEYS[name].default
+    assert (config_hash(changed) == config_hash(load())) == (name in DECIDES_NOTHING)
+
+
+def values_of(key: Key) -> st.SearchStrategy[Any]:
+    """Whatever the key takes."""
+    low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
+    if key.name == "run.name":
+        return st.from_regex(r"\w[\w.-]*", fullmatch=True)
+    choices = flat_choices(key.type)
+    if choices and choices != ["auto"]:
+        return st.sampled_from(choices)
+    if key.type is bool:
+        return st.booleans()
+    if key.type is float:
+        smallest, largest = max(low, above, -1e9), min(high, below, 1e9)
+        within = st.floats(smallest, largest, exclude_min=above == smallest)
+        return within.filter(lambda number: number < below)
+    # Not ${...}, which OmegaConf resolves, nor what YAML takes only in another spelling.
+    printable = st.characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters="$")
+    text = st.text(printable).filter("???".__ne__)
+    if key.type is str:
+        return text
+    if isinstance(key.default, list):
+        return st.lists(text, max_size=3)
+    whole = st.integers(int(low) if low > 0 else 0, 2**40)
+    if choices == ["auto"]:
+        return whole | st.just("auto")
+    if key.type is int:
+        return whole
+    return st.none() | (whole if int in get_args(key.type) else text)
+
+
+@st.composite
+def overrides(draw: st.DrawFn) -> dict[str, Any]:
+    """Values for some keys."""
+    names = draw(st.lists(st.sampled_from(sorted(KEYS)), unique=True, max_size=8))
+    return {name: draw(values_of(KEYS[name])) for name in names}
+
+
+@settings(PROPERTY, max_examples=20)
+@given(chosen=overrides())
+def test_a_config_written_as_yaml_is_read_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
+) -> None:
+    config = load(None, [override_of(name, value) for name, value in chosen.items()])
+    for name, value in chosen.items():
+        assert value_of(config, name) == value
+    file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    file.write_text(to_yaml(config), encoding="utf-8")
+    assert load(file) == config
+    assert config_hash(load(file)) == config_hash(config)
+
+
+def test_the_yaml_holds_every_key_in_the_schemas_order() -> None:
+    written = yaml.safe_load(to_yaml(load()))
+    flat = []
+    for section, content in written.items():
+        flat += (
+            [f"{section}.{leaf}" for leaf in content] if isinstance(content, dict) else [section]
+        )
+    assert flat == list(KEYS)
+
+
+def test_help_has_every_key_with_type_default_and_meaning() -> None:
+    lines = describe_keys().splitlines()
+    assert len(lines) == 2 * len(KEYS)
+    for key, first, second in zip(KEYS.values(), lines[::2], lines[1::2], strict=True):
+        assert first.split() == [key.name, *key.help.split()] and key.help
+        assert second.strip() == f"({key.type_name}; default {json.dumps(key.default)})"
+
+
+def test_help_says_types_as_a_user_would() -> None:
+    assert KEYS["train.epochs"].type_name == "int"
+    assert KEYS["train.max_steps"].type_name == "int or null"
+    assert KEYS["compute.threads"].type_name == "int or auto"
+    assert KEYS["compute.precision"].type_name == "no or bf16 or fp16"
+    assert KEYS["wandb.tags"].type_name == "list"
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[Config, int]:
+    """A config of sizes, and a number of processes."""
+    config = Config()
+    config.data.name = draw(st.sampled_from(["mnist", "fashion_mnist", "synthetic"]))
+    config.data.validation = draw(st.integers(0, 5000))
+    config.train.epochs = draw(st.integers(1, 20))
+    config.train.max_steps = draw(st.none() | st.integers(1, 10_000))
+    config.train.batch_size = draw(st.integers(1, 40).map(lambda n: n * n))
+    config.train.shards = draw(st.integers(1, 64))
+    config.train.reduction = draw(st.sampled_from(["fixed", "ddp"]))
+    return config, draw(st.integers(1, 16))
+
+
+@PROPERTY
+@given(request=requests())
+def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
+    config, world_size = request
+    try:
+        plan = validate(config, world_size)
+    except RequestError:
+        assume(False)
+    per_process = plan.shard_size * plan.shards_per_process
+    assert per_process * world_size == plan.batch_size == config.train.batch_size
+    assert plan.training_images == TRAINING_IMAGES[config.data.name] - config.data.validation
+    used = plan.steps_per_epoch * plan.batch_size
+    assert 0 < used <= plan.training_images < used + plan.batch_size
+    whole = config.train.epochs * plan.steps_per_epoch
+    assert plan.total_steps == min(whole, config.train.max_steps or whole)
+    assert plan.epoch_of(1) == 1
+    assert plan.epoch_of(whole) == config.train.epochs
+    if config.train.reduction == "ddp":
+        assert plan.shards_per_process == 1
+    else:
+        assert plan.shards == config.train.shards
+    numbers = {int(number) for number in re.findall(r"\d+", str(plan))}
+    assert {plan.batch_size, world_size, plan.shard_size, plan.total_steps} <= numbers
+
+
+def numbers_after(message: str, words: str) -> list[int]:
+    """The list of numbers, as in ``1, 2 or 4``, that follows these words."""
+    found = re.search(re.escape(words) + r"((?:\d+(?:, | or )?)+)", message)
+    return [int(number) for number in re.findall(r"\d+", found[1])] if found else []
+
+
+@PROPERTY
+@given(request=requests())
+def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
+    config, world_size = request
+    try:
+        validate(config, world_size)
+        assume(False)
+    except RequestError as error:
+        message = str(error)
+    assert message.isprintable()
+    if "fewer than" in message:
+        images = TRAINING_IMAGES[config.data.name] - config.data.validation
+        assert str(max(images, 0)) in message and config.train.batch_size > images
+        return
+    sizes = numbers_after(message, "the nearest sizes that can: ")
+    processes, shards = numbers_after(message, "; use "), numbers_after(message, "or train.shards=")
+    assert sizes or processes
+    fits = config.train.reduction == "ddp" or config.train.shards % world_size == 0
+    for size in sizes:
+        config.train.batch_size = size
+        # Two things can be wrong: then the advice mends the one it is about.
+        assert validates(config, world_size if fits else 1), f"{size}: {message}"
+    for number in processes:
+        assert validates(config, number), f"{number}: {message}"
+    for number in shards:
+        config.train.shards = number
+        assert validates(config, world_size), f"{number}: {message}"
+
+
+def validates(config: Config, world_size: int) -> bool:
+    try:
+        validate(config, world_size)
+    except RequestError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "message"),
+    [
+        (["train.batch_size=100"], 1, "nearest sizes that can: 96 or 104"),
+        (["train.batch_size=4"], 1, "nearest sizes that can: 8"),
+        (["train.batch_size=7", "train.reduction=ddp"], 2, "nearest sizes that can: 6 or 8"),
+        ([], 3, "train.shards=8 can't be dealt evenly to 3 processes; use 1, 2, 4 or 8 processes"),
+        (["train.batch_size=240"], 6, "or train.shards=6, 12 or 24"),
+        (["data.validation=60000"], 1, "data.validation=60000 leaves 0 training images"),
+        (["data.name=synthetic", "data.validation=11900"], 1, "fewer than train.batch_size=256"),
+    ],
+)
+def test_what_does_not_divide_is_refused_with_what_would(
+    sizes: list[str], world_size: int, message: str
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        validate(load(None, sizes), world_size)
+    assert message in str(refused.value)
+
+
+@pytest.mark.xfail(strict=True, reason="60003 is advised, which is more than there are images")
+def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
+    config = load(None, ["data.validation=0", "train.batch_size=60000", "train.shards=9"])
+    with pytest.raises(RequestError) as refused:
+        validate(config, 1)
+    for size in numbers_after(str(refused.value), "the nearest sizes that can: "):
+        config.train.batch_size = size
+        assert validates(config, 1)
+
+
+def test_these_configs_ship() -> None:
+    assert CONFIGS.keys() == {"default.yaml", "seed.yaml", "smoke.yaml"}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_config_that_ships_opens_with_the_command_that_runs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opening = re.match(r"(#.*\n)+", CONFIGS[name].read_text())
+    assert opening, "no comment at its top"
+    command = re.search(r"^#\s+(accelerate launch -m lenet_dist\.train.*)$", opening[0], re.M)
+    assert command, "no command in it"
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command[1])[4:]
+    train.main([*arguments, "--print-config"])
+    assert capsys.readouterr().out == to_yaml(load(CONFIGS[name]))
+    validate(load(CONFIGS[name]), 1)
+
+
+def test_default_yaml_says_what_the_schema_says() -> None:
+    assert load(ROOT / "configs" / "default.yaml") == load()
+
+
+def test_seed_yaml_is_the_recipe_of_the_seed_document() -> None:
+    config = load(ROOT / "configs" / "seed.yaml")
+    assert config.data.name == "mnist"
+    assert config.data.validation == 0
+    assert (config.model.mean, config.model.std) == (0.0, 1.0)
+    assert config.train.epochs == 5
+    assert config.train.max_steps is None
+    assert config.train.batch_size == 64
+    assert config.train.reduction == "ddp"
+    assert config.train.clip_norm == 0
+    assert config.train.label_smoothing == 0
+    assert config.train.ema_decay == 0
+    assert config.optimizer.name == "adam"
+    assert config.optimizer.lr == 0.001
+    assert (config.optimizer.beta1, config.optimizer.beta2) == (0.9, 0.999)
+    assert config.optimizer.weight_decay == 0
+    assert (config.schedule.name, config.schedule.warmup) == ("constant", 0)
+    augment = config.augment
+    assert [augment.rotate, augment.translate, augment.scale, augment.shear] == [0, 0, 0, 0]
+    assert config.compute.precision == "no"
+
+
+def test_seed_yaml_takes_the_steps_of_the_seed_document() -> None:
+    """60,000 images in batches of 64, the last one dropped, five times."""
+    plan = validate(load(ROOT / "configs" / "seed.yaml"), 1)
+    assert plan.steps_per_epoch == 937
+    assert plan.total_steps == 5 * 937
+
+
+def test_smoke_yaml_needs_no_network() -> None:
+    assert load(ROOT / "configs" / "smoke.yaml").data.name == "synthetic"

@@ -1,0 +1,101 @@
+"""One direction of imports: a part knows those below it, and nothing above or beside it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import lenet_dist
+
+PACKAGE = Path(lenet_dist.__file__).parent
+LEVELS = {
+    "commands": 3,
+    "training": 2, "reporting": 2,
+    "data": 1, "model": 1, "runtime": 1, "tracking": 1,
+    "base": 0,
+}  # fmt: skip
+BASE = {"config", "exits", "files"}
+MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The dotted names that a module imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are absolute here"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+def part_of(path: Path) -> str:
+    """The part that a module of lenet_dist belongs to."""
+    if len(path.parts) > 1:
+        return path.parts[0]
+    return "base" if path.stem in BASE else "commands"
+
+
+def parts_imported(module: str) -> set[str]:
+    ours = [name.split(".") for name in imports(module) if name.startswith("lenet_dist.")]
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    return {part_of(Path(n[1]) / "x" if n[1] in folders else Path(n[1])) for n in ours}
+
+
+def importers(library: str) -> set[str]:
+    """The modules that import a library."""
+    return {m for m in MODULES if library in {name.split(".")[0] for name in imports(m)}}
+
+
+def test_every_module_belongs_to_a_part() -> None:
+    assert {part_of(Path(module)) for module in MODULES} <= LEVELS.keys()
+
+
+def test_every_command_has_a_main() -> None:
+    for module in MODULES:
+        if part_of(Path(module)) == "commands" and module != "__init__.py":
+            tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+            functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assert "main" in functions, f"{module}: a command, or else add it to BASE"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    part = part_of(Path(module))
+    others = parts_imported(module) - {part}
+    wrong = {other for other in others if LEVELS[other] >= LEVELS[part]}
+    assert not wrong, f"{module} is of {part} and must not know {wrong}"
+
+
+def test_the_walk_sees_what_is_there() -> None:
+    assert {"train.py", "config.py", "training/loop.py"} <= set(MODULES)
+    assert "lenet_dist.training.loop.train" in imports("train.py")
+    assert parts_imported("train.py") >= {"base", "runtime", "training"}
+    assert "training/step.py" in importers("accelerate")
+
+
+def test_only_commands_training_and_runtime_know_accelerate() -> None:
+    parts = {part_of(Path(module)) for module in importers("accelerate")}
+    assert parts <= {"commands", "training", "runtime"}
+
+
+def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
+    both = importers("wandb") | importers("wandb_workspaces")
+    assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
+
+
+@pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train"])
+def test_reading_a_request_does_not_wait_for_torch(module: str) -> None:
+    script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "omegaconf" in done.stdout.split()
+    assert not {"torch", "accelerate", "numpy", "wandb"} & set(done.stdout.split())

@@ -1,0 +1,253 @@
+"""LeNet-5, the running mean of its weights, and weights as a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lenet_dist.exits import RequestError
+from lenet_dist.model import lenet5, weights
+from lenet_dist.model.ema import MovingAverage
+from lenet_dist.model.lenet5 import LeNet5
+from tests.properties import PROPERTY
+
+
+class SeedDocumentLeNet(nn.Module):
+    """The class of the document this project grew from, layer by layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.C1 = nn.Conv2d(in_channels=1, out_channels=6, kernel_size=5, stride=1, padding=2)
+        self.R1 = nn.ReLU()
+        self.S2 = nn.MaxPool2d(kernel_size=2)
+        self.C3 = nn.Conv2d(6, 16, 5, 1, 0)
+        self.R2 = nn.ReLU()
+        self.S4 = nn.MaxPool2d(2)
+        self.C5 = nn.Conv2d(16, 120, 5, 1, 0)
+        self.R3 = nn.ReLU()
+        self.F6 = nn.Linear(in_features=120, out_features=84)
+        self.R4 = nn.ReLU()
+        self.OUT = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.C1(x)
+        x = self.R1(x)
+        x = self.S2(x)
+        x = self.C3(x)
+        x = self.R2(x)
+        x = self.S4(x)
+        x = self.C5(x)
+        x = self.R3(x)
+        x = x.view(x.size(0), -1)
+        x = self.F6(x)
+        x = self.R4(x)
+        return self.OUT(x)
+
+
+def seed_document_model() -> SeedDocumentLeNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return SeedDocumentLeNet()
+
+
+def random_pixels(count: int, seed: int = 0) -> Tensor:
+    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
+
+
+def test_it_has_61706_parameters_and_nothing_else_in_its_state() -> None:
+    model = lenet5.build(0, 0.1307, 0.3081)
+    assert sum(p.numel() for p in model.parameters()) == 61_706 == lenet5.PARAMETERS
+    assert list(model.state_dict()) == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize("count", [1, 7, 64])
+def test_weights_of_the_seed_documents_class_load_and_give_the_same_logits(count: int) -> None:
+    original, model = seed_document_model(), LeNet5()
+    model.load_state_dict(original.state_dict(), strict=True)
+    pixels = random_pixels(count)
+    expected, logits = original(pixels), model(pixels)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+
+
+def test_gradients_are_those_of_the_seed_documents_class() -> None:
+    original, model = seed_document_model(), LeNet5()
+    model.load_state_dict(original.state_dict())
+    pixels, labels = random_pixels(32), torch.arange(32) % 10
+    for network in (original, model):
+        F.cross_entropy(network(pixels), labels).backward()
+    for (name, parameter), ours in zip(
+        original.named_parameters(), model.parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            ours.grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: name + text
+        )
+
+
+def test_our_weights_load_into_the_seed_documents_class() -> None:
+    model, original = lenet5.build(1, 0.0, 1.0), SeedDocumentLeNet()
+    original.load_state_dict(model.state_dict(), strict=True)
+    pixels = random_pixels(16)
+    torch.testing.assert_close(model(pixels), original(pixels), rtol=1e-5, atol=1e-5)
+
+
+def test_mean_and_std_standardise_the_pixels() -> None:
+    plain, scaled = lenet5.build(0, 0.0, 1.0), lenet5.build(0, 0.1307, 0.3081)
+    pixels = random_pixels(16)
+    expected = plain((pixels - 0.1307) / 0.3081)
+    torch.testing.assert_close(scaled(pixels), expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(scaled(pixels), plain(pixels), atol=1e-3)
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    states = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in states)
+
+
+def test_initial_weights_are_a_function_of_the_seed_alone() -> None:
+    first = lenet5.build(4, 0.0, 1.0)
+    torch.rand(100)
+    assert same_weights(first, lenet5.build(4, 0.0, 1.0))
+    assert same_weights(first, lenet5.build(4, 0.5, 2.0))
+    assert not same_weights(first, lenet5.build(5, 0.0, 1.0))
+
+
+def test_building_leaves_torchs_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    lenet5.build(4, 0.0, 1.0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@PROPERTY
+@given(decay=st.sampled_from([0.5, 0.9, 0.99, 0.999]), steps=st.integers(1, 40))
+def test_the_running_mean_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
+    model = nn.Linear(3, 2)
+    generator = torch.Generator().manual_seed(steps)
+    average = MovingAverage(model, decay)
+    expected = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+    for step in range(1, steps + 1):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        average.update(step)
+        kept = min(decay, (1 + step) / (10 + step))
+        for name, parameter in model.named_parameters():
+            expected[name] = kept * expected[name] + (1 - kept) * parameter.detach().double()
+    assert average.means.keys() == expected.keys()
+    for name, mean in average.means.items():
+        torch.testing.assert_close(mean.double(), expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_running_mean_that_is_loaded_goes_on_as_the_one_it_was_taken_from() -> None:
+    model = lenet5.build(0, 0.0, 1.0)
+    first = MovingAverage(model, 0.9)
+    with torch.no_grad():
+        model.F6.weight.add_(1)
+    first.update(1)
+    second = MovingAverage(model, 0.9)
+    second.load({name: mean.clone() for name, mean in first.means.items()})
+    for average in (first, second):
+        average.update(2)
+    assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
+    assert first.means.keys() == model.state_dict().keys()
+
+
+PRINT_DIGEST = """
+import hashlib
+from lenet_dist.model import lenet5, weights
+model = lenet5.build(7, 0.1307, 0.3081)
+print(hashlib.sha256(weights.to_bytes(model.state_dict(), 0.1307, 0.3081)).hexdigest())
+"""
+
+
+def test_a_weights_file_has_the_same_bytes_in_every_process() -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PRINT_DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for hash_seed in ("1", "2")
+    ]
+    digests = {process.communicate(timeout=60)[0].strip() for process in started}
+    model = lenet5.build(7, 0.1307, 0.3081)
+    content = weights.to_bytes(dict(model.state_dict()), 0.1307, 0.3081)
+    assert digests == {hashlib.sha256(content).hexdigest()}
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.1307, 0.3081)])
+def test_weights_and_the_inputs_scale_are_read_back_as_they_were(
+    tmp_path: Path, mean: float, std: float
+) -> None:
+    model = lenet5.build(2, mean, std)
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(weights.to_bytes(dict(model.state_dict()), mean, std))
+    back = weights.read(file)
+    assert same_weights(back, model)
+    assert (back.mean, back.std) == (mean, std)
+    pixels = random_pixels(4)
+    assert torch.equal(back(pixels), model(pixels))
+
+
+def test_weights_that_others_wrote_are_taken_with_pixels_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "plain.safetensors"
+    original = seed_document_model()
+    safetensors.torch.save_file(dict(original.state_dict()), file)
+    back = weights.read(file)
+    assert same_weights(back, original)
+    assert (back.mean, back.std) == (0, 1)
+
+
+def whole() -> dict[str, Tensor]:
+    return dict(lenet5.build(0, 0.0, 1.0).state_dict())
+
+
+def file_of(tensors: dict[str, Tensor], scale: str | None = None) -> bytes:
+    return safetensors.torch.save(tensors, {"lenet_dist": scale} if scale else None)
+
+
+NOT_WEIGHTS: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "junk": lambda: b"junk" * 100,
+    "cut": lambda: file_of(whole())[:-100],
+    "pickle": lambda: b"PK\x03\x04" + bytes(1000),
+    "other shape": lambda: file_of(whole() | {"OUT.weight": torch.zeros(11, 84)}),
+    "one missing": lambda: file_of({k: v for k, v in whole().items() if k != "C1.bias"}),
+    "one too many": lambda: file_of(whole() | {"more": torch.zeros(1)}),
+    "scale not JSON": lambda: file_of(whole(), "{"),
+    "scale of another kind": lambda: file_of(whole(), json.dumps([1, 2])),
+    "scale with another key": lambda: file_of(whole(), json.dumps({"median": 1})),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_WEIGHTS)
+def test_what_is_not_its_weights_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(NOT_WEIGHTS[kind]())
+    refuses(file)
+
+
+def test_a_directory_and_a_missing_file_are_refused_by_name(tmp_path: Path) -> None:
+    refuses(tmp_path)
+    refuses(tmp_path / "missing.safetensors")
+
+
+def refuses(file: Path) -> None:
+    with pytest.raises(RequestError) as refusal:
+        weights.read(file)
+    assert str(file) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
