@@ -247,11 +247,11 @@ def test_a_full_disk_is_said_and_harms_no_checkpoint(tmp_path: Path) -> None:
     assert warnings == []
 
 
-TRACED = {checkpoint.__file__, files.__file__}
+TRACED = {checkpoint.__file__, files.__file__, shutil.__file__}
 
 
 def save_killed_at(line: int, checkpoints: Path, step: int, keep: int) -> bool:
-    """Save in a child that kills itself before it runs that line of ours; whether it came to it."""
+    """Save in a child that kills itself before it runs that line; whether it came to it."""
     lines_run = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -39,13 +39,19 @@ def _tasks_on_this_node() -> int:
 
 
 def _first_host() -> str:
+    """The address of the step's first node, as the cluster's own configuration has it."""
     nodes = os.environ["SLURM_STEP_NODELIST"]
+    name = _scontrol("hostnames", nodes).split()[0]
+    fields = dict(field.partition("=")[::2] for field in _scontrol("node", name).split())
+    return fields.get("NodeAddr", name)
+
+
+def _scontrol(kind: str, name: str) -> str:
     try:
         shown = subprocess.run(
-            ["scontrol", "show", "hostnames", nodes], check=True, capture_output=True, text=True
-        )
+            ["scontrol", "--oneliner", "show", kind, name],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as error:
-        raise RequestError(
-            f"SLURM_STEP_NODELIST={nodes}: scontrol can't expand it: {error}"
-        ) from None
-    return shown.stdout.split()[0]
+        raise RequestError(f"scontrol can't show {kind} {name}: {error}") from None
+    return shown.stdout
