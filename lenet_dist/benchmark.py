@@ -13,7 +13,9 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -47,8 +49,10 @@ JOB = "job"
 _CONFIG = Path(__file__).parents[1] / "configs" / "seed.yaml"
 _WARM_UP_STEPS = 10
 
-_PREFIXES = ("ACCELERATE_", "SLURM_", "TORCHELASTIC_", "OMP_", "MKL_")
-_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_NOT_OURS = re.compile(
+    r"(ACCELERATE|SLURM|TORCHELASTIC|OMP|MKL|MASTER)_|(LOCAL_)?(RANK|WORLD_SIZE)$"
+)
+"""Variables that make a process one of several, or set its threads."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,8 @@ class Trial:
     folder: Path
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What it is, in words, and the arguments of the `python` that takes a trial."""
-
-    title: str
-    arguments: Callable[[Trial], list[str]]
-
-
 def _job(trial: Trial) -> list[str]:
+    """The arguments of the `python` that takes a trial of `lenet_dist.train`."""
     return [
         "-m", "lenet_dist.train", "--config", str(_CONFIG), f"train.max_steps={trial.steps}",
         f"train.epochs={trial.steps // STEPS_PER_EPOCH + 1}", f"data.root={trial.data}",
@@ -80,7 +77,8 @@ def _job(trial: Trial) -> list[str]:
     ]  # fmt: skip
 
 
-def _loop_of_this_file(name: str) -> Callable[[Trial], list[str]]:
+def _loop(name: str) -> Callable[[Trial], list[str]]:
+    """The same for a loop of this file, by its name in _LOOPS."""
     return lambda trial: [
         "-m", "lenet_dist.benchmark", "--contender", name, "--data-root", str(trial.data),
         "--steps", str(trial.steps), "--folder", str(trial.folder),
@@ -117,7 +115,7 @@ def _seed_model() -> nn.Module:
 
 
 def _seed_loop(trial: Trial) -> dict[str, Any]:
-    """The loop of the document this project grew from, to the letter."""
+    """The loop of the document this project grew from, to the letter: an image at a time."""
     import torch
     import torchvision
     from torch import nn
@@ -174,30 +172,19 @@ def _seed_loop(trial: Trial) -> dict[str, Any]:
 
 _LOOPS = {"seed_loop": _seed_loop}
 
-CONTENDERS = {
-    JOB: Contender("python -m lenet_dist.train --config configs/seed.yaml", _job),
-    "seed_loop": Contender(
-        "the document's loop: torchvision, DataLoader, one image at a time",
-        _loop_of_this_file("seed_loop"),
-    ),
-}
-"""By name, in the order of their turns."""
+CONTENDERS = {JOB: _job, **{name: _loop(name) for name in _LOOPS}}
+"""By name, in the order of their turns: the arguments of the `python` that takes a trial."""
 
 
 def main(arguments: list[str]) -> None:
     """Measure as asked, and print a table. In a child process: take one trial."""
     parser = exits.ArgumentParser(prog="lenet_dist.benchmark", description=__doc__)
-    parser.add_argument(
-        "--rounds", type=_positive, default=5, metavar="N", help="trials of each (default 5)"
-    )
-    parser.add_argument(
-        "--steps", type=_positive, default=STEPS_PER_EPOCH, metavar="N",
-        help=f"steps of {BATCH_SIZE} images in a trial (default {STEPS_PER_EPOCH}, an epoch)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data-root", default="data", metavar="DIR",
-        help="folder of the data's files, fetched if missing (default data)",
-    )  # fmt: skip
+    a_number: dict[str, Any] = {"type": _positive, "metavar": "N"}
+    parser.add_argument("--rounds", default=5, help="trials of each (default 5)", **a_number)
+    per_trial = f"steps of {BATCH_SIZE} images in a trial (default {STEPS_PER_EPOCH}, an epoch)"
+    parser.add_argument("--steps", default=STEPS_PER_EPOCH, help=per_trial, **a_number)
+    place = "folder of MNIST's files, fetched if missing (default data)"
+    parser.add_argument("--data-root", default="data", metavar="DIR", help=place)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
     parser.add_argument("--contender", choices=_LOOPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -209,19 +196,21 @@ def main(arguments: list[str]) -> None:
         return
     if not _CONFIG.is_file():
         raise RequestError(f"{_CONFIG}: not found; run the benchmark in a clone of the repository")
-    if request.json:
-        _check_writable(request.json)
+    file: Path | None = request.json
+    if file and (file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK)):
+        raise RequestError(f"--json {file}: can't write there")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         trials = _measure(request.rounds, request.steps, request.data_root)
     except KeyboardInterrupt:
         raise RunFailed("interrupted; what was measured is not kept") from None
     command = shlex.join(["python", "-m", "lenet_dist.benchmark", *arguments])
     report = {"command": command, "steps": request.steps, "batch_size": BATCH_SIZE}
-    report |= {"rounds": request.rounds} | _summary(trials) | _machine()
+    report |= {"rounds": request.rounds, **_summary(trials), **_machine()}
     print(_table(report))
-    if request.json:
-        with failures_named(request.json):
-            request.json.write_text(json.dumps(report, indent=1) + "\n")
+    if file:
+        with failures_named(file):
+            file.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _positive(text: str) -> int:
@@ -230,27 +219,20 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _check_writable(file: Path) -> None:
-    """Now, not after minutes of measuring."""
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise RequestError(f"--json {file}: can't write there")
-
-
 def _measure(rounds: int, steps: int, data_root: str) -> dict[str, list[dict[str, Any]]]:
     """The trials of each contender, one a round."""
     trials: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as scratch:
         data = Path(scratch) / "data"
-        # The peak memory of a child is never told as less than that of the process that starts it:
-        # what takes memory here is done in a process of its own.
+        # A child's peak memory is never told as less than that of the process that starts it: what
+        # takes memory here is done in a process of its own.
         with ProcessPoolExecutor(1) as aside:
             aside.submit(_provide_files, data_root, data).result()
         for number in range(1, rounds + 1):
-            for name, contender in CONTENDERS.items():
-                trial = Trial(data, steps, Path(scratch) / f"{name}-{number}")
-                measured = _take(name, contender, trial)
-                trials[name].append(measured)
-                speed = f"{measured['samples_per_second']:,.0f} images/s"
+            for name in CONTENDERS:
+                taken = _take(name, Trial(data, steps, Path(scratch) / f"{name}-{number}"))
+                trials[name].append(taken)
+                speed = f"{taken['samples_per_second']:,.0f} images/s"
                 print(f"round {number}/{rounds}: {name} {speed}", flush=True)
     return trials
 
@@ -266,18 +248,19 @@ def _provide_files(data_root: str, folder: Path) -> None:
             (raw / name).write_bytes(fetch.read(data, name))
 
 
-def _take(name: str, contender: Contender, trial: Trial) -> dict[str, Any]:
+def _take(name: str, trial: Trial) -> dict[str, Any]:
     """Take one trial: its result.json, with `peak_mib` and `command`. Raises RunFailed."""
     trial.folder.mkdir()
-    command = [sys.executable, *contender.arguments(trial)]
+    command = [sys.executable, *CONTENDERS[name](trial)]
+    environment = {key: text for key, text in os.environ.items() if not _NOT_OURS.match(key)}
     output = trial.folder.with_suffix(".log")
     with open(output, "wb") as log:
         process = subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
+        except KeyboardInterrupt:
             process.kill()
             process.wait()
             raise
@@ -289,29 +272,19 @@ def _take(name: str, contender: Contender, trial: Trial) -> dict[str, Any]:
     return {**result, "peak_mib": usage.ru_maxrss / 1024, "command": shlex.join(command)}
 
 
-def _environment() -> dict[str, str]:
-    """Ours, less what makes a process one of several or sets its threads."""
-    kept = {name: value for name, value in os.environ.items() if name not in _RANKS}
-    return {name: value for name, value in kept.items() if not name.startswith(_PREFIXES)}
-
-
 def _summary(trials: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    contenders = {
-        name: {
-            "title": CONTENDERS[name].title,
+    contenders, ratios = {}, {}
+    for name, taken in trials.items():
+        contenders[name] = {
             "images_per_second": _spread([trial["samples_per_second"] for trial in taken]),
             "peak_mib": _spread([trial["peak_mib"] for trial in taken]),
             **{key: taken[-1][key] for key in ("threads", "device", "command")},
         }
-        for name, taken in trials.items()
-    }
-    speeds = {name: figures["images_per_second"] for name, figures in contenders.items()}
-    job = speeds.pop(JOB)
-    ratios = {}
-    for name, other in speeds.items():
+        job, other = (contenders[n]["images_per_second"] for n in (JOB, name))
         by_round = [a / b for a, b in zip(job["rounds"], other["rounds"], strict=True)]
-        spread = {"min": min(by_round), "max": max(by_round), "rounds": by_round}
-        ratios[name] = {"of_medians": job["median"] / other["median"], **spread}
+        extremes = {"min": min(by_round), "max": max(by_round), "rounds": by_round}
+        ratios[name] = {"of_medians": job["median"] / other["median"], **extremes}
+    del ratios[JOB]
     return {"contenders": contenders, "ratios": ratios}
 
 
@@ -323,30 +296,27 @@ def _spread(values: list[float]) -> dict[str, Any]:
 def _machine() -> dict[str, Any]:
     from lenet_dist.runtime.versions import git_commit, versions
 
-    processor, system = Path("/proc/cpuinfo"), platform.platform()
-    lines = processor.read_text().splitlines() if processor.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = models[0] if models else platform.machine()
-    hardware = {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "system": system}
+    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    cpu = model[1] if model else platform.machine()
+    hardware = {"cpu": cpu, "cores": len(os.sched_getaffinity(0))}
     software = {**versions(), "torchvision": version("torchvision")}
     return {"hardware": hardware, "versions": software, "git_commit": git_commit()}
 
 
 def _table(report: dict[str, Any]) -> str:
     """For the terminal: a row a contender, a line a ratio, and what it was measured on."""
-    rows = [f"{'images/s':>16}{'median':>12}{'min':>10}{'max':>10}{'peak MiB':>10}{'threads':>9}"]
+    heads = ("median", "min", "max", "peak MiB", "threads")
+    rows = [f"{'images/s of':>12}" + "".join(f"{head:>10}" for head in heads)]
     for name, figures in report["contenders"].items():
         speed, peak = figures["images_per_second"], figures["peak_mib"]["median"]
-        speeds = f"{speed['median']:>12,.0f}{speed['min']:>10,.0f}{speed['max']:>10,.0f}"
-        rows.append(f"{name:>16}{speeds}{peak:>10,.0f}{figures['threads']:>9}  {figures['title']}")
-    rows.append("")
+        speeds = "".join(f"{speed[key]:>10,.0f}" for key in ("median", "min", "max"))
+        rows.append(f"{name:>12}{speeds}{peak:>10,.0f}{figures['threads']:>10}")
     for name, ratio in report["ratios"].items():
         spread = f"{ratio['min']:.2f} to {ratio['max']:.2f} over n = {report['rounds']} rounds"
         rows.append(f"{JOB} / {name}: {ratio['of_medians']:.2f} times the images/s ({spread})")
     hardware, software = report["hardware"], report["versions"]
-    devices = {figures["device"] for figures in report["contenders"].values()}
-    machine = f"{hardware['cpu']}, {hardware['cores']} cores, on {' and '.join(sorted(devices))}"
-    rows.append(f"{report['steps']} steps of {report['batch_size']} images; {machine}")
+    on = f"{hardware['cpu']}, {hardware['cores']} cores, on {report['contenders'][JOB]['device']}"
+    rows.append(f"{report['steps']} steps of {report['batch_size']} images; {on}")
     packages = ("torch", "torchvision", "accelerate", "python")
     rows.append(", ".join(f"{package} {software[package]}" for package in packages))
     return "\n".join(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,6 +21,15 @@ STRONG = Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3)
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 1000)
 IDS = st.lists(st.integers(0, 59_999), min_size=1, max_size=16, unique=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are slow on several threads where others use the machine too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pictures(ids: list[int]) -> Tensor:
@@ -140,6 +150,9 @@ def test_what_is_drawn_fills_its_range_evenly_and_each_apart_from_the_others() -
     expected = torch.full((5,), 1 / math.sqrt(3)).double()
     torch.testing.assert_close(table.std(1), expected, rtol=0, atol=0.01)
     torch.testing.assert_close(torch.corrcoef(table), torch.eye(5).double(), rtol=0, atol=0.04)
+    # No image has a number of another's.
+    some = table[:, :1000]
+    assert (some * 1e9).round().unique().numel() == some.numel()
 
 
 @PROPERTY

@@ -201,6 +201,14 @@ def test_what_an_unfinished_write_left_is_removed(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
 
 
+def test_what_an_unfinished_write_left_does_not_get_into_the_next(tmp_path: Path) -> None:
+    checkpoints = save_all(tmp_path, 1)
+    (checkpoints / ".step-00000002.tmp").mkdir()
+    (checkpoints / ".step-00000002.tmp" / "more").touch()
+    save_all(tmp_path, 2)
+    assert content(checkpoints / "step-00000002").keys() == set(FILES)
+
+
 def test_only_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / ".step-00000002.tmp").mkdir()
     assert checkpoint.load_newest(tmp_path) == (None, [])
@@ -283,11 +291,14 @@ def test_killed_at_any_line_a_save_leaves_the_newest_or_the_one_before_whole(
         checkpoints = tmp_path / str(line)
         shutil.copytree(began_with, checkpoints)
         killed = save_killed_at(line, checkpoints, step=3, keep=2)
+        left = {int(folder.name[5:]): content(folder) for folder in checkpoints.glob("step-*")}
+        assert all(held.keys() == set(FILES) for held in left.values()), "a name that lies"
         loaded, warnings = checkpoint.load_newest(checkpoints)
         assert loaded is not None
         step = loaded.state["step"]
         assert_is(loaded, step)
         assert warnings == []
+        assert {step, step - 1} <= left.keys(), "one was removed too early"
         checkpoint.save(checkpoints, checkpoint_of(step + 1), keep=2)
         assert_is(checkpoint.load_newest(checkpoints)[0], step + 1)
         kept = sorted(path.name for path in checkpoints.iterdir())

@@ -47,7 +47,10 @@ class TrainStep:
         self.accelerator = accelerator
         self.model = model
         self.parameters = list(model.parameters())
-        self.optimizer = optimizer
+        # Accelerate's own backward, step and zero_grad look for optional packages at every call:
+        # with eight shards a millisecond a step. These are the objects that they wrap.
+        self.optimizer: torch.optim.Optimizer = optimizer.optimizer
+        self.scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
         self.average = average
         self.distort = Affine(config.augment, config.seed)
         self.gradient = self._fixed if config.train.reduction == "fixed" else self._ddp
@@ -60,7 +63,8 @@ class TrainStep:
             group["lr"] = lr
         loss_sum, correct = self.gradient(batch, epoch=step // self.plan.steps_per_epoch)
         grad_norm = self._clip()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(step + 1)
@@ -72,7 +76,7 @@ class TrainStep:
         for shard in _shards(batch, self.plan.shards_per_process):
             with self.accelerator.no_sync(self.model):
                 loss_sum, correct = self._forward(shard, epoch)
-                self.accelerator.backward(loss_sum / self.plan.batch_size)
+                self.scaler.scale(loss_sum / self.plan.batch_size).backward()
             gradients = [p.grad.flatten() for p in self.parameters if p.grad is not None]
             rows.append(torch.cat([*gradients, loss_sum.detach()[None], correct[None]]))
             self.optimizer.zero_grad()
@@ -85,7 +89,7 @@ class TrainStep:
     def _ddp(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Leave the global batch's gradient in the parameters, averaged by DDP's all-reduce."""
         loss_sum, correct = self._forward(batch, epoch)
-        self.accelerator.backward(loss_sum / len(batch.labels))
+        self.scaler.scale(loss_sum / len(batch.labels)).backward()
         return loss_sum.detach(), correct
 
     def _forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
@@ -98,7 +102,7 @@ class TrainStep:
 
     def _clip(self) -> Tensor:
         """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""
-        self.accelerator.unscale_gradients(self.optimizer)
+        self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if self.config.train.clip_norm:
