@@ -346,7 +346,7 @@ def validate(config: Config, world_size: int) -> Plan:
     shards = train.shards if train.reduction == "fixed" else world_size
     name = "train.shards" if train.reduction == "fixed" else "the number of processes"
     if train.batch_size % shards:
-        nearest = [n for n in _multiples_around(train.batch_size, shards) if n]
+        nearest = [n for n in _multiples_around(train.batch_size, shards) if n <= images]
         raise RequestError(
             f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
             f" the nearest sizes that can: {_or(nearest)}"
@@ -391,15 +391,20 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
+_NO_MAPPING = "expected keys and values, as in configs/default.yaml"
+
+
 def _read(file: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(file)
     except OSError as error:
-        raise RequestError(f"--config {file}: {error.strerror}") from None
-    except (YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise RequestError(f"--config {file}: not YAML: {_on_one_line(error)}") from None
+        # OmegaConf raises one, without a reason, for YAML that holds a bare value.
+        reason = error.strerror or _NO_MAPPING
+        raise RequestError(f"--config {file}: {reason}") from None
+    except (YAMLError, ValueError, OmegaConfBaseException) as error:
+        raise RequestError(f"--config {file}: not YAML: {error}") from None
     if not isinstance(loaded, DictConfig):
-        raise RequestError(f"--config {file}: expected keys and values, as in configs/default.yaml")
+        raise RequestError(f"--config {file}: {_NO_MAPPING}")
     return loaded
 
 
@@ -410,8 +415,8 @@ def _parse(override: str) -> DictConfig:
         raise RequestError(f"{override}: expected key=value; write {example}")
     try:
         return OmegaConf.from_dotlist([override])
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise RequestError(f"{override}: {_on_one_line(error)}") from None
+    except (YAMLError, ValueError, OmegaConfBaseException) as error:
+        raise RequestError(f"{override!r}: {error}") from None
 
 
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
@@ -419,10 +424,14 @@ def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
         # YAML 1.1 reads a bare `no` as false.
         if "no" in _alternatives(key.type) and OmegaConf.select(other, key.name) is False:
             OmegaConf.update(other, key.name, "no")
+    if missing := OmegaConf.missing_keys(other):
+        raise RequestError(f"{source}{min(missing)}: ??? stands for no value")
     try:
         return cast(DictConfig, OmegaConf.merge(base, other))
     except OmegaConfBaseException as error:
         raise RequestError(source + _explain(error)) from None
+    except TypeError as error:  # OmegaConf's, for a mapping where a list is due.
+        raise RequestError(f"{source}{error}") from None
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -444,15 +453,13 @@ def _full_name(word: str) -> str:
     return next(iter(same_leaf or difflib.get_close_matches(word, names, 1)), "")
 
 
-def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _check_range(key: Key, value: Any) -> None:
+    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+        raise RequestError(f"{key.name}={value}: must be a list of words")
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
     if not (math.isfinite(value) and low <= value <= high and above < value < below):
         bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
         wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-        raise RequestError(f"{key.name}={value}: must be {wanted or 'a finite number'}")
+        raise RequestError(f"{key.name}={value}: must be a finite number {wanted}".rstrip())

@@ -16,7 +16,11 @@ STOPPED = 75
 
 
 class RequestError(ValueError):
-    """The user's mistake: config, arguments, data or environment. Its text is the whole message."""
+    """The user's mistake: config, arguments, data or environment. Its text, on one line, is the
+    whole message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
 
 
 class RunFailed(RuntimeError):

@@ -37,8 +37,8 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the disk has what was written to the file."""
-    with open(path, "rb") as file:
+    """Wait until the disk has what was written. Raises RunFailed naming the file and the reason."""
+    with failures_named(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 

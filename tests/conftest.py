@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.processes import Job, Jobs, LaunchedJobs
 
@@ -19,6 +20,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(prefixes) or name in names:
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors are slow on several threads where others use the machine too."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,15 +20,6 @@ STRONG = Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3)
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 1000)
 IDS = st.lists(st.integers(0, 59_999), min_size=1, max_size=16, unique=True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slow on several threads where others use the machine too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures(ids: list[int]) -> Tensor:

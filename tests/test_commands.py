@@ -98,6 +98,17 @@ def test_a_run_that_is_piped_prints_plain_lines_and_ends_in_a_table(tmp_path: Pa
     assert done.stdout.rstrip().splitlines()[-1].split() == ["run", str(tmp_path / "run")]
 
 
+def test_a_run_at_a_terminal_shows_one_bar_however_many_processes(tmp_path: Path) -> None:
+    request = ["torchrun --nproc-per-node 2 -m lenet_dist.train", *SMALL, *place(tmp_path)]
+    at_terminal = f"stty rows 40 cols 150; {' '.join(request)}"
+    done = command("script", "--quiet", "--return", "--command", at_terminal, "/dev/null")
+    assert done.returncode == 0, done.stdout
+    shown = done.stdout.replace("\r", "\n").splitlines()
+    assert len([line for line in shown if " 0/60 " in line]) == 1, shown
+    assert any(" 60/60 " in line and "images/s" in line for line in shown)
+    assert any("epoch 1: validation accuracy" in line for line in shown)
+
+
 @pytest.mark.parametrize("launcher", [("python",), ("torchrun", "--nproc-per-node", "2")])
 def test_evaluate_gives_the_runs_own_test_metrics(
     uninterrupted: Job, launcher: tuple[str, ...]

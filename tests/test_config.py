@@ -96,11 +96,6 @@ def test_a_good_value_is_taken_from_the_command_line_and_from_a_file(
         assert taken == value and type(taken) is type(value)
 
 
-def bug(*values: Any, reason: str) -> Any:
-    """A case that does not hold yet."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 REFUSED = [
     # Not a key.
     ("nosuch=1", "nosuch"),
@@ -138,8 +133,8 @@ REFUSED = [
     ("compute.threads=true", "compute.threads"),
     ("wandb.tags=a", "wandb.tags"),
     ("wandb.tags=[null]", "wandb.tags"),
-    bug("wandb.tags={a: b}", "wandb.tags", reason="TypeError, with a traceback"),
-    bug("wandb.tags=[[a]]", "wandb.tags", reason="taken"),
+    ("wandb.tags={a: b}", "wandb.tags"),
+    ("wandb.tags=[[a]]", "wandb.tags"),
     ("train=3", "train"),
     ("train=[1]", "train"),
     ("train=null", "train"),
@@ -152,7 +147,7 @@ REFUSED = [
     ("compute.threads=null", "compute.threads"),
     ("compute.compile=null", "compute.compile"),
     ("wandb.tags=null", "wandb.tags"),
-    bug("seed=???", "seed", reason="the default is used without a word"),
+    ("seed=???", "seed"),
     # Out of range.
     ("train.epochs=0", "train.epochs=0: must be >= 1"),
     ("train.batch_size=-1", "train.batch_size=-1: must be >= 1"),
@@ -172,7 +167,7 @@ REFUSED = [
     ("optimizer.lr=-.inf", "optimizer.lr=-inf"),
     ("optimizer.lr=1e400", "optimizer.lr=inf"),
     ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf"),
-    bug("optimizer.lr=inf", "finite", reason="it says only: must be > 0"),
+    ("optimizer.lr=inf", "finite"),
     # Not a choice.
     ("optimizer.name=lion", "['adam', 'adamw', 'sgd']"),
     ("compute.precision=fp32", "compute.precision"),
@@ -186,8 +181,8 @@ REFUSED = [
     ("train.epochs=*a", "train.epochs"),
     ("run.name=!!python/object:os.system x", "run.name"),
     ("run.root=${nosuch}", "run.root"),
-    bug("train.epochs=a\nb", "train.epochs", reason="the message has two lines"),
-    bug("run.name=\udcff", "run.name", reason="UnicodeEncodeError, with a traceback"),
+    ("train.epochs=a\nb", "train.epochs"),
+    ("run.name=\udcff", "run.name"),
     # Not a plain name.
     *[(f"run.name={name}", "run.name") for name in ("../x", "a/b", ".", "..", ".x", "-x", "a b")],
     ("run.name=''", "run.name"),
@@ -210,7 +205,7 @@ BAD_FILES = [
     ("binary", bytes(range(256)), "not YAML"),
     ("a list", b"- seed\n- 1\n", "expected keys and values"),
     ("a word", b"hello\n", "hello"),
-    bug("a number", b"3\n", "expected keys and values", reason="it says: None"),
+    ("a number", b"3\n", "expected keys and values"),
     ("an unknown key", b"train:\n  epoch: 3\n", "train.epoch"),
     ("an unknown section", b"trian:\n  epochs: 3\n", "'train'"),
     ("a leaf without its section", b"epochs: 3\n", "train.epochs"),
@@ -220,7 +215,7 @@ BAD_FILES = [
     ("a section that is a list", b"train:\n- epochs: 3\n", "Train"),
     ("a wrong type", b"train:\n  epochs: abc\n", "train.epochs"),
     ("a list that is a word", b"wandb:\n  tags: a\n", "wandb.tags"),
-    bug("a list that is a mapping", b"wandb:\n  tags: {a: b}\n", "wandb.tags", reason="TypeError"),
+    ("a list that is a mapping", b"wandb:\n  tags: {a: b}\n", "wandb.tags"),
     ("not a choice", b"compute:\n  precision: yes\n", "compute.precision"),
 ]
 
@@ -483,7 +478,6 @@ def test_what_does_not_divide_is_refused_with_what_would(
     assert message in str(refused.value)
 
 
-@pytest.mark.xfail(strict=True, reason="60003 is advised, which is more than there are images")
 def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
     config = load(None, ["data.validation=0", "train.batch_size=60000", "train.shards=9"])
     with pytest.raises(RequestError) as refused:

@@ -17,15 +17,6 @@ from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.training.evaluation import evaluate
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are slow on several threads where others use the machine too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def accelerator(clean_environment: None) -> Iterator[Accelerator]:
     yield Accelerator(cpu=True)

@@ -30,8 +30,11 @@ def read(path: Path) -> LeNet5:
     try:
         with safe_open(path, framework="pt") as file:
             scale = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-        model = LeNet5(**scale)
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model = LeNet5(**{name: float(number) for name, number in scale.items()})
+        weights = safetensors.torch.load_file(path)
+        model.load_state_dict(weights)
+        if not model.std > 0 or not all(w.isfinite().all() for w in weights.values()):
+            raise ValueError("a value in it is not finite, or its std is not above 0")
     except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None

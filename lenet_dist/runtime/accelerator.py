@@ -94,7 +94,9 @@ def start(compute: Compute) -> Accelerator:
 
 def auto_threads() -> int:
     """CPU threads for each process: this node's cores, dealt to its processes."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def device_name(accelerator: Accelerator) -> str:

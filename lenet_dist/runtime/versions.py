@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +29,11 @@ def versions() -> dict[str, str | None]:
 
 def git_commit() -> str | None:
     """The commit of the source tree, with ``-dirty`` if it was changed since; None outside one."""
-    root = Path(__file__).parents[2]
+    root, git = Path(__file__).parents[2], shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
     described = subprocess.run(
-        ["git", "-C", root, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        [git, "-C", root, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
         capture_output=True, text=True, check=False,
-    ) if (root / ".git").exists() else None  # fmt: skip
-    return described.stdout.strip() or None if described else None
+    )  # fmt: skip
+    return described.stdout.strip() or None

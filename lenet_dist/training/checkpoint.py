@@ -54,7 +54,11 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
     temporary = checkpoints / f".{folder.name}.tmp"
     with failures_named(folder, _CHECKPOINTS_STAND):
         checkpoints.mkdir(exist_ok=True)
-        _write(temporary, checkpoint)
+        try:
+            _write(temporary, checkpoint)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         os.rename(temporary, folder)
         sync_folder(checkpoints)
         for old in _complete(checkpoints)[keep:]:
@@ -69,8 +73,9 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Raises RequestError if there are checkpoints and none is good.
     """
-    for leftover in checkpoints.glob(".step-*.tmp"):
-        shutil.rmtree(leftover)
+    with failures_named(checkpoints):
+        for leftover in checkpoints.glob(".step-*.tmp"):
+            shutil.rmtree(leftover)
     wrong: dict[Path, str] = {}
     for folder in _complete(checkpoints):
         try:
@@ -78,8 +83,9 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
         except BadCheckpoint as error:
             wrong[folder] = str(error)
             continue
-        for bad in wrong:
-            _set_aside(bad)
+        with failures_named(checkpoints):
+            for bad in wrong:
+                _set_aside(bad)
         return checkpoint, list(wrong.values())
     if wrong:
         raise RequestError(
@@ -92,7 +98,8 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 def _complete(checkpoints: Path) -> list[Path]:
     """Checkpoints that were renamed into place, newest first."""
     folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
-    return sorted((f for f in folders if re.fullmatch(r"step-\d{8,}", f.name)), reverse=True)
+    whole = [folder for folder in folders if re.fullmatch(r"step-\d{8,}", folder.name)]
+    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,1 @@
+"""Images: fetched and verified, held in memory, ordered and distorted by counters."""

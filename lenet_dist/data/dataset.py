@@ -1,0 +1,94 @@
+"""Images in memory, a whole batch by index."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lenet_dist.config import TRAINING_IMAGES, Data
+from lenet_dist.data import counter, fetch
+
+CLASSES = 10
+Split = Literal["train", "test"]
+
+_SYNTHETIC_TEST_IMAGES = 2_000
+
+
+class Batch(NamedTuple):
+    """Images [n, 28, 28] uint8, their labels [n] int64, and their sample ids [n] int64."""
+
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+@dataclass(frozen=True)
+class Images(Dataset[Batch]):
+    """A split of a data set, on one device: images [N, 28, 28] uint8 and labels [N] int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, ids: Tensor) -> Batch:
+        """The batch of these sample ids. DataLoader asks for a whole batch at once by this name."""
+        ids = ids.to(self.images.device)
+        return Batch(self.images[ids], self.labels[ids], ids)
+
+    def to(self, device: torch.device) -> Images:
+        """The same on another device."""
+        return Images(self.images.to(device), self.labels.to(device))
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 images [n, 28, 28] as the model takes them: float32 [n, 1, 28, 28] in [0, 1]."""
+    return images.unsqueeze(1).float().div_(255)
+
+
+def load(data: Data, split: Split) -> Images:
+    """A split of the data set that the config names, which `fetch.ensure` has made ready.
+
+    Raises RequestError naming the file that is missing or is not what it should be.
+    """
+    if data.name == "synthetic":
+        return synthetic(split)
+    images, labels = (fetch.read(data, file) for file in fetch.FILES[split])
+    return Images(
+        torch.from_numpy(np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28).copy()),
+        torch.from_numpy(np.frombuffer(labels, np.uint8, offset=8).astype(np.int64)),
+    )
+
+
+def data_hash(data: Data) -> str:
+    """SHA-256 (hex) of the data set, test images included."""
+    if data.name == "synthetic":
+        sets = (synthetic(split) for split in ("train", "test"))
+        parts = [part.numpy().tobytes() for s in sets for part in (s.images, s.labels)]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+    return hashlib.sha256("".join(fetch.SHA256[data.name].values()).encode()).hexdigest()
+
+
+@functools.cache
+def synthetic(split: Split) -> Images:
+    """Ten blocky patterns, each shifted and noisy: learnable, made from counters, no network."""
+    count = TRAINING_IMAGES["synthetic"] if split == "train" else _SYNTHETIC_TEST_IMAGES
+    blocks = counter.bits(counter.stream("synthetic", "patterns"), torch.arange(CLASSES * 49)) & 1
+    patterns = blocks.to(torch.uint8).view(CLASSES, 7, 7) * 128
+    patterns = patterns.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    # Every pattern at every shift of 0 to 4 pixels, wrapped around, right and down.
+    shifted = torch.stack([patterns.roll((i % 5, i // 5), (1, 2)) for i in range(25)], 1)
+    draws = counter.bits(counter.stream("synthetic", split), torch.arange(count))
+    labels, shifts = (draws & 0xFFFF) % CLASSES, (draws >> 16 & 0xFFFF) % 25
+    noise = counter.bits(counter.stream("synthetic", split, "noise"), torch.arange(count * 98))
+    return Images(
+        shifted[labels, shifts] + (noise.view(torch.uint8).view(-1, 28, 28) & 127), labels
+    )

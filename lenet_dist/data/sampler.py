@@ -1,0 +1,57 @@
+"""Which samples a step sees: a function of (seed, epoch), whoever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lenet_dist.data import counter
+
+
+def split(seed: int, images: int, validation: int) -> tuple[Tensor, Tensor]:
+    """The (training, validation) sample ids, each ascending, int64; together all of them once."""
+    shuffled = _permutation(counter.stream(seed, "split"), images)
+    return shuffled[validation:].sort().values, shuffled[:validation].sort().values
+
+
+def order(seed: int, epoch: int, ids: Tensor) -> Tensor:
+    """The ids in the order in which epoch number `epoch` (from 0) goes through them."""
+    return ids[_permutation(counter.stream(seed, "order", epoch), len(ids))]
+
+
+def _permutation(stream: int, length: int) -> Tensor:
+    return torch.argsort(counter.bits(stream, torch.arange(length)), stable=True)
+
+
+class GlobalBatches:
+    """The ids of the global batch of each step in [first_step, last_step), for a DataLoader.
+
+    Accelerate cuts them into a process's share, so it must know the global `batch_size`. To resume
+    is to ask for other steps: there is no state. Every epoch has only whole batches.
+    """
+
+    drop_last = True
+
+    def __init__(
+        self, ids: Tensor, *, batch_size: int, seed: int, first_step: int, last_step: int
+    ) -> None:
+        self.ids = ids
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first_step = first_step
+        self.last_step = last_step
+
+    def __len__(self) -> int:
+        return self.last_step - self.first_step
+
+    def __iter__(self) -> Iterator[Tensor]:
+        steps_per_epoch = len(self.ids) // self.batch_size
+        step = self.first_step
+        while step < self.last_step:
+            epoch, position = divmod(step, steps_per_epoch)
+            last_position = min(steps_per_epoch, self.last_step - epoch * steps_per_epoch)
+            batches = order(self.seed, epoch, self.ids).split(self.batch_size)
+            yield from batches[position:last_position]
+            step += last_position - position
