@@ -420,18 +420,27 @@ def _parse(override: str) -> DictConfig:
 
 
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
-    for key in keys():
-        # YAML 1.1 reads a bare `no` as false.
-        if "no" in _alternatives(key.type) and OmegaConf.select(other, key.name) is False:
-            OmegaConf.update(other, key.name, "no")
-    if missing := OmegaConf.missing_keys(other):
-        raise RequestError(f"{source}{min(missing)}: ??? stands for no value")
     try:
+        _mend(other, source)
         return cast(DictConfig, OmegaConf.merge(base, other))
     except OmegaConfBaseException as error:
         raise RequestError(source + _explain(error)) from None
-    except TypeError as error:  # OmegaConf's, for a mapping where a list is due.
-        raise RequestError(f"{source}{error}") from None
+
+
+def _mend(request: DictConfig, source: str) -> None:
+    """See to what OmegaConf's merge would take wrongly, or refuse without a word on the key."""
+    if missing := OmegaConf.missing_keys(request):
+        raise RequestError(f"{source}{min(missing)}: ??? stands for no value")
+    for section in dataclasses.fields(Config):
+        given = OmegaConf.select(request, section.name, default={})
+        if section.name != "seed" and not isinstance(given, dict | DictConfig):
+            raise RequestError(f"{source}{section.name}: a section of keys, as {section.name}.KEY")
+    for key in keys():
+        value = OmegaConf.select(request, key.name)
+        if value is False and "no" in _alternatives(key.type):
+            OmegaConf.update(request, key.name, "no")  # YAML 1.1 reads a bare `no` as false.
+        if isinstance(value, DictConfig) and get_origin(key.type) is list:
+            raise RequestError(f"{source}{key.name}: must be a list")
 
 
 def _explain(error: OmegaConfBaseException) -> str:
@@ -459,7 +468,9 @@ def _check_range(key: Key, value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
-    if not (math.isfinite(value) and low <= value <= high and above < value < below):
+    if not math.isfinite(value):
+        raise RequestError(f"{key.name}={value}: must be a finite number")
+    if not (low <= value <= high and above < value < below):
         bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
         wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-        raise RequestError(f"{key.name}={value}: must be a finite number {wanted}".rstrip())
+        raise RequestError(f"{key.name}={value}: must be {wanted or 'a finite number'}")

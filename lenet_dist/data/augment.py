@@ -24,7 +24,7 @@ class Affine:
         self.is_identity = not any((config.rotate, config.translate, config.scale, config.shear))
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """Distort `images` [n, 1, h, w] of samples `ids` [n] as they are seen in `epoch` (from 0)."""
+        """Distort `images` [n, 1, h, w] of samples `ids` [n] as `epoch` (from 0) sees them."""
         if self.is_identity:
             return images
         matrices = self.matrices(ids, epoch).to(images.dtype)
@@ -32,7 +32,7 @@ class Affine:
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
     def matrices(self, ids: Tensor, epoch: int) -> Tensor:
-        """The sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
+        """Sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
         counters = ids[:, None] * _DRAWS + torch.arange(_DRAWS, device=ids.device)
         draws = counter.uniform(counter.stream(self.seed, "augment", epoch), counters) * 2 - 1
         angle, right, down, scale, shear = draws.unbind(1)
@@ -42,12 +42,6 @@ class Affine:
         cosine, sine = angle.cos() / size, angle.sin() / size
         # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
         shift = 2 * self.config.translate
-        rows = [
-            cosine,
-            cosine * shear - sine,
-            right * shift,
-            sine,
-            sine * shear + cosine,
-            down * shift,
-        ]
-        return torch.stack(rows, 1).view(-1, 2, 3)
+        first_row = [cosine, cosine * shear - sine, right * shift]
+        second_row = [sine, sine * shear + cosine, down * shift]
+        return torch.stack(first_row + second_row, 1).view(-1, 2, 3)

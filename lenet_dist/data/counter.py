@@ -17,7 +17,7 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 def stream(*names: int | str) -> int:
-    """The seed, 64 bits, of the stream that these names stand for, as in ``stream(0, "order", 3)``."""
+    """The seed, 64 bits, of the stream that these names stand for: ``stream(0, "order", 3)``."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 

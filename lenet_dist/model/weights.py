@@ -13,6 +13,8 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model.lenet5 import LeNet5
 
 _ENTRY = "lenet_dist"
+_WRONG_KINDS = (TypeError, AttributeError, RuntimeError)
+"""What a header or tensors of another kind than ours come out as."""
 
 
 def to_bytes(weights: dict[str, Tensor], mean: float, std: float) -> bytes:
@@ -35,7 +37,7 @@ def read(path: Path) -> LeNet5:
         model.load_state_dict(weights)
         if not model.std > 0 or not all(w.isfinite().all() for w in weights.values()):
             raise ValueError("a value in it is not finite, or its std is not above 0")
-    except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, *_WRONG_KINDS) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
     return model

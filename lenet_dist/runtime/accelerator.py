@@ -73,7 +73,8 @@ def start(compute: Compute) -> Accelerator:
         raise RequestError("compute.cuda_graph=true: not available yet; leave it false")
     _set_determinism(compute.deterministic)
     world_size = world_size_of_environment()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # Set for good by set_threads.
+    # Else Accelerate sets the threads itself, and warns; compute.threads sets them for good.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with peer_watch(compute.timeout_seconds):
         accelerator = Accelerator(
             cpu=on_cpu,
