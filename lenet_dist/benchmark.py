@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import signal
@@ -251,7 +250,8 @@ def _provide_files(data_root: str, folder: Path) -> None:
 def _take(name: str, trial: Trial) -> dict[str, Any]:
     """Take one trial: its result.json, with `peak_mib` and `command`. Raises RunFailed."""
     trial.folder.mkdir()
-    command = [sys.executable, *CONTENDERS[name](trial)]
+    arguments = CONTENDERS[name](trial)
+    command = [sys.executable, *arguments]
     environment = {key: text for key, text in os.environ.items() if not _NOT_OURS.match(key)}
     output = trial.folder.with_suffix(".log")
     with open(output, "wb") as log:
@@ -269,7 +269,13 @@ def _take(name: str, trial: Trial) -> dict[str, Any]:
         end = "\n".join(output.read_text(errors="replace").splitlines()[-20:])
         raise RunFailed(f"{name} ended with exit code {process.returncode}:\n{end}")
     result = json.loads((trial.folder / "result.json").read_text())
-    return {**result, "peak_mib": usage.ru_maxrss / 1024, "command": shlex.join(command)}
+    return {**result, "peak_mib": usage.ru_maxrss / 1024, "command": _as_typed(arguments, trial)}
+
+
+def _as_typed(arguments: list[str], trial: Trial) -> str:
+    """The command as one would type it, without this machine's folders."""
+    command = shlex.join(["python", *arguments])
+    return command.replace(f"{_CONFIG.parents[1]}/", "").replace(str(trial.folder.parent), "FOLDER")
 
 
 def _summary(trials: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -294,11 +300,10 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
+    from lenet_dist.runtime.hardware import cores, cpu_name
     from lenet_dist.runtime.versions import git_commit, versions
 
-    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    cpu = model[1] if model else platform.machine()
-    hardware = {"cpu": cpu, "cores": len(os.sched_getaffinity(0))}
+    hardware = {"cpu": cpu_name(), "cores": cores()}
     software = {**versions(), "torchvision": version("torchvision")}
     return {"hardware": hardware, "versions": software, "git_commit": git_commit()}
 

@@ -20,6 +20,7 @@ from accelerate.utils import (
 
 from lenet_dist.config import Compute
 from lenet_dist.exits import LostProcess, RequestError, RunFailed
+from lenet_dist.runtime.hardware import cores
 
 T = TypeVar("T")
 
@@ -95,9 +96,7 @@ def start(compute: Compute) -> Accelerator:
 
 def auto_threads() -> int:
     """CPU threads for each process: this node's cores, dealt to its processes."""
-    has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def device_name(accelerator: Accelerator) -> str:
