@@ -9,7 +9,42 @@ from pathlib import Path
 import pytest
 import torch
 
+from lenet_dist.config import Data
+from lenet_dist.data import fetch
+from lenet_dist.exits import RequestError
 from tests.processes import Job, Jobs, LaunchedJobs
+
+_STARTS_PROCESSES = ("benchmark", "commands", "failures", "resume", "same_bits", "stop")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: those of the files that start jobs come after all others."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") in _STARTS_PROCESSES)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where everything a test may need has been installed, a skip is a hole in the gate."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped and os.environ.get("LENET_DIST_NO_SKIPS"):
+        terminalreporter.write_line(f"LENET_DIST_NO_SKIPS: {len(skipped)} skipped: failed")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """See pytest_terminal_summary."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("LENET_DIST_NO_SKIPS") and reporter and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def mnist(request: pytest.FixtureRequest) -> Path:
+    """The repository's data root with the real MNIST in it, fetched if need be."""
+    root = request.config.rootpath / "data"
+    try:
+        fetch.ensure(Data(root=str(root)))
+    except RequestError as error:
+        pytest.skip(f"needs MNIST: {error}")
+    return root
 
 
 @pytest.fixture(autouse=True)

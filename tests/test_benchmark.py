@@ -9,20 +9,10 @@ from pathlib import Path
 import pytest
 
 from lenet_dist import benchmark
-from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
-from tests.processes import ROOT, command
+from tests.processes import command
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
-MNIST = ROOT / "data" / "mnist"
-
-
-@pytest.fixture
-def mnist() -> Path:
-    """The repository's `data`, where it holds MNIST."""
-    if not all((MNIST / file).is_file() for file in fetch.SHA256["mnist"]):
-        pytest.skip(f"needs MNIST in {MNIST}: run `make train` once")
-    return MNIST.parent
 
 
 def test_both_contenders_are_measured_and_compared(mnist: Path, tmp_path: Path) -> None:

@@ -22,17 +22,6 @@ from lenet_dist.exits import RequestError
 from tests.processes import Jobs, result
 
 
-@pytest.fixture(scope="session")
-def mnist(request: pytest.FixtureRequest) -> Path:
-    """The repository's data root with the real MNIST in it, fetched if need be."""
-    root = request.config.rootpath / "data"
-    try:
-        fetch.ensure(Data(root=str(root)))
-    except RequestError as error:
-        pytest.skip(f"needs MNIST: {error}")
-    return root
-
-
 class Mirror:
     """A web server on loopback that has MNIST's files, zipped, and counts what it is asked for."""
 

@@ -29,6 +29,15 @@ def test_a_loss_that_is_not_finite_stops_every_process_and_is_never_saved(
     assert all(line["step"] < failed_at for line in read_lines(job.directory))
 
 
+def test_weights_that_are_not_finite_are_never_saved_though_the_loss_was(jobs: Jobs) -> None:
+    # A float32's largest number is 3.4e38: the first update overflows, after a finite loss.
+    overflow = ("optimizer.name=sgd", "optimizer.lr=1e300", "schedule.name=constant")
+    job = jobs.start(*overflow, "schedule.warmup=0", "train.max_steps=1").expect(1)
+    assert "the weights are not finite" in job.text() and "Traceback" not in job.text()
+    assert checkpoint_steps(job.directory) == []
+    assert not (job.directory / "result.json").exists()
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank_ends_the_others_at_once(

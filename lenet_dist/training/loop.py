@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from typing import Any
 
 from lenet_dist import config as configuration
 from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
-from lenet_dist.exits import Stopped
+from lenet_dist.exits import RunFailed, Stopped
 from lenet_dist.files import write_atomically
 from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
@@ -101,6 +102,11 @@ def _save(job: Job) -> None:
     if job.saved_step == job.step:
         return
     job.window.settle(job.step)
+    if not all(weight.isfinite().all() for weight in job.weights().values()):
+        raise RunFailed(
+            f"the weights are not finite after the update at step {job.step};"
+            " no checkpoint holds it: lower optimizer.lr"
+        )
     on_main(job.accelerator, lambda: _write_checkpoint(job))
     job.last_save = time.monotonic()
     job.saved_step = job.step
@@ -142,6 +148,8 @@ def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     chunk_size = job.config.evaluate.batch_size
     evaluation = evaluate(model, images, chunk_size, job.accelerator, between_chunks)
     job.clock.switch(previous)
+    if not math.isfinite(evaluation.loss):
+        raise RunFailed(f"the {kind} loss is {evaluation.loss} after step {job.step}")
     if job.accelerator.is_main_process:
         line = {**_position(job, kind), **evaluation.summary()}
         job.metrics.write(line)
