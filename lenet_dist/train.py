@@ -14,6 +14,7 @@ import time
 
 from lenet_dist import config as configuration
 from lenet_dist import exits
+from lenet_dist.plan import validate
 from lenet_dist.runtime.stop import StopRequest
 
 
@@ -50,7 +51,7 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
     from lenet_dist.training.job import assemble
     from lenet_dist.training.loop import train
 
-    plan = configuration.validate(config, accelerators.world_size_of_environment())
+    plan = validate(config, accelerators.world_size_of_environment())
     directory = RunDirectory(config)
     accelerator = accelerators.start(config.compute)
     with accelerators.peer_watch(config.compute.timeout_seconds):

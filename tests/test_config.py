@@ -23,10 +23,10 @@ from lenet_dist.config import (
     keys,
     load,
     to_yaml,
-    validate,
     value_of,
 )
 from lenet_dist.exits import RequestError
+from lenet_dist.plan import validate
 from tests.properties import PROPERTY
 
 ROOT = Path(__file__).parents[1]

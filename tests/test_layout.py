@@ -19,7 +19,7 @@ LEVELS = {
     "data": 1, "model": 1, "runtime": 1, "tracking": 1,
     "base": 0,
 }  # fmt: skip
-BASE = {"config", "exits", "files"}
+BASE = {"config", "exits", "files", "plan"}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 
 

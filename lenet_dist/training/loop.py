@@ -20,7 +20,7 @@ from lenet_dist.runtime.stop import Action, agree, is_agreement_due
 from lenet_dist.runtime.versions import git_commit, versions
 from lenet_dist.training import checkpoint as checkpoints
 from lenet_dist.training.evaluation import Evaluation, evaluate
-from lenet_dist.training.job import Job, is_line_due, is_validation_due
+from lenet_dist.training.job import Job
 from lenet_dist.training.schedule import learning_rate
 
 
@@ -37,7 +37,7 @@ def train(job: Job) -> dict[str, Any]:
         job.window.add(stats)
         job.step += 1
         job.progress.advance()
-        if is_line_due(job.config, job.plan, job.step):
+        if job.plan.is_line_due(job.step):
             _write_train_line(job)
         action = _agree(job)
         if action is not Action.GO_ON or _is_save_due(job):
@@ -130,7 +130,7 @@ def _stopped(job: Job) -> Stopped:
 
 
 def _validate_if_due(job: Job) -> Evaluation | None:
-    if not is_validation_due(job.config, job.plan, job.step):
+    if not job.plan.is_validation_due(job.step):
         return None
     return _evaluate(job, "validation", job.validation)
 

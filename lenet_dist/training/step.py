@@ -10,10 +10,11 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from lenet_dist.config import Config, Plan
+from lenet_dist.config import Config
 from lenet_dist.data.augment import Affine
 from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
+from lenet_dist.plan import Plan
 from lenet_dist.training.reduction import sum_over_shards
 from lenet_dist.training.schedule import learning_rate
 

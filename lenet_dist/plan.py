@@ -1,0 +1,118 @@
+"""What a config amounts to on a number of processes: the batch arithmetic, and what is due when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lenet_dist.config import TRAINING_IMAGES, Config
+from lenet_dist.exits import RequestError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config amounts to on a number of processes: the batch arithmetic."""
+
+    world_size: int
+    training_images: int
+    batch_size: int
+    shards: int
+    shards_per_process: int
+    steps_per_epoch: int
+    total_steps: int
+    line_every_steps: int
+    validate_every_epochs: int
+    """0: never."""
+
+    @property
+    def shard_size(self) -> int:
+        """Images in one shard."""
+        return self.batch_size // self.shards
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, from 1, that step number `step` (from 1) belongs to."""
+        return (step - 1) // self.steps_per_epoch + 1
+
+    def is_line_due(self, step: int) -> bool:
+        """Whether a train line is due after step number `step` (from 1)."""
+        return step % self.line_every_steps == 0 or step == self.total_steps
+
+    def is_validation_due(self, step: int) -> bool:
+        """Whether a validation is due after `step` steps."""
+        if self.validate_every_epochs == 0 or step == 0:
+            return False
+        epoch, rest = divmod(step, self.steps_per_epoch)
+        is_epoch_due = rest == 0 and epoch % self.validate_every_epochs == 0
+        return is_epoch_due or step == self.total_steps
+
+    def __str__(self) -> str:
+        epochs = self.total_steps / self.steps_per_epoch
+        dropped = self.training_images - self.steps_per_epoch * self.batch_size
+        return (
+            f"global batch {self.batch_size} = {_count(self.world_size, 'process', 'es')}"
+            f" x {_count(self.shards_per_process, 'shard')} x {self.shard_size} images; "
+            f"{self.training_images} training images = {self.steps_per_epoch} steps an epoch"
+            f" ({dropped} left out of each); {epochs:g} epochs = {self.total_steps} steps"
+        )
+
+
+def validate(config: Config, world_size: int) -> Plan:
+    """The batch arithmetic of a config on `world_size` processes.
+
+    Raises RequestError, with the numbers that would do, for what does not divide evenly.
+    """
+    train = config.train
+    images = TRAINING_IMAGES[config.data.name] - config.data.validation
+    if images < train.batch_size:
+        raise RequestError(
+            f"data.validation={config.data.validation} leaves {max(images, 0)} training images,"
+            f" fewer than train.batch_size={train.batch_size}"
+        )
+    # Under ddp a process has one backward pass: its share of the batch is the only shard.
+    shards = train.shards if train.reduction == "fixed" else world_size
+    name = "train.shards" if train.reduction == "fixed" else "the number of processes"
+    if train.batch_size % shards:
+        nearest = [n for n in _multiples_around(train.batch_size, shards) if n <= images]
+        raise RequestError(
+            f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
+            f" the nearest sizes that can: {_or(nearest)}"
+        )
+    if shards % world_size:
+        divisors = [n for n in range(1, shards + 1) if shards % n == 0]
+        fitting = [
+            n for n in range(world_size, train.batch_size + 1, world_size)
+            if train.batch_size % n == 0
+        ][:3]  # fmt: skip
+        raise RequestError(
+            f"train.shards={shards} can't be dealt evenly to {world_size} processes;"
+            f" use {_or(divisors)} processes"
+            + (f", or train.shards={_or(fitting)}" if fitting else "")
+        )
+    steps_per_epoch = images // train.batch_size
+    total_steps = train.epochs * steps_per_epoch
+    if train.max_steps is not None:
+        total_steps = min(total_steps, train.max_steps)
+    return Plan(
+        world_size=world_size,
+        training_images=images,
+        batch_size=train.batch_size,
+        shards=shards,
+        shards_per_process=shards // world_size,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        line_every_steps=config.log.every_steps,
+        validate_every_epochs=config.evaluate.every_epochs if config.data.validation else 0,
+    )
+
+
+def _multiples_around(number: int, divisor: int) -> list[int]:
+    below = number // divisor * divisor
+    return [n for n in (below, below + divisor) if n > 0]
+
+
+def _or(numbers: list[int]) -> str:
+    *head, last = map(str, numbers)
+    return f"{', '.join(head)} or {last}" if head else last
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number} {noun}{'' if number == 1 else plural}"

@@ -1,0 +1,123 @@
+"""Where a start begins: the run directory opened, its newest checkpoint found and compared with
+the request, and all that was written after it taken back."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from lenet_dist import config as configuration
+from lenet_dist.config import Config
+from lenet_dist.exits import RequestError
+from lenet_dist.files import write_atomically
+from lenet_dist.plan import Plan
+from lenet_dist.runtime.accelerator import auto_threads, device_name
+from lenet_dist.runtime.run_directory import RunDirectory, config_changes, refusal
+from lenet_dist.runtime.versions import DECIDE_BITS, versions
+from lenet_dist.tracking.metrics import Line, MetricsFile
+from lenet_dist.training import checkpoint as checkpoints
+from lenet_dist.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where a start begins, as the main process found it."""
+
+    threads: int
+    checkpoint: Checkpoint | None
+    resumes: int
+    bit_exact: bool
+
+
+def begin(
+    config: Config,
+    plan: Plan,
+    accelerator: Accelerator,
+    directory: RunDirectory,
+    metrics: MetricsFile,
+    data_sha256: str,
+) -> Beginning:
+    """Open the run directory and bring it to the state of its newest checkpoint."""
+    begun = directory.open(config)
+    threads = _threads(config, begun)
+    differences = _config_differences(config, begun, threads)
+    checkpoint: Checkpoint | None = None
+    warnings: list[str] = []
+    if begun:
+        checkpoint, warnings = checkpoints.load_newest(directory.checkpoints)
+    step = checkpoint.state["step"] if checkpoint else 0
+    if checkpoint:
+        differences += _state_differences(checkpoint.state, config, plan, accelerator, data_sha256)
+    differences += _lost_lines(metrics, plan, step)
+    if differences and not config.run.inexact:
+        raise RequestError(refusal(directory.path, differences))
+    for warning in warnings:
+        print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
+
+    resolved = copy.deepcopy(config)
+    resolved.compute.threads = threads
+    write_atomically(directory.config, configuration.to_yaml(resolved).encode())
+    metrics.keep(lambda line: _is_before(line, step))
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    start = {"step": step, "world_size": plan.world_size, "time": now}
+    earlier_starts = directory.note_start(start)
+    bit_exact = not differences and (checkpoint is None or checkpoint.state["bit_exact"])
+    return Beginning(threads, checkpoint, earlier_starts, bit_exact)
+
+
+def _threads(config: Config, begun: Config | None) -> int:
+    """CPU threads a process: as asked, else as the run began, else this node's share."""
+    asked, before = config.compute.threads, begun.compute.threads if begun else "auto"
+    if asked != "auto":
+        return asked
+    return before if before != "auto" else auto_threads()
+
+
+def _config_differences(config: Config, begun: Config | None, threads: int) -> list[str]:
+    if begun is None:
+        return []
+    differences = config_changes(begun, config)
+    if threads != begun.compute.threads:
+        differences.append(f"compute.threads: {begun.compute.threads} -> {threads}")
+    return differences
+
+
+def _state_differences(
+    state: dict[str, Any], config: Config, plan: Plan, accelerator: Accelerator, data_sha256: str
+) -> list[str]:
+    """What differs between a checkpoint's circumstances and the present ones, and decides bits."""
+    now: dict[str, Any] = {
+        "config_hash": configuration.config_hash(config),
+        "data_sha256": data_sha256,
+        "device": device_name(accelerator),
+    }
+    before = {name: state[name] for name in now}
+    if config.train.reduction == "ddp":
+        before["world size (under train.reduction=ddp)"] = state["world_size"]
+        now["world size (under train.reduction=ddp)"] = plan.world_size
+    present = versions()
+    before |= {name: state["versions"].get(name) for name in DECIDE_BITS}
+    now |= {name: present[name] for name in DECIDE_BITS}
+    return [f"{name}: {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+
+
+def _is_before(line: Line, step: int) -> bool:
+    """Whether a line was written before the checkpoint of `step`: evaluations come after it."""
+    return line["step"] < step or (line["step"] == step and line["kind"] == "train")
+
+
+def _lost_lines(metrics: MetricsFile, plan: Plan, step: int) -> list[str]:
+    """What a run that is at `step` has written and metrics.jsonl lacks, as a difference."""
+    steps = range(1, step + 1)
+    expected = {("train", s) for s in steps if plan.is_line_due(s)}
+    expected |= {("validation", s) for s in steps[:-1] if plan.is_validation_due(s)}
+    lost = expected - {(line["kind"], line["step"]) for line in metrics.read()}
+    if not lost:
+        return []
+    kind, first = min(lost, key=lambda entry: entry[1])
+    return [f"{metrics.path} has lost {len(lost)} lines, first the {kind} line of step {first}"]
