@@ -48,7 +48,7 @@ def test_a_killed_rank_ends_the_others_at_once(
     began = time.monotonic()
     job.ranks[lost].send(signal.SIGKILL)
     codes = job.wait()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert codes == [-signal.SIGKILL if rank == lost else 1 for rank in range(world_size)]
     others = [rank for number, rank in enumerate(job.ranks) if number != lost]
     assert all("lost another process" in rank.text() for rank in others)
@@ -61,8 +61,8 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs) -> None:
     job.until_step(14)
     began = time.monotonic()
     job.ranks[1].send(signal.SIGSTOP)
-    assert job.main.wait(30) == 1
-    assert 4 < time.monotonic() - began < 15
+    assert job.main.wait(70) == 1
+    assert 4 < time.monotonic() - began < 5 + 60
     assert "lost another process, or waited for it longer" in job.main.text()
     job.ranks[1].send(signal.SIGCONT)
     assert job.ranks[1].wait(30) == 1

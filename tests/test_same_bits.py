@@ -7,7 +7,7 @@ import pytest
 from tests.processes import Job, Jobs, outcome, read_lines, result
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_several_processes_end_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, world_size: int
 ) -> None:

