@@ -9,6 +9,7 @@ A run brings its own config; a file is taken with the schema's defaults.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from lenet_dist import config as configuration
@@ -54,7 +55,8 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.training.evaluation import evaluate
 
     slurm.adopt_ranks()
-    accelerator = accelerators.start(config.compute)
+    # Evaluation is in full precision, also of what was trained in less on another machine.
+    accelerator = accelerators.start(replace(config.compute, precision="no", cuda_graph=False))
     with accelerators.peer_watch(config.compute.timeout_seconds):
         threads = config.compute.threads
         torch.set_num_threads(accelerators.auto_threads() if threads == "auto" else threads)

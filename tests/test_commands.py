@@ -121,7 +121,9 @@ def test_evaluate_gives_the_runs_own_test_metrics(
 def test_evaluate_takes_a_file_and_overrides(uninterrupted: Job, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     shutil.copy(uninterrupted.directory / "model.safetensors", file)
-    shown = command("python", "-m", "lenet_dist.evaluate", str(file), "data.name=synthetic")
+    # Trained in fp16 on a GPU, say: evaluation is in full precision anywhere.
+    overrides = ("data.name=synthetic", "compute.precision=fp16")
+    shown = command("python", "-m", "lenet_dist.evaluate", str(file), *overrides)
     test = result(uninterrupted.directory)["test"]
     assert f"accuracy {test['accuracy']:.4f}, correct {test['correct']}, count 2000" in shown.stdout
 

@@ -62,6 +62,18 @@ def test_kills_at_random_moments_change_nothing(jobs: Jobs, uninterrupted: Job) 
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 
 
+def test_a_run_killed_in_its_last_evaluation_evaluates_again(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    job = jobs.start(world_size=2)
+    job.until(lambda: 60 in checkpoint_steps(job.directory))
+    for rank in job.ranks:
+        rank.send(signal.SIGKILL)
+    job.wait()
+    assert not (job.directory / "result.json").exists()
+    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
+
+
 def test_a_run_resumed_under_bf16_ddp_and_sgd_keeps_its_bits(jobs: Jobs) -> None:
     recipe = (
         "compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05",

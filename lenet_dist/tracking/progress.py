@@ -72,7 +72,7 @@ def result_table(result: dict[str, Any], path: str) -> str:
         ("speed", f"{result['samples_per_second']:,.0f} images/s"),
         ("time", f"{seconds['total']:.1f} s, {seconds['train']:.1f} s of it training"),
         ("weights", f"SHA-256 {result['weights_sha256'][:16]}..."),
-        ("same bits", "yes" if result["bit_exact"] else "no: see run.inexact"),
+        ("same bits", "promised" if result["bit_exact"] else "not promised"),
         ("run", path),
     ]
     return "\n".join(f"{label:>20}  {value}" for label, value in rows)

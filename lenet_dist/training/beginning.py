@@ -66,7 +66,8 @@ def begin(
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     start = {"step": step, "world_size": plan.world_size, "time": now}
     earlier_starts = directory.note_start(start)
-    bit_exact = not differences and (checkpoint is None or checkpoint.state["bit_exact"])
+    was_exact = checkpoint is None or checkpoint.state["bit_exact"]
+    bit_exact = was_exact and not differences and config.compute.deterministic
     return Beginning(threads, checkpoint, earlier_starts, bit_exact)
 
 

@@ -48,8 +48,8 @@ class TrainStep:
         self.accelerator = accelerator
         self.model = model
         self.parameters = list(model.parameters())
-        # Accelerate's own backward, step and zero_grad look for optional packages at every call:
-        # with eight shards a millisecond a step. These are the objects that they wrap.
+        # Accelerate's own backward, step and zero_grad look for optional packages at every call,
+        # and a step may call them for each of its shards. These are the objects that they wrap.
         self.optimizer: torch.optim.Optimizer = optimizer.optimizer
         self.scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
         self.average = average
