@@ -380,4 +380,4 @@ def _check_range(key: Key, value: Any) -> None:
     if not (low <= value <= high and above < value < below):
         bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
         wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-        raise RequestError(f"{key.name}={value}: must be {wanted or 'a finite number'}")
+        raise RequestError(f"{key.name}={value}: must be {wanted}")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 # A rank is forked from a server that has torch imported and has computed nothing: a process of its
-# own as any other, 0.2 s after it is asked for instead of 5. Launchers get their own tests.
+# own as any other, without the seconds of its imports. Launchers get their own tests.
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"])
 
@@ -167,9 +167,9 @@ class Jobs:
 class LaunchedJob:
     """A launcher's process, in a session of its own, and the directory of the run under it."""
 
-    def __init__(self, arguments: list[str], directory: Path) -> None:
+    def __init__(self, arguments: list[str], directory: Path, log: str) -> None:
         self.directory = directory
-        self.output = directory.with_suffix(".log")
+        self.output = directory.with_suffix(f".{log}.log")
         with open(self.output, "w") as output:
             self.process = subprocess.Popen(
                 arguments, cwd=ROOT, env=user_environment(), stdin=subprocess.DEVNULL,
@@ -219,14 +219,14 @@ class LaunchedJobs:
         self.folder = folder
         self._jobs: list[LaunchedJob] = []
 
-    def start(self, *arguments: str, name: str = "run") -> LaunchedJob:
+    def start(self, *arguments: str, name: str = "run", log: str = "0") -> LaunchedJob:
         """Start a long SMALL run by the arguments, to which the overrides are added."""
         place = (f"run.root={self.folder}", f"run.name={name}")
         long = ("train.max_steps=5000", "data.validation=2000")
         program = str(BIN / arguments[0])
         full = [program, *arguments[1:], *place, *SMALL, *long]
         overrides = [a for a in arguments[1:] if "=" in a]
-        self._jobs.append(LaunchedJob([*full, *overrides], self.folder / name))
+        self._jobs.append(LaunchedJob([*full, *overrides], self.folder / name, log))
         return self._jobs[-1]
 
     def __enter__(self) -> LaunchedJobs:

@@ -11,7 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from lenet_dist import config as configuration
 from lenet_dist.config import keys
-from tests.processes import ROOT, SMALL, Job, command, outcome, result
+from tests.processes import ROOT, SMALL, Job, LaunchedJobs, command, free_port, outcome, result
 
 TRAIN = ("-m", "lenet_dist.train")
 LAUNCH_FILES = ("cpu", "gpu", "gpus", "nodes")
@@ -40,6 +40,23 @@ def test_every_launcher_gives_the_same_bits(
     assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)
     expected = 2 if "torchrun" in launcher or "configs/launch/gpus.yaml" in launcher else 1
     assert result(tmp_path / "run")["world_size"] == expected
+
+
+def test_two_machines_by_the_launch_file_give_the_same_bits(
+    uninterrupted: Job, launched: LaunchedJobs
+) -> None:
+    # Both are this one: each launcher knows only its own rank, the first machine and the port.
+    where = ("--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port()))
+    launch = ("accelerate", "launch", "--config_file", "configs/launch/nodes.yaml", *where)
+    nodes = [
+        launched.start(*launch, "--machine_rank", rank, *TRAIN, "train.max_steps=60", log=rank)
+        for rank in ("0", "1")
+    ]
+    for node in nodes:
+        node.wait_for_everyone(60)
+        assert node.process.returncode == 0, node.text()
+    assert result(nodes[0].directory)["world_size"] == 2
+    assert outcome(nodes[0].directory) == outcome(uninterrupted.directory)
 
 
 def test_the_files_for_accelerate_launch_are_these_and_load() -> None:

@@ -143,23 +143,24 @@ def test_shards_that_do_not_divide_among_the_processes_are_refused(jobs: Jobs) -
     assert "train.shards=8 can't be dealt evenly to 3 processes" in job.text()
 
 
-@pytest.mark.parametrize("how", ["truncated", "altered", "another set's", "a directory"])
-def test_damaged_data_is_named_and_nothing_is_written(jobs: Jobs, how: str) -> None:
-    file = jobs.folder / "data" / "mnist" / "t10k-labels-idx1-ubyte"
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("t10k-labels-idx1-ubyte", b"\0\0\x08\x01", "not mnist's: SHA-256"),
+        ("t10k-labels-idx1-ubyte", b"\0" * 10_008, "not mnist's: SHA-256"),
+        ("train-images-idx3-ubyte.gz", b"no gzip at all", "can't be read"),
+    ],
+)
+def test_damaged_data_is_named_and_nothing_is_written(
+    jobs: Jobs, name: str, content: bytes, complaint: str
+) -> None:
+    file = jobs.folder / "data" / "mnist" / name
     file.parent.mkdir(parents=True)
-    match how:
-        case "truncated":
-            file.write_bytes(b"\0\0\x08\x01")
-        case "altered":
-            file.write_bytes(b"\0" * 10_008)
-        case "another set's":
-            file.with_suffix(".gz").write_bytes(b"no gzip at all")
-            file.with_suffix(".gz").rename(file.parent / f"{file.name}.gz")
-        case "a directory":
-            file.mkdir()
+    file.write_bytes(content)
     data = ("data.name=mnist", f"data.root={jobs.folder / 'data'}", "data.download=false")
-    job = jobs.start(*data).expect(2)
-    assert "mnist" in job.text() and "Traceback" not in job.text()
+    job = jobs.start(*data, world_size=2).expect(2)
+    assert f"error: {file}: {complaint}" in job.text() and "Traceback" not in job.text()
+    assert file.read_bytes() == content
     assert not job.directory.exists()
 
 

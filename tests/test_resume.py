@@ -51,13 +51,14 @@ def test_three_stops_in_one_epoch_and_one_at_its_boundary_change_nothing(
 
 
 def test_kills_at_random_moments_change_nothing(jobs: Jobs, uninterrupted: Job) -> None:
-    moments = random.Random(0)
+    moments, codes = random.Random(0), []
     for _ in range(6):
         job = jobs.start("checkpoint.every_steps=1", "checkpoint.keep=3")
         job.until(lambda job=job: job.directory.exists())
         job.main.process.join(moments.uniform(0.0, 1.5))
         job.main.send(signal.SIGKILL)
-        job.wait()
+        codes += job.wait()
+    assert codes.count(-signal.SIGKILL) >= 3, codes
     last = jobs.run()
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 

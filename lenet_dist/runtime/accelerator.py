@@ -157,10 +157,10 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
 
 def _check_environment(compute: Compute) -> None:
     for name, (neutral, advice) in _NEUTRAL.items():
-        value = os.environ.get(name, neutral).lower()
-        if name == "ACCELERATE_MIXED_PRECISION" and value == compute.precision:
-            continue
-        if value != neutral and value not in ("", "0" if neutral == "false" else neutral):
+        harmless = {"", neutral} | ({"0"} if neutral == "false" else set())
+        if name == "ACCELERATE_MIXED_PRECISION":
+            harmless.add(compute.precision)
+        if os.environ.get(name, "").lower() not in harmless:
             raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
 
 
