@@ -11,6 +11,7 @@ Run the same command again to continue after a stop.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from lenet_dist import config as configuration
 from lenet_dist import exits
@@ -47,18 +48,24 @@ def main(arguments: list[str]) -> None:
 def _train(config: configuration.Config, stop: StopRequest, started: float) -> None:
     from lenet_dist.runtime import accelerator as accelerators
     from lenet_dist.runtime.run_directory import RunDirectory
+    from lenet_dist.tracking.environment import active_trackers
+    from lenet_dist.tracking.follower import followed
     from lenet_dist.tracking.progress import result_table
     from lenet_dist.training.job import assemble
     from lenet_dist.training.loop import train
 
     plan = validate(config, accelerators.world_size_of_environment())
+    trackers = active_trackers(config)
     directory = RunDirectory(config)
     accelerator = accelerators.start(config.compute)
-    with accelerators.peer_watch(config.compute.timeout_seconds):
+    with ExitStack() as after, accelerators.peer_watch(config.compute.timeout_seconds):
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         if result is None:
             accelerator.print(plan, flush=True)
-            result = train(assemble(config, accelerator, directory, stop, started))
+            job = assemble(config, accelerator, directory, stop, started)
+            if trackers and accelerator.is_main_process:
+                after.enter_context(followed(directory.path, job.progress.say))
+            result = train(job)
         else:
             accelerator.print(f"{directory.path} is complete; nothing to do")
     accelerator.print(result_table(result, str(directory.path)))

@@ -57,11 +57,14 @@ class RunDirectory:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         return configuration.load(self.config) if self.config.exists() else None
 
-    def note_start(self, start: dict[str, Any]) -> int:
-        """Add a line for this start; gives how many starts there were before."""
-        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+    def read_starts(self) -> list[dict[str, Any]]:
+        """What each start so far has noted."""
+        text = self.starts.read_text() if self.starts.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def note_start(self, start: dict[str, Any]) -> None:
+        """Add a line for this start."""
         append_line(self.starts, json.dumps(start))
-        return len(lines)
 
 
 def config_changes(before: Config, now: Config) -> list[str]:
