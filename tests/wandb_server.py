@@ -6,12 +6,13 @@ refuses, as the real one would, and notes in `unknown`.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 KEY = "0123456789" * 4
@@ -42,14 +43,16 @@ class WandbServer:
         self.status = 200
         """What every request is answered with; beside 200, it is refused."""
         self.key = KEY
-        self.on_history: Callable[[StoredRun], None] = lambda run: None
-        """Called when rows have arrived."""
+        self.goes_on = Event()
+        """While it is not set, every request waits."""
+        self.goes_on.set()
         self.runs: dict[str, StoredRun] = {}
         self.files: dict[str, bytes] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.asked: list[str] = []
         self.unknown: list[str] = []
+        self._is_gone = False
         self._lock = Lock()
         self._http = _HttpServer(("127.0.0.1", 0), _handler_for(self))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -72,13 +75,18 @@ class WandbServer:
         self.stop()
 
     def stop(self) -> None:
-        """Be gone: connections are refused from now on."""
+        """Be gone: connections are refused from now on, and those that stand say nothing more."""
+        self._is_gone = True
+        self.goes_on.set()
         self._http.shutdown()
         self._http.server_close()
 
     def answer(self, method: str, path: str, key: str, body: bytes) -> tuple[int, Any]:
-        """The status and the JSON that answer a request."""
+        """The status and the JSON that answer a request. Raises ConnectionError when gone."""
+        self.goes_on.wait()
         with self._lock:
+            if self._is_gone:
+                raise ConnectionError
             if self.status != 200:
                 return self.status, {"error": "as the test wishes"}
             if path.startswith("/storage/"):
@@ -109,7 +117,6 @@ class WandbServer:
             first = part["offset"]
             if name == "wandb-history.jsonl":
                 run.history[first : first + len(rows)] = rows
-                self.on_history(run)
             elif name == "wandb-events.jsonl":
                 run.events[first : first + len(rows)] = rows
             elif name == "wandb-summary.json":
@@ -151,8 +158,6 @@ def _handler_for(server: WandbServer) -> type[BaseHTTPRequestHandler]:
 
 
 def _key_in(authorization: str) -> str:
-    import base64
-
     kind, _, value = authorization.partition(" ")
     return base64.b64decode(value).decode().partition(":")[2] if kind == "Basic" else value
 
@@ -229,7 +234,9 @@ def _create_artifact(server: WandbServer, asked: dict[str, Any]) -> Any:
 def _create_manifest(server: WandbServer, asked: dict[str, Any]) -> Any:
     place = f"{server.url}/storage/artifacts/{asked['artifactID']}/{asked['name']}"
     file = {"id": "f", "uploadUrl": place, "uploadHeaders": []}
-    return {"createArtifactManifest": {"artifactManifest": {"id": asked["artifactID"], "file": file}}}
+    return {
+        "createArtifactManifest": {"artifactManifest": {"id": asked["artifactID"], "file": file}}
+    }
 
 
 def _artifact_files(server: WandbServer, asked: dict[str, Any]) -> Any:

@@ -69,7 +69,8 @@ def followed(run: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def catch_up_advice(run: Path) -> str:
     """The command that brings trackers up to date."""
-    return f"upload later with: python -m lenet_dist.track {shlex.quote(str(run))}"
+    track = f"python -m lenet_dist.track {shlex.quote(str(run))}"
+    return f"upload later with: {track} wandb.mode=online"
 
 
 class _Follower:

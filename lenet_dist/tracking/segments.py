@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+class Content(NamedTuple):
+    """What W&B's own reader finds in a segment."""
+
+    steps: list[int]
+    """W&B's own numbers of the lines in it."""
+    is_whole: bool
+    """Whether it was written to its end: `wandb sync` breaks off at one that was not."""
+
+
 class Segment(NamedTuple):
-    """The folder of one start: ``[offline-]run-DATE_TIME-ID``."""
+    """The folder of one start: ``[offline-]run-DATE_TIME-ID``, and a number if it has that name's
+    second to share."""
 
     folder: Path
 
@@ -20,30 +30,30 @@ class Segment(NamedTuple):
         return not self.folder.name.startswith("offline-")
 
     @property
-    def is_synced(self) -> bool:
-        """Whether `wandb sync` would leave it alone."""
+    def is_hidden(self) -> bool:
+        """Whether `wandb sync` leaves it alone, as it does when it is through with one."""
         return self._marker.exists()
 
-    def mark_synced(self) -> None:
-        """Have `wandb sync` leave it alone: the server has its lines, or will have them from us."""
+    def hide(self) -> None:
+        """Have `wandb sync` leave it alone."""
         self._marker.touch()
 
-    def steps(self, core: str) -> list[int]:
-        """W&B's own step numbers of the lines in it, as W&B's own reader finds them.
+    def read(self, core: str) -> Content:
+        """Its content. `core`: W&B's program; `wandb leet` is that behind half a second of Python.
 
-        `core`: W&B's program; `wandb leet` is the same behind half a second of Python.
+        Of a segment whose writer was killed, this is what comes before the last, broken record.
         """
         read = subprocess.run(
             [core, "leet", "inspect", "--no-observability", "--json", "--run-file", self._file],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        # A segment whose writer was killed ends in the middle of a record, or before the first.
         records = [json.loads(text) for text in read.stdout.splitlines() if text.startswith("{")]
-        return [r["history"]["item"]["_step"] for r in records if r["type"] == "history"]
+        steps = [r["history"]["item"]["_step"] for r in records if r["type"] == "history"]
+        return Content(steps, bool(records) and records[-1]["type"] == "exit")
 
     @property
     def _file(self) -> Path:
-        return self.folder / f"run-{self.folder.name.rsplit('-', 1)[1]}.wandb"
+        return next(self.folder.glob("run-*.wandb"), self.folder / "run.wandb")
 
     @property
     def _marker(self) -> Path:
@@ -52,7 +62,7 @@ class Segment(NamedTuple):
 
 def segments(run: Path, wandb_id: str) -> list[Segment]:
     """The run's segments, oldest first."""
-    name = re.compile(rf"(offline-)?run-\d+_\d+-{re.escape(wandb_id)}")
+    name = re.compile(rf"(offline-)?run-\d+_\d+-{re.escape(wandb_id)}(-.+)?")
     folders = [folder for folder in (run / "wandb").glob("*") if name.fullmatch(folder.name)]
     return [Segment(f) for f in sorted(folders, key=lambda f: f.name.removeprefix("offline-"))]
 
@@ -61,13 +71,16 @@ def lines_in(parts: list[Segment], core: str) -> int:
     """How many lines of metrics.jsonl, from the first on, the segments hold together.
 
     An online segment's steps count from the run's first line, whatever came before it; an offline
-    one's count from its own.
+    one's count from its own. Offline segments that are not whole are hidden, and their lines not
+    counted: they can be told again, and a broken segment would keep the others from being synced.
     """
     lines = 0
     for part in parts:
-        steps = part.steps(core)
+        content = part.read(core)
         if part.is_online:
-            lines = steps[-1] + 1 if steps else lines
+            lines = content.steps[-1] + 1 if content.steps else lines
+        elif content.is_whole:
+            lines += len(content.steps)
         else:
-            lines += len(steps)
+            part.hide()
     return lines

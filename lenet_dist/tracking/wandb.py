@@ -36,6 +36,9 @@ _INIT_SECONDS = 10
 _FINISH_SECONDS = 18
 """Longest waits for the server; both together must fit into what an ending allows."""
 
+_ERRORS_BORNE = 3
+"""After the first it begins again; after the second, if not the first, offline."""
+
 _POSITION = ("kind", "step", "epoch", "samples")
 _UPLOADERS = ("filestream:", "runupserter:", "runfiles:", "fileTransfer:", "sender:")
 """W&B's parts whose errors, in its log, mean that something did not arrive; it tells nobody else.
@@ -56,14 +59,15 @@ class WandbTracker:
         logging.raiseExceptions = False  # W&B logs into its own folder, which may be full.
         self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
         self._core = get_core_path()
-        self._trouble = ""
-        mode = wandb_mode(config)
-        if mode == "auto":
-            mode = "online" if _has_key(host := wandb.setup().settings.base_url) else "offline"
-            self._trouble = "" if mode == "online" else f"no key for {host}"
-        self._is_first_trouble = True
+        self._errors = 0
+        self._why_offline = ""
+        self._mode = wandb_mode(config)
+        if self._mode == "auto":
+            host = wandb.setup().settings.base_url
+            self._mode = "online" if _has_key(host) else "offline"
+            self._why_offline = "" if self._mode == "online" else f"no key for {host}"
         try:
-            self._begin(mode)
+            self._begin()
         except Exception as error:
             self.recover(error)
 
@@ -73,57 +77,66 @@ class WandbTracker:
         self._logged += 1
 
     def recover(self, error: Exception) -> None:
-        """Go on offline, once; what can't be written to disk can't be helped here."""
-        if not self._is_first_trouble:
+        """Begin again; offline, if the server is to blame or it was no use."""
+        self._errors += 1
+        if self._errors > _ERRORS_BORNE:
             raise error
-        self._is_first_trouble = False
-        self._trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         with suppress(Exception):
             wandb.teardown()
-        self._begin("offline")
+        if self._errors > 1 or isinstance(error, wandb.errors.CommError):
+            self._mode, self._why_offline = "offline", what
+        try:
+            self._begin()
+        except Exception as again:
+            self.recover(again)
+        else:
+            if self._mode == "online":
+                self._say(f"W&B: begun again after {what}")
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         self._describe_end(ending, result)
         codes = {"completed": 0, "stopped": 75, "incomplete": 75}
         try:
             self._wandb.finish(codes.get(ending.kind, 1))
+            missing = _upload_error(Path(self._wandb.settings.log_internal))
         except TimeoutError:
-            self._trouble = f"not done in {_FINISH_SECONDS} s"
-        self._trouble = self._trouble or _upload_error(Path(self._wandb.settings.log_internal))
+            missing = f"not done in {_FINISH_SECONDS} s"
         here = Segment(Path(self._wandb.settings.sync_dir))
-        is_whole = len(here.steps(self._core)) == self._logged
-        if not is_whole:
-            self._trouble = self._trouble or f"can't write all of it to {self._run / 'wandb'}"
-        if here.is_online and not self._trouble:
-            here.mark_synced()
-        elif here.is_online or not is_whole or self._has_unsynced_online_parts():
-            # `wandb sync` would tell the server again what it has of a part.
-            self._say(f"W&B: {self._trouble}; {catch_up_advice(self._run)}")
+        content = here.read(self._core)
+        if not content.is_whole or len(content.steps) != self._logged:
+            missing = missing or f"can't write everything to {self._run / 'wandb'}"
+        if here.is_online and not missing:
+            here.hide()
+        elif missing or self._has_parts_on_the_way():
+            # `wandb sync` would break off at such a part, or tell the server again what it has.
+            why = missing or self._why_offline or "a part of it is not uploaded"
+            self._say(f"W&B: {why}; {catch_up_advice(self._run)}")
         else:
-            why = f" ({self._trouble})" if self._trouble else ""
+            why = f" ({self._why_offline})" if self._why_offline else ""
             folder = shlex.quote(str(self._run / "wandb"))
             self._say(f"W&B: kept offline{why}; upload later with: wandb sync {folder}")
 
-    def _begin(self, mode: str) -> None:
+    def _begin(self) -> None:
         earlier = segments(self._run, self._start["wandb_id"])
-        self._wandb = wandb.init(settings=self._settings(mode))
+        self._wandb = wandb.init(settings=self._settings())
         circumstances = {"world_size": self._start["world_size"]}
         self._wandb.config.update(asdict(self._config) | circumstances, allow_val_change=True)
         for kind in ("train", "validation", "test"):
             self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
         self._logged = 0
-        if mode == "offline":
+        if self._mode == "offline":
             self.lines = lines_in(earlier, self._core)
             return
         self.lines = self._wandb.starting_step
         for part in earlier:
-            part.mark_synced()
+            part.hide()
         self._say(f"W&B: {self._wandb.url}")
 
-    def _settings(self, mode: str) -> wandb.Settings:
+    def _settings(self) -> wandb.Settings:
         wanted = self._config.wandb
         settings = wandb.Settings(
-            mode=mode,  # type: ignore[arg-type]
+            mode=self._mode,  # type: ignore[arg-type]
             project=wanted.project,
             entity=wanted.entity,
             run_group=wanted.group,
@@ -170,9 +183,10 @@ class WandbTracker:
             # A run gives away one model, the one it was tested with.
             run.log_artifact(model, aliases=["latest", "best"])
 
-    def _has_unsynced_online_parts(self) -> bool:
+    def _has_parts_on_the_way(self) -> bool:
         parts = segments(self._run, self._start["wandb_id"])
-        return any(part.is_online and not part.is_synced for part in parts)
+        on_the_way = (part for part in parts if part.is_online and not part.is_hidden)
+        return any(part.read(self._core).steps for part in on_the_way)
 
 
 def _has_key(host: str) -> bool:
