@@ -57,11 +57,11 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
     with accelerators.peer_watch(config.compute.timeout_seconds):
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         if result is None:
-            accelerator.print(plan, flush=True)
+            accelerators.say(accelerator, plan)
             result = train(assemble(config, accelerator, directory, stop, started))
         else:
-            accelerator.print(f"{directory.path} is complete; nothing to do")
-    accelerator.print(result_table(result, str(directory.path)))
+            accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
+    accelerators.say(accelerator, result_table(result, str(directory.path)))
     accelerator.end_training()
 
 

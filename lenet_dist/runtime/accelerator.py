@@ -19,7 +19,8 @@ from accelerate.utils import (
 )
 
 from lenet_dist.config import Compute
-from lenet_dist.exits import LostProcess, RequestError, RunFailed
+from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed
+from lenet_dist.runtime import slurm
 from lenet_dist.runtime.hardware import cores
 
 T = TypeVar("T")
@@ -67,7 +68,14 @@ def start(compute: Compute) -> Accelerator:
     Raises RequestError where the environment contradicts the config, LostProcess if no peer comes.
     """
     _check_environment(compute)
-    on_cpu = not torch.cuda.is_available() or _is_true("ACCELERATE_USE_CPU")
+    wants_cpu = _is_true("ACCELERATE_USE_CPU")
+    on_cpu = not torch.cuda.is_available() or wants_cpu
+    if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
+        raise NodeError(
+            f"SLURM gave this task GPU {gpus} on {socket.gethostname()}, but torch"
+            f" {torch.__version__} sees none there: look at nvidia-smi and at torch's CUDA version,"
+            " or ask for no GPUs"
+        )
     if compute.precision == "fp16" and on_cpu:
         raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
     if compute.cuda_graph:
@@ -95,7 +103,9 @@ def start(compute: Compute) -> Accelerator:
 
 
 def auto_threads() -> int:
-    """CPU threads for each process: this node's cores, dealt to its processes."""
+    """CPU threads for each process: SLURM's share, or this node's cores dealt to its processes."""
+    if (share := slurm.cpus_of_task()) is not None:
+        return min(share, cores())
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
@@ -103,6 +113,12 @@ def device_name(accelerator: Accelerator) -> str:
     """``cpu``, or the GPU's model."""
     device = accelerator.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def say(accelerator: Accelerator, text: object) -> None:
+    """Print it once. Accelerate's own print does so once on each node."""
+    if accelerator.is_main_process:
+        print(text, flush=True)
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,25 @@ class RunDirectory:
 
     def note_start(self, start: dict[str, Any]) -> int:
         """Add a line for this start; gives how many starts there were before."""
-        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+        earlier = len(self._starts())
         append_line(self.starts, json.dumps(start))
-        return len(lines)
+        return earlier
+
+    def gain(self) -> tuple[int, int]:
+        """The step at which the last start began, and that of the newest checkpoint."""
+        starts, saved = self._starts(), complete_checkpoints(self.checkpoints)
+        return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
+
+    def _starts(self) -> list[dict[str, Any]]:
+        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Step and folder of each checkpoint that was renamed into place, the newest last."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    named = ((re.fullmatch(r"step-(\d{8,})", entry.name), entry) for entry in entries)
+    return sorted((int(name[1]), entry) for name, entry in named if name)
 
 
 def config_changes(before: Config, now: Config) -> list[str]:
