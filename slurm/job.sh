@@ -8,13 +8,17 @@ fail() {
 
 [ -n "${SLURM_JOB_ID:-}" ] || fail "not in a SLURM job; submit it: sbatch $0 ..."
 
+# SLURM_JOB_ID alone would be the whole array for one of its tasks.
+job=$SLURM_JOB_ID
+[ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
 # Run lenet_dist.train with these arguments, one process a task of the job.
 run_job() {
     source slurm/site.sh
     check_python
     # NCCL's flight recorder: what each rank was waiting for, written down when it timed out.
     export TORCH_FR_BUFFER_SIZE=2000 TORCH_FR_DUMP_ON_TIMEOUT=1
-    export TORCH_FR_DUMP_TEMP_FILE=$PWD/slurm-$SLURM_JOB_ID.trace-rank_
+    export TORCH_FR_DUMP_TEMP_FILE=$PWD/slurm-$job.trace-rank_
     say_start "$@"
 
     # SLURM sends a time limit's warning (--signal=USR2@...) to the processes, and SIGTERM to them
@@ -22,7 +26,7 @@ run_job() {
     ended_by_slurm= interrupted=
     trap 'ended_by_slurm=yes interrupted=yes' TERM
     # With --signal=B:... the warning comes here alone.
-    trap 'scancel --signal=USR2 "$SLURM_JOB_ID"; interrupted=yes' USR1 USR2
+    trap 'scancel --signal=USR2 "$job"; interrupted=yes' USR1 USR2
 
     srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         "${SRUN_FLAGS[@]}" "${PYTHON[@]}" -m lenet_dist.train "$@" &
@@ -57,8 +61,6 @@ check_python() {
 }
 
 say_start() {
-    local job=$SLURM_JOB_ID
-    [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     printf '\n=== job %s, start %d, %s: %d process(es) on %s\n=== lenet_dist.train %s\n' \
         "$job" $((${SLURM_RESTART_COUNT:-0} + 1)) "$(date '+%F %T')" \
         "$SLURM_NTASKS" "$SLURM_JOB_NODELIST" "$*"

@@ -26,7 +26,8 @@ def adopt_ranks() -> None:
         WORLD_SIZE=os.environ["SLURM_NTASKS"],
         LOCAL_WORLD_SIZE=str(_tasks_on_this_node()),
     )
-    os.environ.setdefault("MASTER_ADDR", _first_host())
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_host()
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + step % _PORTS))
 
 
