@@ -81,8 +81,8 @@ def _preflight(config: Config, request: Namespace, started: float) -> None:
         ranks, all_reduces = inspection.ranks(), inspection.all_reduces()
         found = findings(ranks, request.slow)
         seconds = time.monotonic() - started
-        accelerator.print(f"\n{_tables(ranks, all_reduces)}\n", flush=True)
-        accelerator.print(f"{_verdict(ranks, found, request.slow)}\n{seconds:.1f} s", flush=True)
+        inspection.say(f"\n{_tables(ranks, all_reduces)}\n")
+        inspection.say(f"{_verdict(ranks, found, request.slow)}\n{seconds:.1f} s")
         report = {
             "world_size": len(ranks),
             "seconds": seconds,
@@ -108,12 +108,17 @@ class _Inspection:
         self.hosts: list[str] = gather_object([socket.gethostname()])
         self.failures: dict[str, str] = {}
 
+    def say(self, text: str) -> None:
+        """Print it once: Accelerate's own print does so on every node."""
+        if self.accelerator.is_main_process:
+            print(text, flush=True)
+
     def all_reduces(self) -> list[AllReduce]:
         """Latency and bandwidth by size of message."""
         from lenet_dist.model import lenet5
         from lenet_dist.runtime import network
 
-        self._say("all-reduce")
+        self.say("preflight: all-reduce")
         sizes = sorted((*_MESSAGE_BYTES, lenet5.PARAMETERS * 4))
         return network.all_reduces(self.accelerator, sizes)
 
@@ -134,10 +139,10 @@ class _Inspection:
         torch.set_num_threads(threads)
         data_sha256 = self._data_sha256()
         write_mb_s, rename_ms = self._run_root()
-        self._say("compute")
+        self.say("preflight: compute")
         accelerator.wait_for_everyone()
         gigaflops = devices.gigaflops(device)
-        self._say("links and clocks")
+        self.say("preflight: links and clocks")
         link_mb_s = network.link_speed(accelerator, self.hosts)
         offsets, clock_error_ms = network.clock_offsets(accelerator)
         free, total = devices.memory(device) or (None, None)
@@ -145,7 +150,7 @@ class _Inspection:
         mine = Rank(
             rank=me,
             host=self.hosts[me],
-            is_first_of_node=accelerator.is_local_main_process,
+            local_rank=accelerator.local_process_index,
             device=devices.model_name(device),
             driver=hardware.gpu_driver() if device.type == "cuda" else None,
             memory_free=free,
@@ -183,7 +188,7 @@ class _Inspection:
                 dataset.load(data, split)
             return dataset.data_hash(data)
 
-        self._say("data")
+        self.say("preflight: data")
         self._attempt(DATA, lambda: fetch.ensure(data) if fetches else None)
         return self._attempt(DATA, read)
 
@@ -193,7 +198,7 @@ class _Inspection:
 
         from lenet_dist.runtime import disk
 
-        self._say("run.root")
+        self.say("preflight: run.root")
         root, is_main = Path(self.config.run.root), self.accelerator.is_main_process
         with ExitStack() as stack:
             is_lent = self._attempt("run.root", lambda: stack.enter_context(disk.lent(root)))
@@ -221,9 +226,6 @@ class _Inspection:
         if error := errors[self.accelerator.process_index]:
             self.failures.setdefault(what, str(error))
         return value
-
-    def _say(self, what: str) -> None:
-        self.accelerator.print(f"preflight: {what}", flush=True)
 
 
 def _check_writable(file: Path | None) -> None:

@@ -96,7 +96,7 @@ def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
 
 def wrong_clocks(ranks: list[Rank]) -> list[Finding]:
     """The nodes whose clock is off, each by its first rank: from the median, or from rank 0's."""
-    first = [rank for rank in ranks if rank.is_first_of_node]
+    first = [rank for rank in ranks if rank.local_rank == 0]
     # Of two, neither is right: rank 0's is taken.
     right = statistics.median(rank.clock_ms for rank in first) if len(first) > 2 else 0.0
     found = []

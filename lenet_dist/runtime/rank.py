@@ -19,7 +19,7 @@ class Rank:
 
     rank: int
     host: str
-    is_first_of_node: bool
+    local_rank: int
     device: str
     driver: str | None
     memory_free: int | None
