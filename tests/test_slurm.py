@@ -18,6 +18,8 @@ import pytest
 from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
 from tests.processes import ROOT, SMALL, Jobs, checkpoint_steps, command, outcome, result
 
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
 RUN = (*SMALL, "train.max_steps=120")
 """Three epochs: a second or two once it is going. Where something is to happen in the middle, the
 processes are held."""
@@ -128,6 +130,18 @@ def test_the_cluster_leaves_another_one_alone_and_nothing_behind(
     other.down()
     assert not other.folder.exists()
     assert "n2" in cluster.run("srun", "--nodelist=n2", "printenv", "SLURMD_NODENAME")
+
+
+def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "preflight.json"
+    srun = ("srun", "--nodes=2", "--cpus-per-task=1", str(PYTHON), "-m", "lenet_dist.preflight")
+    data = ("data.name=synthetic", "compute.threads=1", f"run.root={tmp_path}")
+    # Two ranks share two cores with whatever else runs here: slow is left to its own tests.
+    shown = cluster.run(*srun, f"--json={file}", "--slow=50", *data)
+    assert shown.count("all 2 ranks agree") == 1
+    report = json.loads(file.read_text())
+    assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
+    assert report["seconds"] < 30
 
 
 def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
@@ -313,8 +327,7 @@ def test_a_job_that_gained_nothing_is_not_requeued(batch: Batch, cluster: Cluste
     step = checkpoint_steps(batch.run)[-1]
     with open(batch.run / "starts.jsonl", "a") as starts:
         starts.write(json.dumps({"step": step, "world_size": 1, "time": "now"}) + "\n")
-    python = ROOT / ".venv" / "bin" / "python"
-    asked = f"{python} -m lenet_dist.requeue run.root={batch.root} run.name=run"
+    asked = f"{PYTHON} -m lenet_dist.requeue run.root={batch.root} run.name=run"
     script = batch.root / "requeue.sh"
     script.write_text(f"#!/bin/sh\n{asked}\n")
     useless = cluster.submit(batch.root, script=str(script)).expect("FAILED", "75:0")

@@ -137,21 +137,39 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
     """Do it on every process; if it fails on one, every process raises that error."""
+    value, errors = _outcomes(action)
+    for error in errors:
+        if error is not None:
+            raise error
+    return cast(T, value)
+
+
+def on_each_that_can(
+    accelerator: Accelerator, action: Callable[[], T]
+) -> tuple[T | None, list[Exception | None]]:
+    """Do it on every process; gives this one's value, and the error of each, by rank.
+
+    What fails on all of them is no process's own trouble: then every process raises the error.
+    """
+    value, errors = _outcomes(action)
+    if errors[0] is not None and None not in errors:
+        raise errors[0]
+    return value, errors
+
+
+def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Do it on one process of each node; if it fails on one, every process raises that error."""
+    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
+
+
+def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
     value: T | None = None
     mine: Exception | None = None
     try:
         value = action()
     except (RequestError, RunFailed) as error:
         mine = error
-    for raised in gather_object([mine]):
-        if raised is not None:
-            raise raised
-    return cast(T, value)
-
-
-def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Do it on one process of each node; if it fails on one, every process raises that error."""
-    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
+    return value, gather_object([mine])
 
 
 @contextmanager
@@ -167,7 +185,7 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         raise LostProcess(
             f"rank {rank} on {socket.gethostname()} lost another process, or waited for it longer"
             f" than compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
-            " again to continue from the last checkpoint"
+            " again: a run goes on from its last checkpoint"
         ) from None
 
 
