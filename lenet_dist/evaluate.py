@@ -68,11 +68,12 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
             model.to(device), images.to(device), config.evaluate.batch_size, accelerator
         )
     if as_json:
-        accelerator.print(json.dumps(result.summary()))
+        accelerators.say(accelerator, json.dumps(result.summary()))
     else:
-        accelerator.print(
+        accelerators.say(
+            accelerator,
             f"accuracy {result.accuracy:.4f}, correct {result.correct}, count {result.count},"
-            f" loss {result.loss:.6f}"
+            f" loss {result.loss:.6f}",
         )
     accelerator.end_training()
 

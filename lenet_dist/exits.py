@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -21,6 +23,10 @@ class RequestError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NodeError(RequestError):
+    """What is wrong on one node, which its text names: each process says it for itself."""
 
 
 class RunFailed(RuntimeError):
@@ -41,11 +47,16 @@ def is_main_process() -> bool:
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command on sys.argv and leave with the exit code of its outcome."""
+    """Run a command on sys.argv and leave with the exit code of its outcome.
+
+    SIGQUIT prints where each thread is, and changes nothing else.
+    """
+    faulthandler.register(signal.SIGQUIT)
     try:
         main(sys.argv[1:])
     except RequestError as error:
-        _leave(WRONG_REQUEST, f"error: {error}")
+        everywhere = isinstance(error, NodeError)
+        _leave(WRONG_REQUEST, f"error: {error}", everywhere=everywhere)
     except Stopped as stop:
         _leave(STOPPED, str(stop))
     except LostProcess as error:

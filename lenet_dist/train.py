@@ -61,14 +61,14 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
     with ExitStack() as after, accelerators.peer_watch(config.compute.timeout_seconds):
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         if result is None:
-            accelerator.print(plan, flush=True)
+            accelerators.say(accelerator, plan)
             job = assemble(config, accelerator, directory, stop, started)
             if trackers and accelerator.is_main_process:
                 after.enter_context(followed(directory.path, job.progress.say))
             result = train(job)
         else:
-            accelerator.print(f"{directory.path} is complete; nothing to do")
-    accelerator.print(result_table(result, str(directory.path)))
+            accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
+    accelerators.say(accelerator, result_table(result, str(directory.path)))
     accelerator.end_training()
 
 

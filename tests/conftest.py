@@ -14,7 +14,17 @@ from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.processes import Job, Jobs, LaunchedJobs
 
-_STARTS_PROCESSES = ("benchmark", "commands", "failures", "resume", "same_bits", "stop", "wandb")
+_STARTS_PROCESSES = (
+    "benchmark",
+    "commands",
+    "failures",
+    "preflight",
+    "resume",
+    "same_bits",
+    "slurm",
+    "stop",
+    "wandb",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -41,10 +42,12 @@ SMALL = (
 class Rank:
     """One process of a job."""
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], output: Path) -> None:
+    def __init__(
+        self, module: str, arguments: list[str], environment: dict[str, str], output: Path
+    ) -> None:
         self.output = output
         self.process: ForkServerProcess = _FORKSERVER.Process(
-            target=_be_a_rank, args=(arguments, environment, str(output), str(ROOT))
+            target=_be_a_rank, args=(module, arguments, environment, str(output), str(ROOT))
         )
         self.process.start()
 
@@ -66,17 +69,19 @@ class Rank:
         return self.output.read_text() if self.output.exists() else ""
 
 
-def _be_a_rank(arguments: list[str], environment: dict[str, str], output: str, folder: str) -> None:
+def _be_a_rank(
+    module: str, arguments: list[str], environment: dict[str, str], output: str, folder: str
+) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    from lenet_dist import exits, train
+    from lenet_dist import exits
 
-    sys.argv = ["lenet_dist.train", *arguments]
-    exits.run(train.main)
+    sys.argv = [module, *arguments]
+    exits.run(importlib.import_module(module).main)
 
 
 class Job:
@@ -132,8 +137,14 @@ class Jobs:
         world_size: int = 1,
         base: tuple[str, ...] = SMALL,
         environment: Mapping[str, str] | None = None,
+        module: str = "lenet_dist.train",
+        own_overrides: Mapping[int, Sequence[str]] | None = None,
+        own_environment: Mapping[int, Mapping[str, str]] | None = None,
     ) -> Job:
-        """Start `world_size` ranks, as srun would, of a run called `name`."""
+        """Start `world_size` ranks, as srun would, of a run called `name`.
+
+        `own_overrides`, `own_environment`: what single ranks get besides, by their number.
+        """
         arguments = [*base, f"run.root={self.folder}", f"run.name={name}", *overrides]
         port = str(free_port())
         ranks = []
@@ -145,8 +156,10 @@ class Jobs:
                     "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
                     "MASTER_PORT": port,
                 }  # fmt: skip
+            variables |= (own_environment or {}).get(rank, {})
+            full = [*arguments, *(own_overrides or {}).get(rank, ())]
             output = self.folder / f"{name}.{len(self._ranks)}.log"
-            ranks.append(Rank(arguments, variables, output))
+            ranks.append(Rank(module, full, variables, output))
             self._ranks.append(ranks[-1])
         return Job(ranks, self.folder / name)
 

@@ -19,7 +19,8 @@ from accelerate.utils import (
 )
 
 from lenet_dist.config import Compute
-from lenet_dist.exits import LostProcess, RequestError, RunFailed
+from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed
+from lenet_dist.runtime import slurm
 from lenet_dist.runtime.hardware import cores
 
 T = TypeVar("T")
@@ -67,7 +68,14 @@ def start(compute: Compute) -> Accelerator:
     Raises RequestError where the environment contradicts the config, LostProcess if no peer comes.
     """
     _check_environment(compute)
-    on_cpu = not torch.cuda.is_available() or _is_true("ACCELERATE_USE_CPU")
+    wants_cpu = _is_true("ACCELERATE_USE_CPU")
+    on_cpu = not torch.cuda.is_available() or wants_cpu
+    if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
+        raise NodeError(
+            f"SLURM gave this task GPU {gpus} on {socket.gethostname()}, but torch"
+            f" {torch.__version__} sees none there: look at nvidia-smi and at torch's CUDA version,"
+            " or ask for no GPUs"
+        )
     if compute.precision == "fp16" and on_cpu:
         raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
     if compute.cuda_graph:
@@ -95,7 +103,9 @@ def start(compute: Compute) -> Accelerator:
 
 
 def auto_threads() -> int:
-    """CPU threads for each process: this node's cores, dealt to its processes."""
+    """CPU threads for each process: SLURM's share, or this node's cores dealt to its processes."""
+    if (share := slurm.cpus_of_task()) is not None:
+        return min(share, cores())
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
@@ -103,6 +113,12 @@ def device_name(accelerator: Accelerator) -> str:
     """``cpu``, or the GPU's model."""
     device = accelerator.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def say(accelerator: Accelerator, text: object) -> None:
+    """Print it once. Accelerate's own print does so once on each node."""
+    if accelerator.is_main_process:
+        print(text, flush=True)
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
@@ -121,21 +137,39 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
     """Do it on every process; if it fails on one, every process raises that error."""
+    value, errors = _outcomes(action)
+    for error in errors:
+        if error is not None:
+            raise error
+    return cast(T, value)
+
+
+def on_each_that_can(
+    accelerator: Accelerator, action: Callable[[], T]
+) -> tuple[T | None, list[Exception | None]]:
+    """Do it on every process; gives this one's value, and the error of each, by rank.
+
+    What fails on all of them is no process's own trouble: then every process raises the error.
+    """
+    value, errors = _outcomes(action)
+    if errors[0] is not None and None not in errors:
+        raise errors[0]
+    return value, errors
+
+
+def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Do it on one process of each node; if it fails on one, every process raises that error."""
+    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
+
+
+def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
     value: T | None = None
     mine: Exception | None = None
     try:
         value = action()
     except (RequestError, RunFailed) as error:
         mine = error
-    for raised in gather_object([mine]):
-        if raised is not None:
-            raise raised
-    return cast(T, value)
-
-
-def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Do it on one process of each node; if it fails on one, every process raises that error."""
-    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
+    return value, gather_object([mine])
 
 
 @contextmanager
@@ -151,7 +185,7 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         raise LostProcess(
             f"rank {rank} on {socket.gethostname()} lost another process, or waited for it longer"
             f" than compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
-            " again to continue from the last checkpoint"
+            " again: a run goes on from its last checkpoint"
         ) from None
 
 

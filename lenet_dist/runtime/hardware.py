@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+_DRIVER_SECONDS = 5
 
 
 def cores() -> int:
@@ -19,3 +23,28 @@ def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     return model[1] if model else platform.processor() or platform.machine()
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes of this machine's memory that are free for the asking, and in all; None if unknown."""
+    info = Path("/proc/meminfo")  # Not on macOS.
+    if not info.exists():
+        return None
+    kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", info.read_text()))
+    return int(kilobytes["MemAvailable"]) * 1024, int(kilobytes["MemTotal"]) * 1024
+
+
+def gpu_driver() -> str | None:
+    """Version of the NVIDIA driver; None where nvidia-smi is missing, fails or hangs."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    try:
+        shown = subprocess.run(
+            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True, text=True, check=False, timeout=_DRIVER_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
+    lines = shown.stdout.splitlines()
+    return lines[0].strip() if shown.returncode == 0 and lines else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,26 @@ class RunDirectory:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         return configuration.load(self.config) if self.config.exists() else None
 
-    def read_starts(self) -> list[dict[str, Any]]:
-        """What each start so far has noted."""
-        text = self.starts.read_text() if self.starts.exists() else ""
-        return [json.loads(line) for line in text.splitlines()]
-
     def note_start(self, start: dict[str, Any]) -> None:
         """Add a line for this start."""
         append_line(self.starts, json.dumps(start))
+
+    def gain(self) -> tuple[int, int]:
+        """The step at which the last start began, and that of the newest checkpoint."""
+        starts, saved = self.read_starts(), complete_checkpoints(self.checkpoints)
+        return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
+
+    def read_starts(self) -> list[dict[str, Any]]:
+        """What each start so far has noted."""
+        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Step and folder of each checkpoint that was renamed into place, the newest last."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    named = ((re.fullmatch(r"step-(\d{8,})", entry.name), entry) for entry in entries)
+    return sorted((int(name[1]), entry) for name, entry in named if name)
 
 
 def config_changes(before: Config, now: Config) -> list[str]:

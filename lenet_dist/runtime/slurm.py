@@ -1,4 +1,5 @@
-"""Ranks, first host and port of a task that srun started, as torch's environment names them."""
+"""What SLURM says of this job: a task's ranks, first host and port, as torch's environment names
+them; its share of the node; the job's state."""
 
 from __future__ import annotations
 
@@ -25,8 +26,42 @@ def adopt_ranks() -> None:
         WORLD_SIZE=os.environ["SLURM_NTASKS"],
         LOCAL_WORLD_SIZE=str(_tasks_on_this_node()),
     )
-    os.environ.setdefault("MASTER_ADDR", _first_host())
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_host()
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + step % _PORTS))
+
+
+def cpus_of_task() -> int | None:
+    """The CPU cores that SLURM gives each task; None where it was not asked to, or where the
+    processes are not its tasks."""
+    is_task = os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE")
+    asked = os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(asked) if asked and is_task and "SLURM_STEP_ID" in os.environ else None
+
+
+def gpus_of_task() -> str | None:
+    """The GPUs that SLURM gives this step on this node, by its names for them; None if none."""
+    return os.environ.get("SLURM_STEP_GPUS") or None
+
+
+def job_name() -> str | None:
+    """The job as scontrol takes it, a task of an array by the array's id; None outside a job.
+
+    SLURM_JOB_ID alone would be the whole array for one of its tasks.
+    """
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def job_state(job: str) -> str:
+    """RUNNING, COMPLETING, CANCELLED, ... Raises RequestError if scontrol can't tell."""
+    return _fields("job", job)["JobState"]
+
+
+def requeue(job: str) -> None:
+    """Put a running job back into the queue. SLURM ends this very process soon after."""
+    _scontrol("requeue", job)
 
 
 def _tasks_on_this_node() -> int:
@@ -40,18 +75,21 @@ def _tasks_on_this_node() -> int:
 
 def _first_host() -> str:
     """The address of the step's first node, as the cluster's own configuration has it."""
-    nodes = os.environ["SLURM_STEP_NODELIST"]
-    name = _scontrol("hostnames", nodes).split()[0]
-    fields = dict(field.partition("=")[::2] for field in _scontrol("node", name).split())
-    return fields.get("NodeAddr", name)
+    name = _scontrol("show", "hostnames", os.environ["SLURM_STEP_NODELIST"]).split()[0]
+    return _fields("node", name).get("NodeAddr", name)
 
 
-def _scontrol(kind: str, name: str) -> str:
+def _fields(kind: str, name: str) -> dict[str, str]:
+    shown = _scontrol("--oneliner", "show", kind, name)
+    return dict(field.partition("=")[::2] for field in shown.split())
+
+
+def _scontrol(*request: str) -> str:
     try:
-        shown = subprocess.run(
-            ["scontrol", "--oneliner", "show", kind, name],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RequestError(f"scontrol can't show {kind} {name}: {error}") from None
-    return shown.stdout
+        done = subprocess.run(
+            ["scontrol", *request], check=True, capture_output=True, text=True, timeout=60
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or ""
+        raise RequestError(f"scontrol {' '.join(request)}: {said or error}") from None
+    return done.stdout

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from lenet_dist.exits import RequestError
 from lenet_dist.files import failures_named, sync_folder, write_durably
+from lenet_dist.runtime.run_directory import complete_checkpoints
 
 _CHECKPOINTS_STAND = (
     "; the checkpoints before it are whole: mend that, then run the same command again to continue"
@@ -61,7 +61,7 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
             raise
         os.rename(temporary, folder)
         sync_folder(checkpoints)
-        for old in _complete(checkpoints)[keep:]:
+        for _, old in complete_checkpoints(checkpoints)[:-keep]:
             # Renamed first: killed here, it leaves nothing that looks whole and isn't.
             os.rename(old, temporary)
             shutil.rmtree(temporary)
@@ -77,7 +77,7 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
         for leftover in checkpoints.glob(".step-*.tmp"):
             shutil.rmtree(leftover)
     wrong: dict[Path, str] = {}
-    for folder in _complete(checkpoints):
+    for _, folder in reversed(complete_checkpoints(checkpoints)):
         try:
             checkpoint = _read(folder)
         except BadCheckpoint as error:
@@ -93,13 +93,6 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
             " restore one from a backup, or begin again under another run.name"
         )
     return None, []
-
-
-def _complete(checkpoints: Path) -> list[Path]:
-    """Checkpoints that were renamed into place, newest first."""
-    folders = checkpoints.iterdir() if checkpoints.is_dir() else ()
-    whole = [folder for folder in folders if re.fullmatch(r"step-\d{8,}", folder.name)]
-    return sorted(whole, key=lambda folder: int(folder.name.removeprefix("step-")), reverse=True)
 
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:

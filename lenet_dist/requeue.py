@@ -1,0 +1,63 @@
+"""Requeue the SLURM job that this runs in, if its run got further since its last start.
+
+    python -m lenet_dist.requeue [--most N] [the arguments of lenet_dist.train]
+
+slurm/job.sh calls it in the batch script, after the processes were stopped with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+
+from lenet_dist import config as configuration
+from lenet_dist import exits
+from lenet_dist.exits import RequestError, Stopped
+from lenet_dist.runtime import slurm
+from lenet_dist.runtime.run_directory import RunDirectory
+
+
+def main(arguments: list[str]) -> None:
+    """Requeue, or raise Stopped with the reason not to."""
+    parser = exits.ArgumentParser(prog="lenet_dist.requeue", description=__doc__)
+    parser.add_argument("--config", metavar="FILE", help="as for lenet_dist.train")
+    parser.add_argument(
+        "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
+    )
+    request, overrides = parser.parse_with_overrides(arguments)
+    directory = RunDirectory(configuration.load(request.config, overrides))
+    job = slurm.job_name()
+    if job is None:
+        raise RequestError("not in a SLURM job: there is nothing to requeue")
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    try:
+        reason = _reason_not_to(directory, job, restarts, request.most)
+        if reason is None:
+            slurm.requeue(job)
+    except RequestError as error:
+        reason = str(error)
+    if reason is not None:
+        raise Stopped(
+            f"not requeued: {reason}; everything is saved in {directory.path}:"
+            " submit the same command again to continue"
+        )
+    first, last = directory.gain()
+    print(
+        f"requeued job {job} ({restarts + 1} of at most {request.most} times):"
+        f" this start took the run from step {first:,} to step {last:,}"
+    )
+
+
+def _reason_not_to(directory: RunDirectory, job: str, restarts: int, most: int) -> str | None:
+    state = slurm.job_state(job)
+    if state != "RUNNING":
+        return f"job {job} is {state}: SLURM decides what follows"
+    if restarts >= most:
+        return f"job {job} has been requeued {restarts} times, of at most {most} (MAX_REQUEUES)"
+    first, last = directory.gain()
+    if last <= first:
+        return f"nothing was gained since the last start, at step {first}"
+    return None
+
+
+if __name__ == "__main__":
+    exits.run(main)

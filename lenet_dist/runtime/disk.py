@@ -1,0 +1,139 @@
+"""The folder of the runs: how fast it is, and whether all processes see the same one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.files import failures_named, sync_folder, write_durably
+
+_CHUNK, _CHUNKS = 4 * 2**20, 8
+_WRITE_SECONDS = 2.0
+_RENAMES = 10
+_RENAME_SECONDS = 1.0
+_SEEN_SECONDS = 3.0
+"""Longest that a network file system may keep a new file from the other nodes."""
+
+
+@contextmanager
+def lent(root: Path) -> Iterator[Path]:
+    """The folder, made if need be; what was made is removed again, unless something is in it.
+
+    Raises RequestError if it can't be made or written to.
+    """
+    made: list[Path] = []
+    try:
+        try:
+            made = [folder for folder in (root, *root.parents) if not folder.exists()]
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with _temporary(root) as path:
+                path.touch()
+        except OSError as error:
+            raise RequestError(f"run.root={root}: can't write there: {error}") from None
+        yield root
+    finally:
+        for folder in made:
+            with suppress(OSError):  # Another process has removed it, or something is in it.
+                folder.rmdir()
+
+
+def write_speed(folder: Path) -> float:
+    """MB/s (10^6 bytes) of 4 MiB writes, each waited for until the disk has it.
+
+    32 MiB, or as much as two seconds allow. Raises RunFailed naming the file and the reason.
+    """
+    chunk = os.urandom(_CHUNK)  # Zeros flatter a file system that compresses.
+    with _temporary(folder) as path, failures_named(path), open(path, "wb", buffering=0) as file:
+        written, began = 0, time.perf_counter()
+        for _ in range(_CHUNKS):
+            written += file.write(chunk)
+            os.fsync(file.fileno())
+            seconds = time.perf_counter() - began
+            if seconds > _WRITE_SECONDS:
+                break
+    return written / seconds / 1e6
+
+
+def rename_milliseconds(folder: Path) -> float:
+    """Median milliseconds of a rename over another file, until the disk has it.
+
+    Raises RunFailed naming the file and the reason.
+    """
+    taken: list[float] = []
+    with _temporary(folder) as old, _temporary(folder) as path, failures_named(path):
+        write_durably(path, b"old")
+        while len(taken) < _RENAMES and sum(taken) < _RENAME_SECONDS:
+            write_durably(old, b"new")
+            began = time.perf_counter()
+            os.replace(old, path)
+            sync_folder(folder)
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1e3
+
+
+@contextmanager
+def token(folder: Path) -> Iterator[tuple[str, str]]:
+    """A file for the other processes to look for, locked by this one: its name and its text.
+
+    Raises RunFailed naming the file and the reason.
+    """
+    text = secrets.token_hex()
+    with _temporary(folder) as path:
+        with failures_named(path):
+            write_durably(path, text.encode())
+            sync_folder(folder)
+            file = open(path, "r+b")  # noqa: SIM115 (closed below)
+        with file:
+            with failures_named(path):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield path.name, text
+
+
+def find_token(folder: Path, name: str, text: str) -> None:
+    """Find another process's token in this folder, and its lock.
+
+    Raises RunFailed if it is not there, nor comes within a few seconds, or if the lock on it would
+    not keep this process out.
+    """
+    path = folder / name
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while not _holds(path, text):
+        if time.monotonic() > deadline:
+            raise RunFailed(f"{folder.resolve()}: not the folder that rank 0 has by this name")
+        time.sleep(0.1)
+    with failures_named(path), open(path, "rb") as file, suppress(BlockingIOError):
+        # Shared, so that those who look don't take each other for the holder.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        raise RunFailed(
+            f"{folder.resolve()}: a lock that rank 0 holds there is not seen: two jobs could"
+            " work on one run"
+        )
+
+
+def _holds(path: Path, text: str) -> bool:
+    with suppress(OSError):
+        return path.read_text() == text
+    return False
+
+
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    path = _temporary_path(folder)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _temporary_path(folder: Path) -> Path:
+    """A name of its own: a kill may leave the file behind, and it is to be seen what it is."""
+    name = f".preflight-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    return folder / name

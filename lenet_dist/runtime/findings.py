@@ -1,0 +1,120 @@
+"""What is wrong with a job's processes, found by comparing them with each other."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lenet_dist.runtime.rank import Rank
+
+CLOCK_LIMIT_MS = 1_000.0
+"""More than this apart, beyond what the measurement leaves open, is a finding."""
+
+_FAST_RENAME_MS = 10.0
+"""A rename that takes no longer is fast enough: below this, noise is compared."""
+
+_LONGEST_VALUE = 48
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: with which ranks, in what, and a line that says all of it."""
+
+    ranks: list[int]
+    what: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Rate:
+    what: str
+    unit: str
+    value: Callable[[Rank], float | None]
+
+
+_RATES = (
+    _Rate("compute", "GFLOP/s", lambda rank: rank.gigaflops),
+    _Rate("link", "MB/s", lambda rank: rank.link_mb_s),
+    _Rate("disk write", "MB/s", lambda rank: rank.write_mb_s),
+    _Rate(
+        "disk rename", "renames/s",
+        lambda rank: rank.rename_ms and 1_000 / max(rank.rename_ms, _FAST_RENAME_MS),
+    ),
+)  # fmt: skip
+
+
+def findings(ranks: list[Rank], slow: float) -> list[Finding]:
+    """Everything that is wrong with these ranks, which come in order of their numbers.
+
+    `slow`: a rank is slow whose rate, times this, is less than the median of the other ranks'.
+    """
+    failures = [
+        _finding([rank], what, reason) for rank in ranks for what, reason in rank.failures.items()
+    ]
+    return [*failures, *differences(ranks), *slow_ranks(ranks, slow), *wrong_clocks(ranks)]
+
+
+def differences(ranks: list[Rank]) -> list[Finding]:
+    """The facts that are not the same on every rank; what most have is right, or else rank 0's."""
+    facts = [rank.facts() for rank in ranks]
+    found = []
+    for name in dict.fromkeys(name for each in facts for name in each):
+        # A rank that failed to get at a fact is named for that.
+        have = [
+            (rank, each.get(name))
+            for rank, each in zip(ranks, facts, strict=True)
+            if name not in rank.failures
+        ]
+        right, _ = Counter(value for _, value in have).most_common(1)[0]  # If even, the first.
+        example = next(rank for rank, value in have if value == right)
+        for wrong in dict.fromkeys(value for _, value in have if value != right):
+            text = f"{_shown(wrong)} here, {_shown(right)} on {example}"
+            found.append(_finding([rank for rank, value in have if value == wrong], name, text))
+    return found
+
+
+def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
+    """The ranks that are slow against the median of the others, in whatever is measured there."""
+    found = []
+    for rate in _RATES:
+        values = {rank.rank: value for rank in ranks if (value := rate.value(rank)) is not None}
+        for rank in ranks:
+            others = [value for number, value in values.items() if number != rank.rank]
+            if rank.rank not in values or not others:
+                continue
+            mine, median = values[rank.rank], statistics.median(others)
+            if mine * slow < median:
+                text = (
+                    f"{mine:,.3g} {rate.unit}, {median / mine:.1f} times slower than the others'"
+                    f" median of {median:,.3g}"
+                )
+                found.append(_finding([rank], rate.what, text))
+    return found
+
+
+def wrong_clocks(ranks: list[Rank]) -> list[Finding]:
+    """The nodes whose clock is off, each by its first rank: from the median, or from rank 0's."""
+    first = [rank for rank in ranks if rank.local_rank == 0]
+    # Of two, neither is right: rank 0's is taken.
+    right = statistics.median(rank.clock_ms for rank in first) if len(first) > 2 else 0.0
+    found = []
+    for rank in first:
+        off = rank.clock_ms - right
+        if abs(off) - rank.clock_error_ms > CLOCK_LIMIT_MS:
+            direction = "ahead of" if off > 0 else "behind"
+            found.append(
+                _finding([rank], "clock", f"{abs(off) / 1e3:,.1f} s {direction} the others")
+            )
+    return found
+
+
+def _finding(ranks: list[Rank], what: str, text: str) -> Finding:
+    names = ", ".join(map(str, ranks))
+    return Finding([rank.rank for rank in ranks], what, f"{names}: {what}: {text}")
+
+
+def _shown(value: object) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:16]}..."

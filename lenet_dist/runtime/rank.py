@@ -1,0 +1,68 @@
+"""What one process of a job is, sees and can do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+DATA = "data (SHA-256)"
+
+_PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process's account of itself. None: not measured here, not there, or it failed.
+
+    Memory in bytes, rates in 10^9 operations or 10^6 bytes a second, times in milliseconds.
+    """
+
+    rank: int
+    host: str
+    local_rank: int
+    device: str
+    driver: str | None
+    memory_free: int | None
+    memory_total: int | None
+    host_memory_free: int | None
+    cores: int
+    threads: int
+    versions: dict[str, str | None]
+    git_commit: str | None
+    config_hash: str
+    data_sha256: str | None
+    run_root: str
+    environment: dict[str, str]
+    gigaflops: float
+    link_mb_s: float | None
+    write_mb_s: float | None
+    rename_ms: float | None
+    clock_ms: float
+    """Ahead of rank 0's clock."""
+    clock_error_ms: float
+    failures: dict[str, str] = field(default_factory=dict)
+    """What could not be measured here, and why."""
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host}"
+
+    def facts(self) -> dict[str, object]:
+        """What must be the same on every rank, by name."""
+        return {
+            "device": self.device,
+            "driver": self.driver,
+            # A machine's own memory differs by what its firmware keeps; a GPU's does not.
+            "device memory (bytes)": self.memory_total if self.driver else None,
+            "cores": self.cores,
+            "threads": self.threads,
+            **{f"version of {name}": version for name, version in self.versions.items()},
+            "git commit": self.git_commit,
+            "config (hash)": self.config_hash,
+            DATA: self.data_sha256,
+            **self.environment,
+        }
+
+
+def network_environment() -> dict[str, str]:
+    """The variables that tell NCCL and gloo what to do."""
+    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_PREFIXES)}

@@ -1,0 +1,72 @@
+# The life of a job, for train.sh and seeds.sh: check, start the processes, requeue if it was stopped.
+# Runs in the batch script, on the job's first node, in the repository.
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+[ -n "${SLURM_JOB_ID:-}" ] || fail "not in a SLURM job; submit it: sbatch $0 ..."
+
+# SLURM_JOB_ID alone would be the whole array for one of its tasks.
+job=$SLURM_JOB_ID
+[ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
+
+# Run lenet_dist.train with these arguments, one process a task of the job.
+run_job() {
+    source slurm/site.sh
+    check_python
+    # NCCL's flight recorder: what each rank was waiting for, written down when it timed out.
+    export TORCH_FR_BUFFER_SIZE=2000 TORCH_FR_DUMP_ON_TIMEOUT=1
+    export TORCH_FR_DUMP_TEMP_FILE=$PWD/slurm-$job.trace-rank_
+    say_start "$@"
+
+    # SLURM sends a time limit's warning (--signal=USR2@...) to the processes, and SIGTERM to them
+    # and to this script: cancelled, preempted, requeued or out of time, what follows is its affair.
+    ended_by_slurm= interrupted=
+    trap 'ended_by_slurm=yes interrupted=yes' TERM
+    # With --signal=B:... the warning comes here alone.
+    trap 'scancel --signal=USR2 "$job"; interrupted=yes' USR1 USR2
+
+    srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+        "${SRUN_FLAGS[@]}" "${PYTHON[@]}" -m lenet_dist.train "$@" &
+    wait_for $!
+
+    if [ "$code" -eq 75 ] && [ -z "$ended_by_slurm" ]; then
+        "${PYTHON[@]}" -m lenet_dist.requeue --most "$MAX_REQUEUES" "$@"
+        code=$?
+    elif [ "$code" -ne 0 ] && [ "$code" -ne 2 ] && [ -z "$ended_by_slurm" ]; then
+        wait_for_a_lost_node
+    fi
+    exit "$code"
+}
+
+# The processes of the other nodes notice a lost node long before SLURM does. SLURM requeues the job
+# when it has declared the node down, if the job is still there by then.
+wait_for_a_lost_node() {
+    timeout 30 srun --overlap --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task=1 \
+        true > /dev/null 2>&1 && return
+    local seconds
+    seconds=$(scontrol show config | awk '$1 == "SlurmdTimeout" { print $3 + 60 }')
+    echo "a node of this job does not answer: waiting up to $seconds s for SLURM to declare it" \
+        "down and requeue the job" >&2
+    sleep "$seconds" &
+    wait $!
+}
+
+check_python() {
+    "${PYTHON[@]}" -c 'import lenet_dist.config' ||
+        fail "'${PYTHON[*]}' on $(hostname) can't import lenet_dist:" \
+            "run 'make setup' on a file system that the nodes share, or mend slurm/site.sh"
+}
+
+say_start() {
+    printf '\n=== job %s, start %d, %s: %d process(es) on %s\n=== lenet_dist.train %s\n' \
+        "$job" $((${SLURM_RESTART_COUNT:-0} + 1)) "$(date '+%F %T')" \
+        "$SLURM_NTASKS" "$SLURM_JOB_NODELIST" "$*"
+}
+
+# Set `code` to the exit code of a child. A signal with a trap ends `wait` before the child ends.
+wait_for() {
+    while interrupted=; wait "$1"; code=$?; [ -n "$interrupted" ]; do :; done
+}

@@ -1,0 +1,190 @@
+"""A real SLURM cluster of two nodes on this machine, and the batch jobs submitted to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.processes import ROOT, read_lines
+
+LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+"""States that a job does not leave."""
+
+
+class Cluster:
+    """What scripts/local-slurm starts, and what users do with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+
+    def up(self, *settings: str) -> subprocess.CompletedProcess[str]:
+        """Start it, or what is down of it, with these lines of slurm.conf."""
+        lines = [f"--set={setting}" for setting in settings]
+        return self._local_slurm("up", *lines)
+
+    def down(self) -> None:
+        self._local_slurm("down").check_returncode()
+
+    def run(self, *command: str, seconds: float = 60) -> str:
+        """What a command of SLURM's prints; fails if the command does."""
+        done = subprocess.run(
+            command, env=self.environment, cwd=ROOT, text=True, capture_output=True,
+            timeout=seconds, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(
+        self,
+        logs: Path,
+        *flags: str,
+        script: str = "slurm/train.sh",
+        arguments: tuple[str, ...] = (),
+    ) -> BatchJob:
+        """sbatch, by a user in the repository; its log goes into the folder `logs`."""
+        log = logs / "job-%j.log"
+        submission = ("sbatch", "--parsable", "--cpus-per-task=1", f"--output={log}", *flags)
+        number = self.run(*submission, script, *arguments).strip()
+        return BatchJob(self, number, Path(str(log).replace("%j", number)))
+
+    def lose(self, node: str) -> None:
+        """Kill all that runs on a node, as when its power goes: slurmd first, then its steps."""
+        self._kill(lambda arguments, _: arguments[-2:] == ["-N", node])
+        steps = {
+            _parent(pid)
+            for pid, _, variables in _processes()
+            if variables.get("SLURMD_NODENAME") == node and self._is_ours(variables)
+        }
+        for pid in steps:
+            os.kill(pid, signal.SIGKILL)
+        self._kill(lambda _, variables: variables.get("SLURMD_NODENAME") == node)
+
+    def _kill(self, which: Callable[[list[str], dict[str, str]], bool]) -> None:
+        for pid, arguments, variables in _processes():
+            if which(arguments, variables) and self._is_ours(variables):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _is_ours(self, variables: dict[str, str]) -> bool:
+        return variables.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+
+    def _local_slurm(self, *request: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [LOCAL_SLURM, *request, "--dir", self.folder],
+            text=True, capture_output=True, timeout=90, check=False,
+        )  # fmt: skip
+
+
+class BatchJob:
+    """A job that was submitted, or one task of an array: number ``12`` or ``12_3``."""
+
+    def __init__(self, cluster: Cluster, number: str, log: Path) -> None:
+        self.cluster = cluster
+        self.number = number
+        self.log = log
+
+    def fields(self) -> dict[str, str]:
+        """What scontrol says of it."""
+        shown = self.cluster.run("scontrol", "--oneliner", "show", "job", self.number)
+        return dict(field.partition("=")[::2] for field in shown.split())
+
+    @property
+    def state(self) -> str:
+        return self.fields()["JobState"]
+
+    @property
+    def restarts(self) -> int:
+        return int(self.fields()["Restarts"])
+
+    def text(self) -> str:
+        """Its log so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"{self.fields()}\n{self.text()}"
+            time.sleep(0.05)
+
+    def until_step(self, directory: Path, step: int) -> None:
+        """Wait until the run's metrics.jsonl has a line of this step or a later one."""
+        self.until(lambda: any(line["step"] >= step for line in read_lines(directory)))
+
+    def expect(self, state: str, code: str = "0:0", seconds: float = 90) -> BatchJob:
+        """Wait for the job's end, which must be this."""
+        self.until(lambda: self.state in ENDED, seconds)
+        fields = self.fields()
+        assert (fields["JobState"], fields["ExitCode"]) == (state, code), f"{fields}\n{self.text()}"
+        return self
+
+    def finish(self) -> None:
+        """Let it be requeued as often as it wants, and see it end well."""
+        self.until(lambda: self.is_started_again() and self.state in ENDED, 120)
+        self.expect("COMPLETED")
+
+    def is_started_again(self) -> bool:
+        """Whether it is not in the queue; if it is, it is spared the two minutes that SLURM holds
+        a requeued job there."""
+        fields = self.fields()
+        if fields["JobState"] == "PENDING" and fields["Reason"] == "BeginTime":
+            time.sleep(2)  # In the second of its end SLURM takes it for the start that has ended.
+            self.cluster.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+        return fields["JobState"] in ("RUNNING", *ENDED)
+
+    def ranks(self) -> dict[int, int]:
+        """Process ids of the training processes by rank."""
+        job, _, task = self.number.partition("_")
+        name = {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": task}
+        asked = name if task else {"SLURM_JOB_ID": job}
+        return {
+            int(variables["SLURM_PROCID"]): pid
+            for pid, arguments, variables in _processes()
+            if "lenet_dist.train" in arguments and "SLURM_STEP_ID" in variables
+            and asked.items() <= variables.items()
+        }  # fmt: skip
+
+    @contextmanager
+    def held(self) -> Iterator[list[int]]:
+        """Keep its processes from running, as a node that is stuck does, so that what is to happen
+        meanwhile does not depend on this machine's speed."""
+        pids = list(self.ranks().values())
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield pids
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+
+def has_got(pid: int, number: signal.Signals) -> bool:
+    """Whether a process that is held has a signal waiting, or was let go by it and has ended.
+    SLURM sends SIGCONT with some signals."""
+    file = Path(f"/proc/{pid}/status")
+    waiting = re.findall(r"(?:ShdPnd|SigPnd):\s*(\w+)", file.read_text() if file.exists() else "")
+    return not waiting or any(int(mask, 16) >> (number - 1) & 1 for mask in waiting)
+
+
+def _processes() -> Iterator[tuple[int, list[str], dict[str, str]]]:
+    """Every process: its id, its command's words, its variables."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            text = (folder / "environ").read_bytes().decode(errors="replace")
+            variables = dict(entry.partition("=")[::2] for entry in text.split("\0") if entry)
+            yield int(folder.name), arguments[:-1], variables
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,0 +1,351 @@
+"""The preflight says what every rank is, sees and can do, and names the one that is not like it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lenet_dist.config import Data
+from lenet_dist.data import dataset, fetch
+from lenet_dist.runtime.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
+from lenet_dist.runtime.network import partners
+from lenet_dist.runtime.rank import Rank
+from tests.processes import Job, Jobs, command
+from tests.properties import PROPERTY
+
+MODULE = "lenet_dist.preflight"
+BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "25")
+"""Machines on which tests run are shared: what is no test of slowness calls little slow."""
+
+
+def preflight(jobs: Jobs, *overrides: str, **how: Any) -> Job:
+    """Ranks of a preflight whose run.root is ``root`` under the test's folder."""
+    root = f"run.root={jobs.folder / 'root'}"
+    return jobs.start(root, *overrides, name="preflight", base=BASE, module=MODULE, **how)
+
+
+def findings_of(job: Job) -> list[str]:
+    """What the main process gave as the reason of its exit code."""
+    text = job.main.text()
+    assert "Traceback" not in job.text()
+    return text[text.index("failed: ") :].removeprefix("failed: ").splitlines()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB: less than the preflight writes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs root and the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
+    jobs: Jobs, tmp_path: Path, world_size: int
+) -> None:
+    began, file = time.monotonic(), tmp_path / "preflight.json"
+    # Of four, two are on another node, as far as a launcher there would tell them.
+    other_node = {2: {"LOCAL_RANK": "0"}, 3: {"LOCAL_RANK": "1"}}
+    job = preflight(
+        jobs, "--json", str(file), world_size=world_size, own_environment=other_node
+    ).expect(0)
+    assert time.monotonic() - began < 30
+    expected = f"all {world_size} ranks agree" if world_size > 1 else "nothing to compare it with"
+    assert job.text().count(expected) == 1 and "Traceback" not in job.text()
+    assert not (tmp_path / "root").exists()
+    report = json.loads(file.read_text())
+    assert report["world_size"] == world_size and report["findings"] == []
+    assert report["slow_factor"] == 25 and 0 < report["seconds"] < 30
+    assert [rank["rank"] for rank in report["ranks"]] == list(range(world_size))
+    for rank in report["ranks"]:
+        assert rank["host"] and rank["device"] and rank["cores"] >= 1 and rank["threads"] == 1
+        assert 0 < rank["memory_free"] <= rank["memory_total"]
+        assert rank["data_sha256"] == dataset.data_hash(Data(name="synthetic"))
+        assert rank["versions"]["torch"] and rank["run_root"] == str(tmp_path / "root")
+        assert rank["gigaflops"] > 0 and abs(rank["clock_ms"]) < 1000 and not rank["failures"]
+        assert (rank["link_mb_s"] is None) == (world_size == 1)
+        writes = rank["rank"] in (0, 2)
+        assert (rank["local_rank"] == 0) == writes
+        assert (rank["write_mb_s"] is not None) == (rank["rename_ms"] is not None) == writes
+    rows = report["all_reduce"]
+    assert (len(rows) >= 4) == (world_size > 1)
+    for row in rows:
+        assert row["calls"] >= 3 and 0 < row["median_us"] <= row["slowest_us"]
+        assert row["algorithm_mb_s"] == pytest.approx(row["bytes"] / row["median_us"])
+        ring = 2 * (world_size - 1) / world_size
+        assert row["bus_mb_s"] == pytest.approx(row["algorithm_mb_s"] * ring)
+    assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
+
+
+def test_a_launcher_starts_it_as_it_starts_a_run(tmp_path: Path) -> None:
+    launch = ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml")
+    began = time.monotonic()
+    done = command(*launch, "-m", MODULE, *BASE, f"run.root={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 30
+    assert "all 2 ranks agree" in done.stdout and list(tmp_path.iterdir()) == []
+
+
+def test_other_data_and_another_network_variable_on_a_rank_are_named(
+    jobs: Jobs, mnist: Path
+) -> None:
+    job = preflight(
+        jobs, world_size=2,
+        environment={"NCCL_DEBUG": "INFO", "GLOO_SOCKET_IFNAME": "lo"},
+        # As by another file behind --config, and another profile, on that rank's node.
+        own_overrides={1: ("data.name=mnist", f"data.root={mnist}")},
+        own_environment={1: {"NCCL_DEBUG": "WARN", "NCCL_IB_DISABLE": "1"}},
+    ).expect(1)  # fmt: skip
+    config, data, debug, disable = findings_of(job)
+    assert all("rank 1 on " in found for found in (config, data, debug, disable))
+    right, wrong = (dataset.data_hash(Data(name=name)) for name in ("synthetic", "mnist"))
+    assert f"data (SHA-256): {wrong[:16]}... here, {right[:16]}... on rank 0 on " in data
+    assert "config (hash): " in config
+    assert "NCCL_DEBUG: WARN here, INFO on rank 0 on " in debug
+    assert "NCCL_IB_DISABLE: 1 here, not set on rank 0 on " in disable
+
+
+def test_a_damaged_file_on_a_rank_is_named_with_the_rank(jobs: Jobs, mnist: Path) -> None:
+    damaged = jobs.folder / "damaged" / "mnist"
+    damaged.mkdir(parents=True)
+    for file in fetch.SHA256["mnist"]:
+        (damaged / file).symlink_to(mnist / "mnist" / file)
+    labels = damaged / "train-labels-idx1-ubyte"
+    content = bytearray(labels.read_bytes())
+    content[-1] ^= 1
+    labels.unlink()
+    labels.write_bytes(content)
+    job = preflight(
+        jobs, "data.name=mnist", world_size=2,
+        own_overrides={0: [f"data.root={mnist}"], 1: [f"data.root={damaged.parent}"]},
+    ).expect(1)  # fmt: skip
+    (found,) = findings_of(job)
+    assert "rank 1 on " in found and f"{labels}: not mnist's: SHA-256" in found
+
+
+def test_data_that_no_rank_has_is_a_wrong_request(jobs: Jobs) -> None:
+    nowhere = ("data.name=mnist", "data.root=nowhere", "data.download=false")
+    job = preflight(jobs, *nowhere, world_size=2).expect(2)
+    assert job.text().count("error: ") == 1 and "nowhere/mnist" in job.text()
+
+
+def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
+    job = preflight(jobs, "--slow", "2", world_size=2)
+    job.until(lambda: "preflight: run.root" in job.main.text())
+    slow = job.ranks[1]
+    while job.main.process.exitcode is None:
+        slow.send(signal.SIGSTOP)
+        time.sleep(0.05)
+        slow.send(signal.SIGCONT)
+        time.sleep(0.005)
+    job.expect(1)
+    (found,) = findings_of(job)
+    assert "rank 1 on " in found and "compute: " in found and "times slower" in found
+
+
+def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> None:
+    other = jobs.folder / "other"
+    job = preflight(jobs, world_size=2, own_overrides={1: [f"run.root={other}"]}).expect(1)
+    (found,) = findings_of(job)
+    assert "rank 1 on " in found and f"{other}: not the folder that rank 0 has" in found
+    assert not other.exists()
+
+
+def test_a_run_root_that_cannot_be_written_on_one_rank_is_named(jobs: Jobs) -> None:
+    file = jobs.folder / "file"
+    file.touch()
+    job = preflight(jobs, world_size=2, own_overrides={1: [f"run.root={file}"]}).expect(1)
+    (found,) = findings_of(job)
+    assert "rank 1 on " in found and f"run.root={file}: can't write there" in found
+
+
+def test_a_run_root_that_cannot_be_written_on_any_is_a_wrong_request(jobs: Jobs) -> None:
+    file = jobs.folder / "file"
+    file.touch()
+    job = preflight(jobs, f"run.root={file}", world_size=2).expect(2)
+    assert job.text().count("error: ") == 1 and "Traceback" not in job.text()
+    assert f"run.root={file}: can't write there" in job.text()
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: Path) -> None:
+    root = small_disk / "root"
+    alone = preflight(jobs, f"run.root={root}").expect(1)
+    assert findings_of(alone)[0].endswith("No space left on device")
+    job = preflight(jobs, f"run.root={root}", world_size=2).expect(1)
+    (found,) = findings_of(job)
+    assert "rank 0 on " in found and found.endswith("No space left on device")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["nowhere/preflight.json", "."])
+def test_a_json_file_that_cannot_be_written_is_refused_before_anything_is_measured(
+    jobs: Jobs, target: str
+) -> None:
+    file = jobs.folder / target
+    job = preflight(jobs, "--json", str(file), world_size=2).expect(2)
+    assert job.text().count("error: ") == 1 and f"error: --json {file}: " in job.text()
+    assert "preflight: data" not in job.text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--slow", "1"), "--slow 1"),
+        (("--slow", "nan"), "--slow nan"),
+        (("--slow", "much"), "--slow"),
+        (("run.rot=x",), "run.rot"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_and_exit_code_2(
+    jobs: Jobs, arguments: tuple[str, ...], named: str
+) -> None:
+    job = preflight(jobs, *arguments).expect(2)
+    assert job.text().startswith("error: ") and job.text().count("\n") == 1
+    assert named in job.text()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    script = f"import sys; sys.argv = ['preflight', '--help']; import {MODULE} as m\n"
+    script += "try: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    shown = command("python", "-c", script)
+    assert "--slow FACTOR" in shown.stdout and shown.stdout.splitlines()[-1] == "False"
+
+
+def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> None:
+    root = jobs.folder / "root"
+    root.mkdir()
+    job = preflight(jobs, world_size=2)
+    job.until(lambda: any(root.iterdir()))
+    began = time.monotonic()
+    job.main.send(signal.SIGKILL)
+    assert job.wait() == [-signal.SIGKILL, 1] and time.monotonic() - began < 20
+    assert "rank 1 on " in job.text() and "lost another process" in job.text()
+    assert "Traceback" not in job.text()
+    assert all(
+        file.name.startswith(".preflight-") and file.suffix == ".tmp" for file in root.iterdir()
+    )
+
+
+def test_a_rank_that_hangs_ends_it_within_the_timeout(jobs: Jobs) -> None:
+    job = preflight(jobs, "compute.timeout_seconds=3", world_size=2)
+    job.until(lambda: "preflight: data" in job.main.text())
+    job.ranks[1].send(signal.SIGSTOP)
+    assert job.main.wait(30) == 1
+    assert "lost another process, or waited for it longer" in job.main.text()
+
+
+SOUND = Rank(
+    rank=0, host="n0", local_rank=0, device="H200", driver="580.1",
+    memory_free=10**11, memory_total=15 * 10**10, host_memory_free=10**11, cores=16, threads=8,
+    versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
+    data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,
+    link_mb_s=2e4, write_mb_s=800.0, rename_ms=0.3, clock_ms=0.0, clock_error_ms=0.1,
+)  # fmt: skip
+
+
+def sound(count: int) -> list[Rank]:
+    """As many ranks, a host each, alike."""
+    return [
+        dataclasses.replace(SOUND, rank=rank, host=f"n{rank}", clock_ms=0.2 * rank)
+        for rank in range(count)
+    ]
+
+
+DEFECTS: dict[str, dict[str, Any]] = {
+    "device": {"device": "H100"},
+    "driver": {"driver": "570.0"},
+    "device memory (bytes)": {"memory_total": 10**10},
+    "cores": {"cores": 15},
+    "threads": {"threads": 7},
+    "version of torch": {"versions": {"torch": "2.14.0", "cuda": None}},
+    "git commit": {"git_commit": None},
+    "config (hash)": {"config_hash": "2"},
+    "data (SHA-256)": {"data_sha256": "cd" * 32},
+    "NCCL_DEBUG": {"environment": {}},
+    "compute": {"gigaflops": 1e4},
+    "link": {"link_mb_s": 5e3},
+    "disk write": {"write_mb_s": 200.0},
+    "disk rename": {"rename_ms": 50.0},
+    "clock": {"clock_ms": -CLOCK_LIMIT_MS * 5},
+    "disk": {"failures": {"disk": "can't write /runs: No space left on device"}},
+}
+
+
+@PROPERTY
+@given(st.integers(1, 9), st.floats(1.01, 100))
+def test_ranks_that_are_alike_have_no_findings(count: int, slow: float) -> None:
+    assert findings(sound(count), slow) == []
+
+
+@PROPERTY
+@given(st.sampled_from(sorted(DEFECTS)), st.integers(3, 9), st.data())
+def test_the_one_rank_that_is_different_is_named_and_no_other(
+    what: str, count: int, data: st.DataObject
+) -> None:
+    ranks = sound(count)
+    wrong = data.draw(st.integers(0, count - 1))
+    ranks[wrong] = dataclasses.replace(ranks[wrong], **DEFECTS[what])
+    (found,) = findings(ranks, slow=3.0)
+    assert found.ranks == [wrong] and found.what == what
+    assert found.text.startswith(f"rank {wrong} on n{wrong}: {what}: ")
+
+
+@PROPERTY
+@given(st.floats(1.1, 50), st.floats(0.02, 50))
+def test_slow_is_by_the_stated_factor_and_no_less(slow: float, times: float) -> None:
+    assume(not math.isclose(slow, times))
+    ranks = sound(4)
+    ranks[1] = dataclasses.replace(ranks[1], gigaflops=SOUND.gigaflops / times)
+    named = [rank for finding in findings(ranks, slow) for rank in finding.ranks]
+    assert named == ([1] if times > slow else [])
+
+
+def test_of_two_that_differ_rank_0_is_taken_as_right() -> None:
+    ranks = sound(2)
+    ranks[1] = dataclasses.replace(ranks[1], device="H100", clock_ms=2_000.0)
+    assert [finding.ranks for finding in findings(ranks, 3)] == [[1], [1]]
+
+
+def test_ranks_that_differ_alike_are_named_together() -> None:
+    ranks = sound(5)
+    for rank in (1, 3):
+        ranks[rank] = dataclasses.replace(ranks[rank], git_commit="dead")
+    (found,) = differences(ranks)
+    assert found.text == "rank 1 on n1, rank 3 on n3: git commit: dead here, c0ffee on rank 0 on n0"
+
+
+def test_a_clock_within_what_the_measurement_leaves_open_is_no_finding() -> None:
+    ranks = sound(3)
+    ranks[2] = dataclasses.replace(ranks[2], clock_ms=1_500.0, clock_error_ms=600.0)
+    assert wrong_clocks(ranks) == []
+
+
+@PROPERTY
+@given(st.integers(1, 6), st.integers(1, 4))
+def test_partners_are_on_other_hosts_where_there_are_several(nodes: int, each: int) -> None:
+    hosts = [f"n{node}" for node in range(nodes) for _ in range(each)]
+    for rank, host in enumerate(hosts):
+        column = partners(hosts, rank)
+        assert rank in column and all(partners(hosts, other) == column for other in column)
+        if nodes > 1:
+            assert sorted(hosts[other] for other in column) == sorted(set(hosts)) and host
+        else:
+            assert column == list(range(each))

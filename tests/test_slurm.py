@@ -1,0 +1,357 @@
+"""sbatch slurm/train.sh ends with a finished run, whatever a real cluster does to it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
+from tests.processes import ROOT, SMALL, Jobs, checkpoint_steps, command, outcome, result
+
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+RUN = (*SMALL, "train.max_steps=120")
+"""Three epochs: a second or two once it is going. Where something is to happen in the middle, the
+processes are held."""
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes; a lost node is declared down after some 30 s; SIGKILL comes 10 s after SIGTERM."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    up = started.up("SlurmdTimeout=10", "KillWait=10")
+    if up.returncode == 2:
+        pytest.skip(up.stderr.strip())
+    assert up.returncode == 0, up.stderr
+    yield started
+    started.down()
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, object]]]:
+    """What RUN ends with on two processes without SLURM, uninterrupted."""
+    with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
+        return outcome(jobs.run(base=RUN, world_size=2).directory)
+
+
+class Batch:
+    """Submits jobs of RUN in one test's folder, and cancels what is left of them."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.root = folder
+        self.run = folder / "run"
+        self._jobs: list[BatchJob] = []
+
+    def submit(self, *flags: str, overrides: tuple[str, ...] = (), **how: str) -> BatchJob:
+        arguments = (*RUN, f"run.root={self.root}", "run.name=run", *overrides)
+        self._jobs.append(self.cluster.submit(self.root, *flags, arguments=arguments, **how))
+        return self._jobs[-1]
+
+    def cancel(self) -> None:
+        for job in self._jobs:
+            self.cluster.run("scancel", "--quiet", job.number)
+            job.until(lambda job=job: not job.ranks())
+
+
+@pytest.fixture
+def batch(cluster: Cluster, tmp_path: Path) -> Iterator[Batch]:
+    submitted = Batch(cluster, tmp_path)
+    yield submitted
+    submitted.cancel()
+
+
+def assert_one_readable_log(job: BatchJob) -> None:
+    """Every start in order, once each, with what it did; the result at the end; plain text."""
+    text = job.text()
+    starts = [int(part.split(",")[0]) for part in text.split(", start ")[1:]]
+    assert starts == list(range(1, job.restarts + 2))
+    assert text.count("global batch 256 = ") <= len(starts)
+    assert text.count("test accuracy") == 2, "the evaluation's line, and the result's"
+    assert text.rstrip().splitlines()[-1].split()[0] == "run"
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "Traceback" not in text
+
+
+# Outside a cluster: fast.
+
+
+@pytest.mark.parametrize("script", ["train.sh", "seeds.sh"])
+def test_outside_slurm_the_script_says_to_submit_it(script: str) -> None:
+    done = command("bash", f"slurm/{script}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: not in a SLURM job") and "sbatch" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("script", ["train.sh", "seeds.sh"])
+def test_outside_the_repository_the_script_says_where_to_submit_it(
+    script: str, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        ["bash", ROOT / "slurm" / script], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "is not lenet_dist's repository" in done.stderr
+
+
+def test_requeue_outside_slurm_says_so() -> None:
+    done = command("python", "-m", "lenet_dist.requeue")
+    assert done.returncode == 2 and "not in a SLURM job" in done.stderr
+
+
+def test_local_slurm_without_slurm_says_what_to_install(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, LOCAL_SLURM, "up", "--dir", tmp_path / "cluster"],
+        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "apt-get install slurmctld slurmd" in done.stderr
+    assert not (tmp_path / "cluster").exists()
+
+
+# On the cluster.
+
+
+def test_the_cluster_leaves_another_one_alone_and_nothing_behind(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    other = Cluster(tmp_path / "other")
+    assert other.up().returncode == 0
+    assert "n1" in other.run("srun", "--nodelist=n1", "printenv", "SLURMD_NODENAME")
+    other.down()
+    assert not other.folder.exists()
+    assert "n2" in cluster.run("srun", "--nodelist=n2", "printenv", "SLURMD_NODENAME")
+
+
+def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Path) -> None:
+    file = tmp_path / "preflight.json"
+    srun = ("srun", "--nodes=2", "--cpus-per-task=1", str(PYTHON), "-m", "lenet_dist.preflight")
+    data = ("data.name=synthetic", "compute.threads=1", f"run.root={tmp_path}")
+    # Two ranks share two cores with whatever else runs here: slow is left to its own tests.
+    shown = cluster.run(*srun, f"--json={file}", "--slow=50", *data)
+    assert shown.count("all 2 ranks agree") == 1
+    report = json.loads(file.read_text())
+    assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
+    assert report["seconds"] < 30
+
+
+def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
+    batch: Batch, expected: object
+) -> None:
+    job = batch.submit("--nodes=2").expect("COMPLETED")
+    assert outcome(batch.run) == expected
+    assert result(batch.run)["world_size"] == 2
+    assert "2 process(es) on n[1-2]" in job.text()
+    assert_one_readable_log(job)
+    # And what is complete is complete.
+    before = {file: file.stat().st_mtime_ns for file in batch.run.rglob("*")}
+    again = batch.submit("--nodes=2").expect("COMPLETED")
+    assert "is complete; nothing to do" in again.text()
+    assert {file: file.stat().st_mtime_ns for file in batch.run.rglob("*")} == before
+
+
+def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
+    batch: Batch, expected: object
+) -> None:
+    job = batch.submit("--nodes=2", "--time=1", "--signal=USR2@50")
+    job.until_step(batch.run, 14)
+    with job.held() as ranks:
+        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
+    job.until(lambda: job.restarts == 1)
+    assert "stopped by SIGUSR2 after step" in job.text()
+    assert f"requeued job {job.number} (1 of at most 50 times): this start took" in job.text()
+    job.finish()
+    assert outcome(batch.run) == expected
+    assert_one_readable_log(job)
+
+
+def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
+    batch: Batch, expected: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held() as ranks:
+        batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
+    job.until(lambda: job.restarts == 1)
+    assert "requeued job" in job.text()
+    job.finish()
+    assert outcome(batch.run) == expected
+
+
+def test_an_administrators_requeue_that_leaves_no_time_to_save_costs_no_bits(
+    batch: Batch, expected: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 42)
+    with job.held() as ranks:
+        batch.cluster.run("scontrol", "requeue", job.number)
+    # Kept from running until SLURM's patience ends.
+    while [rank for rank in ranks if Path(f"/proc/{rank}").exists()]:
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGSTOP)
+        time.sleep(0.001)
+    assert "stopped by" not in job.text()
+    job.finish()
+    assert job.restarts == 1, "by SLURM alone"
+    assert outcome(batch.run) == expected
+    assert_one_readable_log(job)
+
+
+def test_a_preempted_job_saves_makes_way_and_finishes_later(batch: Batch, expected: object) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    urgent = ("--partition=urgent", "--nodes=2", "--exclusive")
+    with job.held():
+        batch.cluster.run("srun", *urgent, "true")
+    job.until(lambda: job.restarts == 1)
+    assert "stopped by SIGTERM after step" in job.text()
+    assert "requeued job" not in job.text(), "SLURM requeues it, not the script"
+    job.finish()
+    assert job.restarts == 1
+    assert outcome(batch.run) == expected
+    assert_one_readable_log(job)
+
+
+def test_a_cancelled_job_stays_cancelled_with_all_saved(batch: Batch, expected: object) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held():
+        batch.cluster.run("scancel", job.number)
+    job.until(lambda: job.state == "CANCELLED" and not job.ranks())
+    assert "stopped by SIGTERM after step" in job.text()
+    assert checkpoint_steps(batch.run)
+    assert "requeued job" not in job.text()
+    time.sleep(3)
+    assert (job.state, job.restarts) == ("CANCELLED", 0)
+
+
+def test_a_killed_process_fails_the_job_naming_it_and_the_next_job_finishes(
+    batch: Batch, expected: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    began = time.monotonic()
+    with job.held():
+        os.kill(job.ranks()[1], signal.SIGKILL)
+    job.until(lambda: job.state == "FAILED")
+    assert time.monotonic() - began < 60
+    assert "srun: error: n2: task 1: Killed" in job.text()
+    assert "requeued job" not in job.text() and "Traceback" not in job.text()
+    batch.submit("--nodes=2").expect("COMPLETED")
+    assert outcome(batch.run) == expected
+
+
+def test_a_job_whose_node_is_lost_is_requeued_and_finishes(batch: Batch, expected: object) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held():
+        batch.cluster.lose("n2")
+    job.until(lambda: job.restarts == 1, 90)
+    assert "lost another process" in job.text()
+    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.finish()
+    assert outcome(batch.run) == expected
+    assert_one_readable_log(job)
+
+
+def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, expected: object) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held():
+        batch.cluster.run("scancel", job.number)
+    job.until(lambda: not job.ranks())
+    batch.submit("--nodes=1").expect("COMPLETED")
+    assert result(batch.run)["world_size"] == 1
+    assert outcome(batch.run) == expected
+
+
+def test_an_array_has_a_run_a_seed_each_requeued_alone(batch: Batch) -> None:
+    array = batch.submit("--array=0-2", script="slurm/seeds.sh")
+    tasks = [BatchJob(batch.cluster, f"{array.number}_{i}", array.log) for i in range(3)]
+    runs = [batch.root / f"run-seed-{i}" for i in range(3)]
+    tasks[1].until_step(runs[1], 14)
+    with tasks[1].held():
+        batch.cluster.run("scancel", "--signal=USR2", tasks[1].number)
+    tasks[1].until(lambda: tasks[1].restarts == 1)
+    tasks[1].finish()
+    for task in (tasks[0], tasks[2]):
+        task.expect("COMPLETED")
+        assert task.restarts == 0
+    hashes = {outcome(run)[0] for run in runs}
+    assert len(hashes) == 3
+    assert [result(run)["resumes"] for run in runs] == [0, 1, 0]
+
+
+def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, expected: object) -> None:
+    first = batch.submit("--nodes=1")
+    first.until_step(batch.run, 14)
+    with first.held():
+        second = batch.submit("--nodes=1").expect("FAILED", "2:0")
+    assert "another job is at work there" in second.text()
+    assert f'"slurm_job": "{first.number}"' in second.text()
+    first.expect("COMPLETED")
+    assert outcome(batch.run) == expected
+
+
+def test_a_job_at_its_cap_of_requeues_stops_with_the_reason(batch: Batch, expected: object) -> None:
+    job = batch.submit("--nodes=1", "--export=ALL,MAX_REQUEUES=1")
+    for restarts in (0, 1):
+        job.until_step(batch.run, 14 + 14 * restarts)
+        with job.held():
+            batch.cluster.run("scancel", "--signal=USR2", job.number)
+        if restarts == 0:
+            job.until(lambda: job.restarts == 1 and job.is_started_again())
+    job.expect("FAILED", "75:0")
+    assert "not requeued" in job.text() and "of at most 1 (MAX_REQUEUES)" in job.text()
+    batch.submit("--nodes=1").expect("COMPLETED")
+    assert outcome(batch.run) == expected
+
+
+def test_a_job_that_gained_nothing_is_not_requeued(batch: Batch, cluster: Cluster) -> None:
+    job = batch.submit("--nodes=1")
+    job.until_step(batch.run, 14)
+    with job.held():
+        cluster.run("scancel", job.number)
+    job.until(lambda: not job.ranks())
+    step = checkpoint_steps(batch.run)[-1]
+    with open(batch.run / "starts.jsonl", "a") as starts:
+        starts.write(json.dumps({"step": step, "world_size": 1, "time": "now"}) + "\n")
+    asked = f"{PYTHON} -m lenet_dist.requeue run.root={batch.root} run.name=run"
+    script = batch.root / "requeue.sh"
+    script.write_text(f"#!/bin/sh\n{asked}\n")
+    useless = cluster.submit(batch.root, script=str(script)).expect("FAILED", "75:0")
+    assert f"nothing was gained since the last start, at step {step}" in useless.text()
+
+
+def test_a_job_that_finds_no_gpu_where_it_was_given_one_says_so(batch: Batch) -> None:
+    job = batch.submit("--nodes=2", "--gpus-per-node=1").expect("FAILED", "2:0")
+    assert "error: SLURM gave this task GPU 0 on " in job.text()
+    assert "Traceback" not in job.text() and not batch.run.exists()
+
+
+def test_a_job_without_a_usable_python_says_so(batch: Batch, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    shutil.copytree(ROOT / "slurm", repository / "slurm")
+    job = batch.submit(f"--chdir={repository}", script=str(ROOT / "slurm" / "train.sh"))
+    job.expect("FAILED", "2:0")
+    assert "can't import lenet_dist: run 'make setup'" in job.text()
+
+
+def test_shares_of_a_node_are_counted_by_slurms_own_words(batch: Batch) -> None:
+    job = batch.submit(
+        "--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=2",
+        overrides=("compute.threads=auto",),
+    )  # fmt: skip
+    job.expect("COMPLETED")
+    assert result(batch.run)["threads"] == min(2, len(os.sched_getaffinity(0)))
