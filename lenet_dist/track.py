@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lenet_dist.tracking.tracker import Pictures, Tracker
 
 _LOOK_EVERY_SECONDS = 0.5
-_NICENESS = 10
+_NICENESS = 5
 _PICTURES = 24
 
 
@@ -71,7 +71,8 @@ def _follow(run: Path, config: Config, names: list[str], lock: RunLock, pid: int
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
     def say(text: str) -> None:
-        print(text, file=reports)
+        with suppress(BrokenPipeError):  # Whom it was for may have been killed.
+            print(text, file=reports)
 
     def give_up(ending: Ending) -> None:
         say(f"tracking: not done in {ending.seconds:.0f} s; {catch_up_advice(run)}")
@@ -132,6 +133,8 @@ def _track(
         while ending is None:
             each(lambda tracker: _pass_on(_without_test(tail.read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
+            if ending is None and (run / "result.json").exists():
+                ending = Ending("completed")  # Before the word comes: there is work to do.
         lines, result = tail.read(), None
         if ending.kind == "completed":
             result = json.loads((run / "result.json").read_text())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lenet_dist
+from lenet_dist.tracking.environment import TRACKERS
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
@@ -89,6 +90,12 @@ def test_only_commands_training_and_runtime_know_accelerate() -> None:
 def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
     both = importers("wandb") | importers("wandb_workspaces")
     assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
+
+
+def test_only_the_trackers_own_process_knows_the_trackers() -> None:
+    ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
+    knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}
+    assert knowing == {"track.py"}
 
 
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train"])

@@ -8,6 +8,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -16,8 +17,12 @@ from typing import Any
 
 import psutil
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.processes import Job, Jobs, command, free_port, outcome, result
+from lenet_dist import config as configuration
+from lenet_dist.exits import RequestError
+from lenet_dist.tracking.environment import active_trackers
+from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
 from tests.wandb_server import StoredRun, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
@@ -222,17 +227,29 @@ NEVER_THERE = {
 }
 """What may be wrong with a server from the start, and what the terminal says of it."""
 
-LOST = {"gone": "not done in 28 s", "mute": "not done in 28 s", "refusing": "error 403"}
+LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
 """The same for one that was well when the run began."""
 
 
+Faulty = dict[str, tuple[Job, WandbServer]]
+
+
 @pytest.fixture(scope="module")
-def faulty(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, tuple[Job, WandbServer]]]:
-    """A run for each of these faults, all at once: most of their time is waiting."""
-    with Jobs(tmp_path_factory.mktemp("faulty")) as jobs, ExitStack() as serving:
-        servers = {fault: serving.enter_context(WandbServer()) for fault in NEVER_THERE | LOST}
+def never_there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults."""
+    yield from start_together(NEVER_THERE, tmp_path_factory.mktemp("never_there"))
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults."""
+    yield from start_together(LOST, tmp_path_factory.mktemp("lost"))
+
+
+def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
+    """A run for each fault, all at once: most of their time is waiting."""
+    with Jobs(folder) as jobs, ExitStack() as serving:
+        servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
         yield {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
 
 
@@ -266,9 +283,9 @@ def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
 
 @pytest.mark.parametrize("fault", NEVER_THERE)
 def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
-    faulty: dict[str, tuple[Job, WandbServer]], uninterrupted: Job, fault: str
+    never_there: Faulty, uninterrupted: Job, fault: str
 ) -> None:
-    job, server = faulty[fault]
+    job, server = never_there[fault]
     check_harmless(job.expect(0), uninterrupted)
     assert NEVER_THERE[fault] in told(job) and "wandb sync" in told(job)
     server.status = 200
@@ -278,9 +295,9 @@ def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
 
 @pytest.mark.parametrize("fault", LOST)
 def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
-    faulty: dict[str, tuple[Job, WandbServer]], uninterrupted: Job, fault: str
+    lost: Faulty, uninterrupted: Job, fault: str
 ) -> None:
-    job, server = faulty[fault]
+    job, server = lost[fault]
     check_harmless(job.expect(0), uninterrupted)
     assert LOST[fault] in told(job)
     with WandbServer() as recovered:
@@ -361,7 +378,6 @@ def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: 
         ({"WANDB_RUN_GROUP": "other"}, (OFFLINE,), "wandb.group"),
         ({"WANDB_RUN_ID": "other"}, (OFFLINE,), "WANDB_RUN_ID"),
         ({}, ("log.trackers=[mlflow]",), "no tracker 'mlflow'"),
-        ({}, ("log.trackers=[tensorboard]",), "lenet_dist[tensorboard]"),
     ],
 )
 def test_what_would_override_the_config_or_is_not_there_is_refused(
@@ -370,6 +386,31 @@ def test_what_would_override_the_config_or_is_not_there_is_refused(
     job = jobs.start(*overrides, environment=variables).expect(2)
     assert named in job.text() and "Traceback" not in job.text()
     assert not job.directory.exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # So Python takes it for missing.
+    with pytest.raises(RequestError, match=re.escape("pip install 'lenet_dist[tensorboard]'")):
+        active_trackers(configuration.load(None, ["log.trackers=[tensorboard]"]))
+
+
+def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    trackers = "log.trackers=[tensorboard]"
+    stopped = jobs.start(trackers)
+    stopped.until_step(28)
+    stopped.main.send(signal.SIGKILL)
+    stopped.wait()
+    run = jobs.run(trackers)
+    check_harmless(run, uninterrupted)
+    events = EventAccumulator(str(run.directory / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == TRAIN_STEPS
+    expected = [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
+    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(expected)
+    assert not (run.directory / "wandb").exists()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from threading import Thread
 
 from lenet_dist.exits import Stopped
 
-SECONDS_AT_THE_END = 28.0
+SECONDS_AT_THE_END = 27.0
 """Longest that trackers may take once a run is complete."""
 
 SECONDS_AT_A_STOP = 9.0

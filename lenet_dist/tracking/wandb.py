@@ -32,7 +32,7 @@ from lenet_dist.tracking.metrics import Line
 from lenet_dist.tracking.segments import Segment, lines_in, segments
 from lenet_dist.tracking.tracker import Pictures
 
-_INIT_SECONDS = 10
+_INIT_SECONDS = 8
 _FINISH_SECONDS = 18
 """Longest waits for the server; both together must fit into what an ending allows."""
 
