@@ -117,6 +117,81 @@ def check_arrived(run: StoredRun, steps: list[int]) -> None:
     assert run.summary["test/accuracy"] > 0.9
 
 
+NEVER_THERE = {
+    "no key": "no key for http://127.0.0.1",
+    "wrong key": "401",
+    "refused": "connection refused",
+    "silent": "context deadline exceeded",
+    "500": "HTTP 500",
+}
+"""What may be wrong with a server from the start, and what the terminal says of it."""
+
+LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
+"""The same for one that was well when the run began."""
+
+
+Faulty = dict[str, tuple[Job, WandbServer]]
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults."""
+    yield from start_together(LOST, tmp_path_factory.mktemp("lost"))
+
+
+@pytest.fixture(scope="module")
+def never_there(lost: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults; the lost ones wait meanwhile."""
+    yield from start_together(NEVER_THERE, tmp_path_factory.mktemp("never_there"))
+
+
+def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
+    """A run for each fault, all at once: most of their time is waiting."""
+    with Jobs(folder) as jobs, ExitStack() as serving:
+        servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
+        yield {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
+
+
+def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
+    environment = server.environment()
+    mode = ONLINE
+    match fault:
+        case "no key":
+            del environment["WANDB_API_KEY"]
+            mode = "wandb.mode=auto"
+        case "wrong key":
+            environment["WANDB_API_KEY"] = "f" * 40
+        case "refused":
+            environment["WANDB_BASE_URL"] = f"http://127.0.0.1:{free_port()}"
+        case "silent":
+            server.goes_on.clear()
+        case "500":
+            server.status = 500
+    job = jobs.start(mode, name=fault.replace(" ", "-"), environment=environment)
+    if fault in LOST:
+        hold_until(job, lambda: "UpsertBucket" in server.asked)
+    match fault:
+        case "gone":
+            server.stop()
+        case "mute":
+            server.goes_on.clear()
+        case "refusing":
+            server.status = 403
+    return job
+
+
+@pytest.mark.parametrize("fault", NEVER_THERE)
+def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
+    never_there: Faulty, uninterrupted: Job, fault: str
+) -> None:
+    job, server = never_there[fault]
+    check_harmless(job.expect(0), uninterrupted)
+    assert NEVER_THERE[fault] in told(job) and "wandb sync" in told(job)
+    server.status = 200
+    server.goes_on.set()
+    check_upload(job, server, TRAIN_STEPS)
+
+
 @pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
 def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once_in_order(
     jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
@@ -147,6 +222,18 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
         check_upload(last, server, TRAIN_STEPS)
     check_arrived(server.run, TRAIN_STEPS)
     assert len(server.runs) == 1
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
+    lost: Faulty, uninterrupted: Job, fault: str
+) -> None:
+    job, server = lost[fault]
+    check_harmless(job.expect(0), uninterrupted)
+    assert LOST[fault] in told(job)
+    with WandbServer() as recovered:
+        recovered.runs = server.runs
+        check_upload(job, recovered, TRAIN_STEPS)
 
 
 def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
@@ -218,93 +305,6 @@ def test_the_followers_end_with_a_run_that_is_killed(jobs: Jobs) -> None:
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-NEVER_THERE = {
-    "no key": "no key for http://127.0.0.1",
-    "wrong key": "401",
-    "refused": "connection refused",
-    "silent": "context deadline exceeded",
-    "500": "HTTP 500",
-}
-"""What may be wrong with a server from the start, and what the terminal says of it."""
-
-LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
-"""The same for one that was well when the run began."""
-
-
-Faulty = dict[str, tuple[Job, WandbServer]]
-
-
-@pytest.fixture(scope="module")
-def never_there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A run for each of these faults."""
-    yield from start_together(NEVER_THERE, tmp_path_factory.mktemp("never_there"))
-
-
-@pytest.fixture(scope="module")
-def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A run for each of these faults."""
-    yield from start_together(LOST, tmp_path_factory.mktemp("lost"))
-
-
-def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
-    """A run for each fault, all at once: most of their time is waiting."""
-    with Jobs(folder) as jobs, ExitStack() as serving:
-        servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
-        yield {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
-
-
-def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
-    environment = server.environment()
-    mode = ONLINE
-    match fault:
-        case "no key":
-            del environment["WANDB_API_KEY"]
-            mode = "wandb.mode=auto"
-        case "wrong key":
-            environment["WANDB_API_KEY"] = "f" * 40
-        case "refused":
-            environment["WANDB_BASE_URL"] = f"http://127.0.0.1:{free_port()}"
-        case "silent":
-            server.goes_on.clear()
-        case "500":
-            server.status = 500
-    job = jobs.start(mode, name=fault.replace(" ", "-"), environment=environment)
-    if fault in LOST:
-        hold_until(job, lambda: "UpsertBucket" in server.asked)
-    match fault:
-        case "gone":
-            server.stop()
-        case "mute":
-            server.goes_on.clear()
-        case "refusing":
-            server.status = 403
-    return job
-
-
-@pytest.mark.parametrize("fault", NEVER_THERE)
-def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
-    never_there: Faulty, uninterrupted: Job, fault: str
-) -> None:
-    job, server = never_there[fault]
-    check_harmless(job.expect(0), uninterrupted)
-    assert NEVER_THERE[fault] in told(job) and "wandb sync" in told(job)
-    server.status = 200
-    server.goes_on.set()
-    check_upload(job, server, TRAIN_STEPS)
-
-
-@pytest.mark.parametrize("fault", LOST)
-def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
-    lost: Faulty, uninterrupted: Job, fault: str
-) -> None:
-    job, server = lost[fault]
-    check_harmless(job.expect(0), uninterrupted)
-    assert LOST[fault] in told(job)
-    with WandbServer() as recovered:
-        recovered.runs = server.runs
-        check_upload(job, recovered, TRAIN_STEPS)
-
-
 @pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
 def test_the_death_of_wandbs_own_process_changes_nothing(
     jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
@@ -352,11 +352,6 @@ def test_a_full_disk_under_wandbs_files_changes_nothing(
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
     assert not (uninterrupted.directory / "wandb").exists()
     assert "W&B" not in uninterrupted.text()
-
-
-def test_nothing_is_written_outside_the_run(jobs: Jobs, tmp_path: Path) -> None:
-    jobs.run(OFFLINE)
-    assert not (tmp_path / "home").exists()
 
 
 def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: Path) -> None:
@@ -413,19 +408,15 @@ def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(
     assert not (run.directory / "wandb").exists()
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"WANDB_MODE": "offline", "WANDB_PROJECT": "lenet-dist"},
-        {"WANDB_DIR": "/nowhere", "WANDB_RESUME": "never", "WANDB_SILENT": "false"},
-    ],
-)
-def test_variables_that_say_the_same_or_only_where_change_nothing(
-    jobs: Jobs, variables: dict[str, str]
+def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(
+    jobs: Jobs, tmp_path: Path
 ) -> None:
-    run = jobs.run("wandb.mode=auto", environment=variables)
+    same = {"WANDB_MODE": "offline", "WANDB_PROJECT": "lenet-dist", "WANDB_NAME": "run"}
+    others = {"WANDB_DIR": "/nowhere", "WANDB_RESUME": "never", "WANDB_SILENT": "false"}
+    run = jobs.run("wandb.mode=auto", environment=same | others)
     assert [r.get("train/step") for r in history(run.directory)][:3] == TRAIN_STEPS[:3]
     assert re.search(r"kept offline.*wandb sync \S+/run/wandb$", told(run))
+    assert not (tmp_path / "home").exists()
 
 
 def test_track_refuses_what_it_cannot_track(uninterrupted: Job, tmp_path: Path) -> None:
