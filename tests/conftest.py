@@ -14,7 +14,7 @@ from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.processes import Job, Jobs, LaunchedJobs
 
-_STARTS_PROCESSES = ("benchmark", "commands", "failures", "resume", "same_bits", "stop")
+_STARTS_PROCESSES = ("benchmark", "commands", "failures", "report", "resume", "same_bits", "stop")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
