@@ -28,11 +28,11 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     single = len(request.runs) == 1
     out = request.out or (request.runs[0] if single else Path()) / "report.html"
-    if request.out:
-        _check(request.out)
-    from lenet_dist.reporting import page
+    from lenet_dist.reporting import page, run
 
-    print(page.write(request.runs, out, request.data))
+    runs = [run.read(path) for path in request.runs]
+    _check(out)
+    print(page.write(runs, out, request.data))
 
 
 def _check(out: Path) -> None:
@@ -42,7 +42,7 @@ def _check(out: Path) -> None:
     if not out.parent.is_dir():
         raise RequestError(f"--out {out}: {out.parent} is no folder")
     if not os.access(out.parent, os.W_OK):
-        raise RequestError(f"--out {out}: can't write into {out.parent}")
+        raise RequestError(f"--out {out}: can't write into {out.parent}; name another place")
 
 
 if __name__ == "__main__":

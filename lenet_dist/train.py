@@ -75,8 +75,9 @@ def _report(run: Path, page: Path) -> None:
     """Write the run's page. The result is on disk: the run is complete whatever happens here."""
     try:
         from lenet_dist.reporting.page import write
+        from lenet_dist.reporting.run import read
 
-        write([run], page)
+        write([read(run)], page)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(

@@ -20,7 +20,7 @@ import pytest
 from lenet_dist import config as configuration
 from lenet_dist import report
 from lenet_dist.exits import RequestError
-from lenet_dist.reporting import page, run
+from lenet_dist.reporting import page, plots, run
 from tests.browser import Browser, fetch_axe
 from tests.processes import SMALL, Job, Jobs, command, outcome, result
 
@@ -388,6 +388,53 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(
     assert str(uninterrupted.directory) in shown and str(copy) in shown
 
 
+@pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])
+def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
+    uninterrupted: Job, tmp_path: Path, loss: str
+) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    lines[0]["loss"] = float(loss)
+    metrics = "".join(json.dumps(line) + "\n" for line in lines)
+    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics)
+    for html in (page.of_run(run.read(copy)), page.of_runs([run.read(copy)] * 2)):
+        assert html.count('role="img"') >= 4
+
+
+def test_a_page_of_many_runs_and_lines_is_small(uninterrupted: Job, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    first = next(line for line in lines if line["kind"] == "train")
+    many = [{**first, "step": step, "loss": 1 + step % 7 / 7} for step in range(1, 20_001)]
+    metrics = "".join(json.dumps(line) + "\n" for line in many)
+    copy = run.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
+    assert len(page.of_run(copy)) < 1_000_000
+    assert len(page.of_runs([copy] * 20)) < 2_000_000
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour.lstrip("#")
+    parts = [digits[i : i + len(digits) // 3] for i in range(0, len(digits), len(digits) // 3)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int((part * 2)[:2], 16) / 255 for part in parts)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_curve_stands_out_from_the_page_light_and_dark(uninterrupted: Job) -> None:
+    html = page.of_run(run.read(uninterrupted.directory))
+    found = re.findall(r":root \{(.*?)\}", html, flags=re.S)
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", scheme)) for scheme in found]
+    schemes = [scheme for scheme in schemes if "paper" in scheme]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        lines = [colour for name, colour in scheme.items() if name.startswith("series-")]
+        assert len(lines) == plots.COLOURS
+        for colour in (*lines, scheme["mistake"]):
+            dark, light = sorted([luminance(colour), luminance(scheme["paper"])])
+            assert (light + 0.05) / (dark + 0.05) >= 3, f"{colour} on {scheme['paper']}"
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     opened = Browser(fetch_axe())
@@ -402,9 +449,9 @@ def pages(
 ) -> dict[str, Path]:  # fmt: skip
     folder = tmp_path_factory.mktemp("pages")
     return {
-        "one run": page.write([interrupted], folder / "one.html"),
-        "unfinished": page.write([unfinished], folder / "unfinished.html"),
-        "several runs": page.write(several, folder / "several.html"),
+        "one run": page.write([run.read(interrupted)], folder / "one.html"),
+        "unfinished": page.write([run.read(unfinished)], folder / "unfinished.html"),
+        "several runs": page.write([run.read(path) for path in several], folder / "several.html"),
     }
 
 

@@ -21,7 +21,6 @@ from lenet_dist.data.dataset import CLASS_NAMES, CLASSES, NAMES
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures, plots
-from lenet_dist.reporting import run as runs_on_disk
 from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
 from lenet_dist.reporting.run import Evaluation, Run
 
@@ -29,13 +28,12 @@ _SINGLE_SERIES = 8
 """Up to so many runs of one config, each has a colour and dashes of its own."""
 
 
-def write(paths: Sequence[Path], out: Path, data_root: str | None = None) -> Path:
-    """Write the page over these run directories; gives where it lies.
+def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
+    """Write the page over these runs; gives where it lies.
 
-    `data_root`: where the images are, if not where the runs say. Raises RequestError naming what is
-    no run or is damaged, RunFailed if the page can't be written.
+    `data_root`: where the images are, if not where the runs say. Raises RunFailed if the page can't
+    be written.
     """
-    runs = [runs_on_disk.read(path) for path in paths]
     page = of_run(runs[0], data_root) if len(runs) == 1 else of_runs(runs)
     write_atomically(out, page.encode())
     return out
@@ -86,8 +84,8 @@ def of_runs(runs: Sequence[Run]) -> str:
         "runs.html.j2",
         groups=groups,
         rows=[
-            (group, run, label, Series(number, label), rerun_command(run))
-            for (group, run), label, number in zip(members, labels, numbers, strict=True)
+            (group, run, label, rerun_command(run))
+            for (group, run), label in zip(members, labels, strict=True)
         ],
         series=series,
         plots=[(plot, plots.draw(plot)) for plot in curves.of_runs(ordered, labels, numbers)],
