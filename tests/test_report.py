@@ -214,6 +214,13 @@ def test_without_the_images_the_page_says_which_are_missing(
     assert f"{test['correct']:,} of {test['count']:,} images right" in shown
 
 
+def test_classes_that_are_not_numbers_have_their_names(uninterrupted: Job, tmp_path: Path) -> None:
+    asked = configuration.load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
+    copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    shown = page_of(copy)
+    assert "LeNet-5 on Fashion-MNIST" in shown and "9 ankle boot" in shown
+
+
 def test_weights_that_are_not_the_results_are_not_shown(
     several: list[Path], tmp_path: Path
 ) -> None:
