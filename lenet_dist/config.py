@@ -154,9 +154,10 @@ class Checkpoint:
 
 @dataclass
 class Log:
-    """Train lines."""
+    """What a run tells of itself."""
 
     every_steps: int = _key(50, "a train line each so many steps", low=1)
+    report: bool = _key(True, "write report.html at the end")
 
 
 @dataclass
@@ -195,7 +196,7 @@ TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000
 
 _DECIDES_NOTHING = (
     "run.", "checkpoint.", "wandb.", "data.root", "data.download",
-    "compute.threads", "compute.timeout_seconds",
+    "compute.threads", "compute.timeout_seconds", "log.report",
 )  # fmt: skip
 """Keys that leave weights and metrics alone. Threads decide bits: they are compared on their own,
 because `auto` is resolved only when the run begins."""

@@ -19,6 +19,7 @@ _STARTS_PROCESSES = (
     "commands",
     "failures",
     "preflight",
+    "report",
     "resume",
     "same_bits",
     "slurm",

@@ -91,6 +91,11 @@ def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
     assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
 
 
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2", "PIL"])
+def test_only_reporting_knows_what_draws(library: str) -> None:
+    assert {part_of(Path(module)) for module in importers(library)} == {"reporting"}
+
+
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train"])
 def test_reading_a_request_does_not_wait_for_torch(module: str) -> None:
     script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"

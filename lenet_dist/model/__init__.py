@@ -1,1 +1,1 @@
-"""LeNet-5 and the running mean of its weights."""
+"""LeNet-5, the running mean of its weights, and a look inside."""

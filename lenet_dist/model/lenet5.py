@@ -34,14 +34,18 @@ class LeNet5(nn.Module):
         ReLU after max-pooling touches a quarter of the values; convolutions run channels-last; and
         C5, which sees a whole 5x5 map, is a matrix product.
         """
-        x = pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
-        x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
-        x = F.relu(F.max_pool2d(x, 2))
-        x = F.conv2d(x, _channels_last(self.C3.weight), self.C3.bias)
-        x = F.relu(F.max_pool2d(x, 2))
+        _, x = self.feature_maps(pixels)
         x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
         x = F.relu(self.F6(x))
         return self.OUT(x)
+
+    def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """What S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5] hand on, after ReLU."""
+        x = pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
+        x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
+        s2 = F.relu(F.max_pool2d(x, 2))
+        x = F.conv2d(s2, _channels_last(self.C3.weight), self.C3.bias)
+        return s2, F.relu(F.max_pool2d(x, 2))
 
 
 def build(seed: int, mean: float, std: float) -> LeNet5:

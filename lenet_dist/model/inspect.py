@@ -1,0 +1,58 @@
+"""What a model has learned and where it fails, as tensors for others to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lenet_dist.model.lenet5 import LeNet5
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that the model takes for another class."""
+
+    sample_id: int
+    """Its index in the images that were judged, from 0."""
+    label: int
+    prediction: int
+    probability: float
+    """Which the model gives its prediction, in [0, 1]."""
+    image: Tensor
+    """As it was given, on the CPU: uint8 [28, 28] for the data set's own."""
+
+
+def worst_mistakes(logits: Tensor, labels: Tensor, images: Tensor, count: int) -> list[Mistake]:
+    """The `count` mistakes of which the model is most certain, most certain first.
+
+    Logits [n, 10], labels [n], images [n, ...], all of the same n samples. Fewer mistakes than
+    that: all of them.
+    """
+    probabilities, predictions = logits.double().softmax(1).max(1)
+    wrong = (predictions != labels).nonzero().flatten()
+    # Stable, so that equal probabilities come in the samples' order on any machine.
+    order = probabilities[wrong].sort(descending=True, stable=True).indices[:count]
+    return [
+        Mistake(
+            sample_id=sample_id,
+            label=int(labels[sample_id]),
+            prediction=int(predictions[sample_id]),
+            probability=float(probabilities[sample_id]),
+            image=images[sample_id].cpu(),
+        )
+        for sample_id in wrong[order].tolist()
+    ]
+
+
+def filters(model: LeNet5) -> Tensor:
+    """C1's six filters [6, 5, 5], on the CPU."""
+    return model.C1.weight.detach()[:, 0].cpu()
+
+
+@torch.no_grad()
+def feature_maps(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """What S2 [6, 14, 14] and S4 [16, 5, 5] make of one image [1, 28, 28] in [0, 1], on the CPU."""
+    s2, s4 = model.feature_maps(pixels.unsqueeze(0).to(model.C1.weight.device))
+    return s2[0].cpu(), s4[0].cpu()
