@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from lenet_dist import config as configuration
@@ -49,19 +50,31 @@ def main(arguments: list[str]) -> None:
 def _train(config: configuration.Config, stop: StopRequest, started: float) -> None:
     from lenet_dist.runtime import accelerator as accelerators
     from lenet_dist.runtime.run_directory import RunDirectory
+    from lenet_dist.tracking.environment import active_trackers
+    from lenet_dist.tracking.follower import followed
     from lenet_dist.tracking.progress import result_table
     from lenet_dist.training.job import assemble
     from lenet_dist.training.loop import train
 
     plan = validate(config, accelerators.world_size_of_environment())
+    trackers = active_trackers(config)
     directory = RunDirectory(config)
     accelerator = accelerators.start(config.compute)
-    with accelerators.peer_watch(config.compute.timeout_seconds):
+    watch = accelerators.peer_watch
+    with watch(config.compute.timeout_seconds):
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         is_new = result is None
         if result is None:
             accelerators.say(accelerator, plan)
-            result = train(assemble(config, accelerator, directory, stop, started))
+            job = assemble(config, accelerator, directory, stop, started)
+            has_follower = trackers and accelerator.is_main_process
+            say = job.progress.say
+            with (
+                accelerators.stopping_together(accelerator),
+                followed(directory.path, say) if has_follower else nullcontext(),
+                watch(config.compute.timeout_seconds),
+            ):
+                result = train(job)
         else:
             accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
     accelerator.end_training()

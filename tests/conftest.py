@@ -24,6 +24,7 @@ _STARTS_PROCESSES = (
     "same_bits",
     "slurm",
     "stop",
+    "wandb",
 )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lenet_dist
+from lenet_dist.tracking.environment import TRACKERS
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
@@ -94,6 +95,12 @@ def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2", "PIL"])
 def test_only_reporting_knows_what_draws(library: str) -> None:
     assert {part_of(Path(module)) for module in importers(library)} == {"reporting"}
+
+
+def test_only_the_trackers_own_process_knows_the_trackers() -> None:
+    ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
+    knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}
+    assert knowing == {"track.py"}
 
 
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train"])

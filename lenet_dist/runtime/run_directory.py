@@ -59,18 +59,17 @@ class RunDirectory:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         return configuration.load(self.config) if self.config.exists() else None
 
-    def note_start(self, start: dict[str, Any]) -> int:
-        """Add a line for this start; gives how many starts there were before."""
-        earlier = len(self._starts())
+    def note_start(self, start: dict[str, Any]) -> None:
+        """Add a line for this start."""
         append_line(self.starts, json.dumps(start))
-        return earlier
 
     def gain(self) -> tuple[int, int]:
         """The step at which the last start began, and that of the newest checkpoint."""
-        starts, saved = self._starts(), complete_checkpoints(self.checkpoints)
+        starts, saved = self.read_starts(), complete_checkpoints(self.checkpoints)
         return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
 
-    def _starts(self) -> list[dict[str, Any]]:
+    def read_starts(self) -> list[dict[str, Any]]:
+        """What each start so far has noted."""
         lines = self.starts.read_text().splitlines() if self.starts.exists() else []
         return [json.loads(line) for line in lines]
 

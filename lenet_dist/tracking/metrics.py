@@ -45,3 +45,23 @@ class MetricsFile:
         content = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(self.path, content.encode())
         return lines
+
+
+class Tail:
+    """The lines of a metrics.jsonl that others are writing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._bytes_read = 0
+        self.lines: list[Line] = []
+        """Every whole line, as of the last `read`."""
+
+    def read(self) -> list[Line]:
+        """Look for new lines; gives all."""
+        if self._path.exists():
+            with open(self._path, "rb") as file:
+                file.seek(self._bytes_read)
+                whole, newline, _ = file.read().rpartition(b"\n")
+            self._bytes_read += len(whole + newline)
+            self.lines += [json.loads(text) for text in whole.splitlines()]
+        return self.lines

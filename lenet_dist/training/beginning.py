@@ -4,6 +4,7 @@ the request, and all that was written after it taken back."""
 from __future__ import annotations
 
 import copy
+import secrets
 import sys
 import time
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Beginning:
     checkpoint: Checkpoint | None
     resumes: int
     bit_exact: bool
+    wandb_id: str
 
 
 def begin(
@@ -64,11 +66,14 @@ def begin(
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     metrics.keep(lambda line: _is_before(line, step))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    start = {"step": step, "world_size": plan.world_size, "time": now}
-    earlier_starts = directory.note_start(start)
+    earlier_starts = directory.read_starts()
+    wandb_id = _wandb_id(checkpoint, earlier_starts)
+    directory.note_start(
+        {"step": step, "world_size": plan.world_size, "time": now, "wandb_id": wandb_id}
+    )
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
-    return Beginning(threads, checkpoint, earlier_starts, bit_exact)
+    return Beginning(threads, checkpoint, len(earlier_starts), bit_exact, wandb_id)
 
 
 def _threads(config: Config, begun: Config | None) -> int:
@@ -77,6 +82,13 @@ def _threads(config: Config, begun: Config | None) -> int:
     if asked != "auto":
         return asked
     return before if before != "auto" else auto_threads()
+
+
+def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> str:
+    """The run's id on W&B: made at its first start, and kept."""
+    kept = [checkpoint.state["wandb_id"]] if checkpoint else []
+    kept += [start.get("wandb_id") for start in starts]
+    return next((known for known in kept if known), secrets.token_hex(4))
 
 
 def _config_differences(config: Config, begun: Config | None, threads: int) -> list[str]:

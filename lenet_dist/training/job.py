@@ -62,6 +62,7 @@ class Job:
     step: int
     resumes: int
     bit_exact: bool
+    wandb_id: str
     last_save: float
     """When the last checkpoint was written, on time.monotonic()."""
     saved_step: int | None
@@ -83,7 +84,7 @@ class Job:
             "threads": self.config.compute.threads,
             "device": device_name(self.accelerator),
             "versions": versions(),
-            "wandb_id": None,
+            "wandb_id": self.wandb_id,
             "bit_exact": self.bit_exact,
             "window": self.window.state(),
             "seconds": self.clock.read(),
@@ -175,6 +176,7 @@ def assemble(
         step=step,
         resumes=beginning.resumes,
         bit_exact=beginning.bit_exact,
+        wandb_id=beginning.wandb_id,
         last_save=time.monotonic(),
         saved_step=step if checkpoint else None,
     )

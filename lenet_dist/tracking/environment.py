@@ -1,0 +1,95 @@
+"""W&B's environment variables: the config decides, so they may say the same, or are refused."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from lenet_dist.config import Config
+from lenet_dist.exits import RequestError
+
+TRACKERS = ("wandb", "tensorboard")
+
+_WHO_AND_WHERE = {
+    "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_CREDENTIALS_FILE", "WANDB_BASE_URL",
+    "WANDB_APP_URL", "WANDB_CONFIG_DIR", "WANDB_INSECURE_DISABLE_SSL", "WANDB_HTTP_TIMEOUT",
+    "WANDB_USERNAME", "WANDB_USER_EMAIL", "WANDB_NOTES", "WANDB_HOST",
+}  # fmt: skip
+"""Variables that say whose account on which server; the rest is the run's own to say."""
+
+
+def active_trackers(config: Config) -> list[str]:
+    """The trackers that the request amounts to.
+
+    Raises RequestError for one that is not known or not installed, and for a variable that would
+    override the config.
+    """
+    for name in config.log.trackers:
+        if name not in TRACKERS:
+            raise RequestError(
+                f"log.trackers: no tracker {name!r}; there are {', '.join(TRACKERS)}"
+            )
+        if find_spec(name) is None:
+            raise RequestError(
+                f"log.trackers: {name} is not installed: pip install 'lenet_dist[{name}]'"
+            )
+    trackers = list(dict.fromkeys(config.log.trackers))
+    if "wandb" in trackers and wandb_mode(config) == "disabled":
+        trackers.remove("wandb")
+    if "wandb" in trackers:
+        _refuse_overrides(config)
+    return trackers
+
+
+def wandb_mode(config: Config) -> str:
+    """wandb.mode, where `auto` leaves it to WANDB_MODE and WANDB_DISABLED, if they are set.
+
+    Raises RequestError where they contradict the config.
+    """
+    asked, said = config.wandb.mode, os.environ.get("WANDB_MODE", "").lower()
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        said = "disabled"
+    if said not in ("", "online", "offline", "disabled"):
+        raise RequestError(f"WANDB_MODE={said}: write wandb.mode=... instead")
+    if asked in ("auto", "disabled") or said in ("", asked):
+        return said if asked == "auto" and said else asked
+    raise RequestError(f"the environment says W&B is to be {said}, but wandb.mode={asked}")
+
+
+def settle_environment(run: Path) -> None:
+    """Have W&B, if it is imported after this, keep all its files in the run directory, and hear
+    nothing from the environment but whose account on which server."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") and name not in _WHO_AND_WHERE:
+            del os.environ[name]
+    own = (run / "wandb").absolute()
+    os.environ.update(
+        WANDB_DATA_DIR=str(own / "data"),
+        WANDB_CACHE_DIR=str(own / "cache"),
+        WANDB_ERROR_REPORTING="false",
+        # Else a silent server holds up the login by 10 s, for a name on the terminal.
+        WANDB_X_DISABLE_VIEWER="true",
+    )
+
+
+def _refuse_overrides(config: Config) -> None:
+    wandb = config.wandb
+    meant = {
+        "WANDB_PROJECT": ("wandb.project", wandb.project),
+        "WANDB_ENTITY": ("wandb.entity", wandb.entity),
+        "WANDB_RUN_GROUP": ("wandb.group", wandb.group),
+        "WANDB_TAGS": ("wandb.tags", ",".join(wandb.tags)),
+        "WANDB_NAME": ("run.name", config.run.name),
+    }
+    for variable, (key, value) in meant.items():
+        said = os.environ.get(variable)
+        if said and said != value:
+            raise RequestError(
+                f"{variable}={said} would override the config; write {key}=... instead"
+            )
+    for variable in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
+        if os.environ.get(variable):
+            raise RequestError(
+                f"{variable} is set, but a run keeps its own id, to go on with; unset it"
+            )

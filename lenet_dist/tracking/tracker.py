@@ -1,0 +1,48 @@
+"""What a tracker is given, and what it must be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenet_dist.tracking.follower import Ending
+from lenet_dist.tracking.metrics import Line
+
+
+class Mistake(NamedTuple):
+    """An image [28, 28] uint8, its label, what the model took it for, and how surely."""
+
+    pixels: NDArray[np.uint8]
+    label: int
+    prediction: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a complete run has to show."""
+
+    mistakes: list[Mistake]
+    """Of the test set, the worst first."""
+    augmented: list[NDArray[np.uint8]]
+    """Training images as the first epoch saw them."""
+
+
+class Tracker(Protocol):
+    """Where a run's lines go."""
+
+    lines: int
+    """How many of the run's lines it has, from the first on."""
+
+    def log(self, line: Line, pictures: Callable[[], Pictures] | None) -> None:
+        """Take the next line, with the pictures if it is the last one. It may raise anything."""
+
+    def recover(self, error: Exception) -> None:
+        """Begin anew after an error; raise it, or another, if that is no use."""
+
+    def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
+        """Say what there is to say about the run, and deliver what is under way."""

@@ -1,0 +1,426 @@
+"""W&B sees one run, whole and in order, and whatever happens to it, training does not notice."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lenet_dist import config as configuration
+from lenet_dist.exits import RequestError
+from lenet_dist.tracking.environment import active_trackers
+from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
+from tests.wandb_server import StoredRun, WandbServer
+
+OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
+TRAIN_STEPS = [7, 14, 21, 28, 35, 42, 49, 56, 60]
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as serving:
+        yield serving
+
+
+@pytest.fixture(autouse=True)
+def home_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's keys are used, and the logs of `wandb sync` don't lie about."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "commands"))
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """What W&B's own reader finds in the run's segments, in the order of their starts."""
+    folders = sorted((run / "wandb").glob("*run-*-*"), key=lambda f: f.name.split("run-")[1])
+    read = [command("python", "-m", "wandb", "leet", "inspect", "--json", str(f)) for f in folders]
+    return [json.loads(text) for done in read for text in done.stdout.splitlines()]
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    return [r["history"]["item"] for r in records(run) if r["type"] == "history"]
+
+
+def family(job: Job) -> list[psutil.Process]:
+    """The descendants of the main process: the follower, and what W&B starts from it."""
+    assert job.main.process.pid is not None
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(job.main.process.pid).children(recursive=True)
+    return []
+
+
+def hold_until(job: Job, condition: Callable[[], bool]) -> None:
+    """Wait until W&B is so far, with training held up that it may not end before."""
+    job.until(lambda: len(family(job)) > 0)
+    for rank in job.ranks:
+        rank.send(signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
+        time.sleep(0.01)
+    for rank in job.ranks:
+        rank.send(signal.SIGCONT)
+
+
+def has_segment(job: Job) -> Callable[[], bool]:
+    """Whether W&B has begun to write a segment since now."""
+    before = len(list((job.directory / "wandb").glob("*run-*-*/*.wandb")))
+    return lambda: len(list((job.directory / "wandb").glob("*run-*-*/*.wandb"))) > before
+
+
+def told(job: Job) -> str:
+    """The one thing that the terminal says of W&B, beside where the run is to be seen."""
+    known = ("W&B:", "wandb:", "tracking:")
+    lines = [line for line in job.text().splitlines() if line.startswith(known)]
+    lines = [line for line in lines if not line.startswith("W&B: http")]
+    assert len(lines) == 1, job.text()
+    return lines[0]
+
+
+def check_harmless(job: Job, reference: Job) -> None:
+    """The weights and metrics are those of a run without W&B; start and end are on time."""
+    assert outcome(job.directory) == outcome(reference.directory)
+    assert result(job.directory)["seconds"]["setup"] < 15
+    # The result's table is the last thing that is printed.
+    done_at = (job.directory / "result.json").stat().st_mtime
+    assert job.main.output.stat().st_mtime - done_at < 30
+    assert "Traceback" not in job.text()
+
+
+def check_upload(job: Job, server: WandbServer, steps: list[int]) -> None:
+    """The command that the terminal named brings the whole run to a server that is well."""
+    arguments = shlex.split(told(job).split("upload later with: ")[1])
+    done = command(*arguments, environment=server.environment())
+    assert done.returncode == 0, done.stderr
+    check_arrived(server.run, steps)
+    assert not server.unknown
+
+
+def check_arrived(run: StoredRun, steps: list[int]) -> None:
+    assert run.steps("train") == steps
+    assert run.steps("validation") == [*range(39, steps[-1], 39), steps[-1]]
+    assert run.steps("test") == [steps[-1]]
+    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
+    assert run.summary["test/accuracy"] > 0.9
+
+
+NEVER_THERE = {
+    "no key": "no key for http://127.0.0.1",
+    "wrong key": "401",
+    "refused": "connection refused",
+    "silent": "context deadline exceeded",
+    "500": "HTTP 500",
+}
+"""What may be wrong with a server from the start, and what the terminal says of it."""
+
+LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
+"""The same for one that was well when the run began."""
+
+
+Faulty = dict[str, tuple[Job, WandbServer]]
+
+
+@pytest.fixture(scope="module")
+def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults."""
+    yield from start_together(LOST, tmp_path_factory.mktemp("lost"))
+
+
+@pytest.fixture(scope="module")
+def never_there(lost: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """A run for each of these faults; the lost ones wait meanwhile."""
+    yield from start_together(NEVER_THERE, tmp_path_factory.mktemp("never_there"))
+
+
+def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
+    """A run for each fault, all at once: most of their time is waiting."""
+    with Jobs(folder) as jobs, ExitStack() as serving:
+        servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
+        yield {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
+
+
+def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
+    environment = server.environment()
+    mode = ONLINE
+    match fault:
+        case "no key":
+            del environment["WANDB_API_KEY"]
+            mode = "wandb.mode=auto"
+        case "wrong key":
+            environment["WANDB_API_KEY"] = "f" * 40
+        case "refused":
+            environment["WANDB_BASE_URL"] = f"http://127.0.0.1:{free_port()}"
+        case "silent":
+            server.goes_on.clear()
+        case "500":
+            server.status = 500
+    job = jobs.start(mode, name=fault.replace(" ", "-"), environment=environment)
+    if fault in LOST:
+        hold_until(job, lambda: "UpsertBucket" in server.asked)
+    match fault:
+        case "gone":
+            server.stop()
+        case "mute":
+            server.goes_on.clear()
+        case "refusing":
+            server.status = 403
+    return job
+
+
+@pytest.mark.parametrize("fault", NEVER_THERE)
+def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
+    never_there: Faulty, uninterrupted: Job, fault: str
+) -> None:
+    job, server = never_there[fault]
+    check_harmless(job.expect(0), uninterrupted)
+    assert NEVER_THERE[fault] in told(job) and "wandb sync" in told(job)
+    server.status = 200
+    server.goes_on.set()
+    check_upload(job, server, TRAIN_STEPS)
+
+
+@pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
+def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once_in_order(
+    jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
+) -> None:
+    how = {"world_size": 2, "environment": server.environment()}
+    stopped = jobs.start(mode, **how)
+    stopped.until_step(14)
+    for rank in stopped.ranks:
+        rank.send(signal.SIGTERM)
+    stopped.expect(75)
+    for step, all_die in ((28, False), (42, True)):
+        killed = jobs.start(mode, **how)
+        hold_until(killed, has_segment(killed))
+        killed.until_step(step)
+        followers = family(killed) if all_die else []
+        for rank in killed.ranks:
+            rank.send(signal.SIGKILL)
+        for process in followers:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        killed.wait()
+    last = jobs.run(mode, **how)
+    check_harmless(last, uninterrupted)
+    if mode == OFFLINE:
+        rows = history(last.directory)
+        assert [row["train/step"] for row in rows if "train/step" in row] == TRAIN_STEPS
+        assert not server.asked
+        check_upload(last, server, TRAIN_STEPS)
+    check_arrived(server.run, TRAIN_STEPS)
+    assert len(server.runs) == 1
+
+
+@pytest.mark.parametrize("fault", LOST)
+def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
+    lost: Faulty, uninterrupted: Job, fault: str
+) -> None:
+    job, server = lost[fault]
+    check_harmless(job.expect(0), uninterrupted)
+    assert LOST[fault] in told(job)
+    with WandbServer() as recovered:
+        recovered.runs = server.runs
+        check_upload(job, recovered, TRAIN_STEPS)
+
+
+def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
+    described = ("wandb.group=seeds", "wandb.tags=[a,b]", "run.name=seed-3")
+    run = jobs.run(ONLINE, *described, name="seed-3", environment=server.environment())
+    seen, left = server.run, result(run.directory)
+    check_arrived(seen, TRAIN_STEPS)
+    fields = {"displayName": "seed-3", "groupName": "seeds", "jobType": "train", "tags": ["a", "b"]}
+    assert fields.items() <= seen.fields.items()
+    config = {name: entry["value"] for name, entry in seen.config.items()}
+    assert config["train"]["batch_size"] == 256 and config["world_size"] == 1
+    assert config["versions"] == left["versions"]
+    assert seen.summary["test/accuracy"] == left["test"]["accuracy"]
+    assert seen.summary["weights_sha256"] == left["weights_sha256"]
+    for digit, share in enumerate(left["test"]["per_class_accuracy"]):
+        assert seen.summary[f"test/accuracy_of/{digit}"] == share
+    first = seen.history[0]
+    assert {"train/loss", "train/accuracy", "train/lr", "train/grad_norm"} <= first.keys()
+    assert seen.history[-1]["test/mistakes"]["ncols"] == 4
+    assert seen.history[-1]["test/confusion_table"]["nrows"] == 100
+    assert seen.history[-1]["examples/augmented"]["width"] == 8 * 28
+    model = next(a for a in server.artifacts if a["artifactTypeName"] == "model")
+    assert {entry["alias"] for entry in model["aliases"]} == {"latest", "best"}
+    assert model["is_committed"]
+    weights = (run.directory / "model.safetensors").read_bytes()
+    assert weights in server.files.values()
+    assert any("system.proc.memory.rssMB" in event for event in seen.events)
+    assert seen.exit_codes == [0] and not server.unknown and not server.alerts
+    assert "W&B: " not in run.text().replace(f"W&B: {server.url}", "")
+    checkpoint = next((run.directory / "checkpoints").glob("*/state.json"))
+    assert [json.loads(checkpoint.read_text())["wandb_id"]] == list(server.runs)
+
+
+def test_a_stop_is_told_as_a_preemption_and_no_signal_to_all_processes_hides_it(
+    jobs: Jobs, server: WandbServer
+) -> None:
+    job = jobs.start(ONLINE, environment=server.environment())
+    hold_until(job, lambda: "UpsertBucket" in server.asked)
+    everyone = [psutil.Process(job.main.process.pid), *family(job)]
+    assert "wandb-core" in [process.name() for process in everyone]
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM):
+        for process in everyone:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+    job.expect(75)
+    assert server.run.preempted and server.run.exit_codes == [75]
+    (alert,) = server.alerts
+    assert "preempted" in json.dumps(alert) and "stopped by SIG" in json.dumps(alert)
+    lines = (job.directory / "metrics.jsonl").read_text().splitlines()
+    assert len(server.run.history) == len(lines)
+
+
+def test_a_failure_is_told_with_its_reason(jobs: Jobs, server: WandbServer) -> None:
+    explosive = ("optimizer.name=sgd", "optimizer.lr=1e6", "train.clip_norm=0")
+    jobs.start(ONLINE, *explosive, environment=server.environment()).expect(1)
+    assert server.run.exit_codes == [1]
+    assert "no checkpoint holds it" in json.dumps(server.alerts)
+
+
+def test_the_followers_end_with_a_run_that_is_killed(jobs: Jobs) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    where = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
+    job = jobs.start(ONLINE, environment=where)
+    hold_until(job, has_segment(job))
+    followers = family(job)
+    job.main.send(signal.SIGKILL)
+    _, alive = psutil.wait_procs(followers, timeout=15)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
+def test_the_death_of_wandbs_own_process_changes_nothing(
+    jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
+) -> None:
+    job = jobs.start(mode, environment=server.environment())
+    hold_until(job, has_segment(job))
+    next(process for process in family(job) if process.name() == "wandb-core").kill()
+    job.expect(0)
+    check_harmless(job, uninterrupted)
+    if mode == ONLINE:
+        assert "begun again" in told(job)
+        check_arrived(server.run, TRAIN_STEPS)
+    else:
+        check_upload(job, server, TRAIN_STEPS)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """64 KB where W&B keeps its files."""
+    disk = tmp_path / "run" / "wandb"
+    disk.mkdir(parents=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("needs root and the right to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+@pytest.mark.parametrize(("mode", "free"), [(OFFLINE, 40_000), (ONLINE, 0)])
+def test_a_full_disk_under_wandbs_files_changes_nothing(
+    jobs: Jobs, uninterrupted: Job, server: WandbServer, small_disk: Path, mode: str, free: int
+) -> None:
+    filler = small_disk / "filler"
+    with suppress(OSError), open(filler, "wb", buffering=0) as file:
+        file.write(bytes(65536 - free))
+    job = jobs.run(mode, environment=server.environment())
+    check_harmless(job, uninterrupted)
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
+    filler.unlink()
+    check_upload(job, server, TRAIN_STEPS)
+
+
+def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
+    assert not (uninterrupted.directory / "wandb").exists()
+    assert "W&B" not in uninterrupted.text()
+
+
+def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: Path) -> None:
+    host, key = server.url.removeprefix("http://"), server.environment()["WANDB_API_KEY"]
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {key}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    jobs.run("wandb.mode=auto", environment={"WANDB_BASE_URL": server.url})
+    check_arrived(server.run, TRAIN_STEPS)
+
+
+@pytest.mark.parametrize(
+    ("variables", "overrides", "named"),
+    [
+        ({"WANDB_MODE": "online"}, (OFFLINE,), "wandb.mode=offline"),
+        ({"WANDB_MODE": "shared"}, ("wandb.mode=auto",), "WANDB_MODE=shared"),
+        ({"WANDB_DISABLED": "true"}, (ONLINE,), "disabled"),
+        ({"WANDB_PROJECT": "other"}, (OFFLINE,), "wandb.project"),
+        ({"WANDB_ENTITY": "other"}, (OFFLINE,), "wandb.entity"),
+        ({"WANDB_RUN_GROUP": "other"}, (OFFLINE,), "wandb.group"),
+        ({"WANDB_RUN_ID": "other"}, (OFFLINE,), "WANDB_RUN_ID"),
+        ({}, ("log.trackers=[mlflow]",), "no tracker 'mlflow'"),
+    ],
+)
+def test_what_would_override_the_config_or_is_not_there_is_refused(
+    jobs: Jobs, variables: dict[str, str], overrides: tuple[str, ...], named: str
+) -> None:
+    job = jobs.start(*overrides, environment=variables).expect(2)
+    assert named in job.text() and "Traceback" not in job.text()
+    assert not job.directory.exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # So Python takes it for missing.
+    with pytest.raises(RequestError, match=re.escape("pip install 'lenet_dist[tensorboard]'")):
+        active_trackers(configuration.load(None, ["log.trackers=[tensorboard]"]))
+
+
+def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    trackers = "log.trackers=[tensorboard]"
+    stopped = jobs.start(trackers)
+    stopped.until_step(28)
+    stopped.main.send(signal.SIGKILL)
+    stopped.wait()
+    run = jobs.run(trackers)
+    check_harmless(run, uninterrupted)
+    events = EventAccumulator(str(run.directory / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == TRAIN_STEPS
+    expected = [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
+    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(expected)
+    assert not (run.directory / "wandb").exists()
+
+
+def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(
+    jobs: Jobs, tmp_path: Path
+) -> None:
+    same = {"WANDB_MODE": "offline", "WANDB_PROJECT": "lenet-dist", "WANDB_NAME": "run"}
+    others = {"WANDB_DIR": "/nowhere", "WANDB_RESUME": "never", "WANDB_SILENT": "false"}
+    run = jobs.run("wandb.mode=auto", environment=same | others)
+    assert [r.get("train/step") for r in history(run.directory)][:3] == TRAIN_STEPS[:3]
+    assert re.search(r"kept offline.*wandb sync \S+/run/wandb$", told(run))
+    assert not (tmp_path / "home").exists()
+
+
+def test_track_refuses_what_it_cannot_track(uninterrupted: Job, tmp_path: Path) -> None:
+    for target, named in ((tmp_path, "config.yaml"), (uninterrupted.directory, "wandb.mode")):
+        refused = command("python", "-m", "lenet_dist.track", str(target))
+        assert refused.returncode == 2 and named in refused.stderr
+        assert refused.stderr.count("\n") == 1
