@@ -25,6 +25,8 @@ _STARTS_PROCESSES = (
     "slurm",
     "stop",
     "wandb",
+    "wandb_report",
+    "wandb",
 )
 
 

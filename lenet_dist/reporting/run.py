@@ -58,6 +58,7 @@ class Start:
     step: int
     world_size: int
     time: str
+    wandb_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ class Run:
     def interruptions(self) -> list[int]:
         """The steps from which it went on after it had been interrupted."""
         return [start.step for start in self.starts[1:]]
+
+    @property
+    def wandb_id(self) -> str:
+        """Its id on W&B; empty if it never had one."""
+        return self.starts[-1].wandb_id if self.starts else ""
 
     @property
     def world_size(self) -> int:
