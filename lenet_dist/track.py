@@ -19,7 +19,6 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING
 
 import psutil
 
@@ -31,13 +30,12 @@ from lenet_dist.runtime.lock import RunLock
 from lenet_dist.tracking.environment import active_trackers, settle_environment
 from lenet_dist.tracking.follower import Ending, catch_up_advice
 from lenet_dist.tracking.metrics import Line, Tail
-
-if TYPE_CHECKING:
-    from lenet_dist.tracking.tracker import Pictures, Tracker
+from lenet_dist.tracking.tracker import Mistake, Pictures, Tracker, in_words
 
 _LOOK_EVERY_SECONDS = 0.5
 _NICENESS = 5
 _PICTURES = 24
+_LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 
 
 def main(arguments: list[str]) -> None:
@@ -57,8 +55,7 @@ def main(arguments: list[str]) -> None:
     lock = RunLock(run / ".track.lock")
     if request.follow is None:
         lock.acquire()
-        kind = "completed" if (run / "result.json").exists() else "incomplete"
-        _track(run, config, names, None, print, lambda seconds: Ending(kind))
+        _track(run, config, names, None, print, lambda seconds: Ending("incomplete"))
     else:
         _follow(run, config, names, lock, request.follow)
 
@@ -81,7 +78,7 @@ def _follow(run: Path, config: Config, names: list[str], lock: RunLock, pid: int
 
     word = _LastWord(give_up)
     while not _is_acquired(lock):  # By the follower of a start that was killed just now.
-        word.wait(_LOOK_EVERY_SECONDS)
+        time.sleep(_LOOK_EVERY_SECONDS)
     _track(run, config, names, pid, say, word.wait)
     _kill_children()
 
@@ -133,8 +130,8 @@ def _track(
         while ending is None:
             each(lambda tracker: _pass_on(_without_test(tail.read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
-            if ending is None and (run / "result.json").exists():
-                ending = Ending("completed")  # Before the word comes: there is work to do.
+            if (run / "result.json").exists():  # Whatever is said, and before it is.
+                ending = Ending("completed")
         lines, result = tail.read(), None
         if ending.kind == "completed":
             result = json.loads((run / "result.json").read_text())
@@ -163,7 +160,7 @@ class _Feed:
             action(self._tracker)
         except Exception as error:  # Trackers raise anything, and nothing of it is the run's.
             self._has_failed = True
-            return f"{self._name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return f"{_LABELS.get(self._name, self._name)}: {in_words(error)}"
         return None
 
 
@@ -205,7 +202,6 @@ def _pictures(run: Path, config: Config) -> Pictures:
     from lenet_dist.data.dataset import pixels
     from lenet_dist.model import weights
     from lenet_dist.model.inspect import worst_mistakes
-    from lenet_dist.tracking.tracker import Mistake, Pictures
 
     model = weights.read(run / "model.safetensors").eval()
     test = dataset.load(config.data, "test")

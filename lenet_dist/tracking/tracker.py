@@ -46,3 +46,9 @@ class Tracker(Protocol):
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         """Say what there is to say about the run, and deliver what is under way."""
+
+
+def in_words(error: Exception) -> str:
+    """An error on one line: its kind, and as much of its text as a terminal bears."""
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -30,7 +30,7 @@ from lenet_dist.tracking.environment import wandb_mode
 from lenet_dist.tracking.follower import Ending, catch_up_advice
 from lenet_dist.tracking.metrics import Line
 from lenet_dist.tracking.segments import Segment, lines_in, segments
-from lenet_dist.tracking.tracker import Pictures
+from lenet_dist.tracking.tracker import Pictures, in_words
 
 _INIT_SECONDS = 8
 _FINISH_SECONDS = 18
@@ -81,7 +81,7 @@ class WandbTracker:
         self._errors += 1
         if self._errors > _ERRORS_BORNE:
             raise error
-        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        what = in_words(error)
         with suppress(Exception):
             wandb.teardown()
         if self._errors > 1 or isinstance(error, wandb.errors.CommError):
@@ -90,9 +90,11 @@ class WandbTracker:
             self._begin()
         except Exception as again:
             self.recover(again)
+            return
+        if self._mode == "online":
+            self._say(f"W&B: begun again after {what}")
         else:
-            if self._mode == "online":
-                self._say(f"W&B: begun again after {what}")
+            self._why_offline = self._why_offline or f"begun again after {what}"
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         self._describe_end(ending, result)
