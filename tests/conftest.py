@@ -26,7 +26,6 @@ _STARTS_PROCESSES = (
     "stop",
     "wandb",
     "wandb_report",
-    "wandb",
 )
 
 
