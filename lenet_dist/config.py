@@ -154,10 +154,11 @@ class Checkpoint:
 
 @dataclass
 class Log:
-    """Train lines, and who is told of them."""
+    """What a run tells of itself, and whom."""
 
     every_steps: int = _key(50, "a train line each so many steps", low=1)
     trackers: list[str] = _key(["wandb"], "who gets the lines: wandb, tensorboard")
+    report: bool = _key(True, "write report.html at the end")
 
 
 @dataclass
@@ -195,7 +196,7 @@ class Config:
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000}
 
 _DECIDES_NOTHING = (
-    "run.", "checkpoint.", "wandb.", "log.trackers", "data.root", "data.download",
+    "run.", "checkpoint.", "wandb.", "log.trackers", "log.report", "data.root", "data.download",
     "compute.threads", "compute.timeout_seconds",
 )  # fmt: skip
 """Keys that leave weights and metrics alone. Threads decide bits: they are compared on their own,

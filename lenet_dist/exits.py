@@ -52,28 +52,38 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     SIGQUIT prints where each thread is, and changes nothing else.
     """
     faulthandler.register(signal.SIGQUIT)
+    code = DONE
     try:
         main(sys.argv[1:])
-    except RequestError as error:
-        everywhere = isinstance(error, NodeError)
-        _leave(WRONG_REQUEST, f"error: {error}", everywhere=everywhere)
-    except Stopped as stop:
-        _leave(STOPPED, str(stop))
-    except LostProcess as error:
-        _leave(FAILED, f"failed: {error}", everywhere=True)
-    except RunFailed as error:
-        _leave(FAILED, f"failed: {error}")
-    _leave(DONE, None)
-
-
-def _leave(code: int, message: str | None, *, everywhere: bool = False) -> NoReturn:
-    if message and (everywhere or is_main_process()):
-        print(message, file=sys.stderr)
+    except (RequestError, RunFailed, Stopped) as outcome:
+        tell(outcome)
+        _, code = _said_and_code(outcome)
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: Python's finalization waits for peers that are gone, and aborts now and then
     # when a thread of torch.distributed wants the interpreter that is being taken down.
     os._exit(code)
+
+
+def tell(outcome: RequestError | RunFailed | Stopped) -> None:
+    """Print what an outcome says, once: sooner than at the end where there is more to wait for."""
+    everywhere = isinstance(outcome, NodeError | LostProcess)
+    if outcome not in _told and (everywhere or is_main_process()):
+        print(_said_and_code(outcome)[0], file=sys.stderr, flush=True)
+    _told.append(outcome)
+
+
+_told: list[Exception] = []
+
+
+def _said_and_code(outcome: Exception) -> tuple[str, int]:
+    match outcome:
+        case RequestError():
+            return f"error: {outcome}", WRONG_REQUEST
+        case Stopped():
+            return str(outcome), STOPPED
+        case _:
+            return f"failed: {outcome}", FAILED
 
 
 class ArgumentParser(argparse.ArgumentParser):

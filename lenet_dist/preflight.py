@@ -129,7 +129,7 @@ class _Inspection:
 
         from lenet_dist.runtime import device as devices
         from lenet_dist.runtime import hardware, network
-        from lenet_dist.runtime.accelerator import auto_threads
+        from lenet_dist.runtime.accelerator import auto_threads, meet
         from lenet_dist.runtime.rank import Rank, network_environment
         from lenet_dist.runtime.versions import git_commit, versions
 
@@ -140,7 +140,7 @@ class _Inspection:
         data_sha256 = self._data_sha256()
         write_mb_s, rename_ms = self._run_root()
         self._say("compute")
-        network.meet(accelerator)
+        meet(accelerator)
         gigaflops = devices.gigaflops(device)
         self._say("links and clocks")
         link_mb_s = network.link_speed(accelerator, self.hosts)

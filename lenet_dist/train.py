@@ -10,8 +10,10 @@ Run the same command again to continue after a stop.
 
 from __future__ import annotations
 
+import sys
 import time
-from contextlib import ExitStack
+from contextlib import nullcontext
+from pathlib import Path
 
 from lenet_dist import config as configuration
 from lenet_dist import exits
@@ -58,18 +60,43 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
     trackers = active_trackers(config)
     directory = RunDirectory(config)
     accelerator = accelerators.start(config.compute)
-    with ExitStack() as after, accelerators.peer_watch(config.compute.timeout_seconds):
+    watch = accelerators.peer_watch
+    with watch(config.compute.timeout_seconds):
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
+        is_new = result is None
         if result is None:
             accelerators.say(accelerator, plan)
             job = assemble(config, accelerator, directory, stop, started)
-            if trackers and accelerator.is_main_process:
-                after.enter_context(followed(directory.path, job.progress.say))
-            result = train(job)
+            has_follower = trackers and accelerator.is_main_process
+            say = job.progress.say
+            with (
+                accelerators.stopping_together(accelerator),
+                followed(directory.path, say) if has_follower else nullcontext(),
+                watch(config.compute.timeout_seconds),
+            ):
+                result = train(job)
         else:
             accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
-    accelerators.say(accelerator, result_table(result, str(directory.path)))
     accelerator.end_training()
+    if accelerator.is_main_process:
+        if is_new and config.log.report:
+            _report(directory.path, directory.report)
+        print(result_table(result, directory.path, directory.report))
+
+
+def _report(run: Path, page: Path) -> None:
+    """Write the run's page. The result is on disk: the run is complete whatever happens here."""
+    try:
+        from lenet_dist.reporting.page import write
+        from lenet_dist.reporting.run import read
+
+        write([read(run)], page)
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(
+            f"warning: no report: {reason}; once that is mended: python -m lenet_dist.report {run}",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

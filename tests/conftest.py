@@ -19,11 +19,13 @@ _STARTS_PROCESSES = (
     "commands",
     "failures",
     "preflight",
+    "report",
     "resume",
     "same_bits",
     "slurm",
     "stop",
     "wandb",
+    "wandb_report",
 )
 
 

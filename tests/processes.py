@@ -34,6 +34,7 @@ SMALL = (
     "compute.threads=1",
     "checkpoint.every_steps=10",
     "log.every_steps=7",
+    "log.report=false",
     "wandb.mode=disabled",
 )
 """A run of 60 steps, a bit more than one and a half epochs of 39, with every part switched on."""

@@ -92,6 +92,11 @@ def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
     assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
 
 
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2", "PIL"])
+def test_only_reporting_knows_what_draws(library: str) -> None:
+    assert {part_of(Path(module)) for module in importers(library)} == {"reporting"}
+
+
 def test_only_the_trackers_own_process_knows_the_trackers() -> None:
     ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
     knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}

@@ -50,6 +50,8 @@ class WandbServer:
         self.files: dict[str, bytes] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
+        self.projects = ["lenet-dist"]
+        self.reports: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         self.unknown: list[str] = []
         self._is_gone = False
@@ -259,6 +261,22 @@ def _alert(server: WandbServer, asked: dict[str, Any]) -> Any:
     return {"notifyScriptableRunAlert": {"success": True}}
 
 
+def _projects(server: WandbServer, asked: dict[str, Any]) -> Any:
+    facts = {"id": "p", "entityName": ENTITY, "createdAt": "", "isBenchmark": False, "user": None}
+    edges = [{"cursor": "c", "node": {"name": name, **facts}} for name in server.projects]
+    return {"models": {"edges": edges, "pageInfo": {"endCursor": "c", "hasNextPage": False}}}
+
+
+def _upsert_report(server: WandbServer, asked: dict[str, Any]) -> Any:
+    identity = asked["id"] or f"report{len(server.reports)}"
+    inserted = identity not in server.reports
+    server.reports[identity] = asked
+    kept = {name: asked[name] for name in ("type", "name", "displayName", "description", "spec")}
+    project = {"id": "p", "name": asked["projectName"], "entityName": asked["entityName"]}
+    view = {"id": identity, "project": project, "updatedAt": "2026-01-01T00:00:00", **kept}
+    return {"upsertView": {"view": view, "inserted": inserted}}
+
+
 _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "Viewer": _viewer,
     "ServerFeaturesQuery": _features,
@@ -272,5 +290,8 @@ _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "CreateArtifactFiles": _artifact_files,
     "CommitArtifact": _commit_artifact,
     "NotifyScriptableRunAlert": _alert,
+    "GetProjects": _projects,
+    "ProjectInternalId": lambda server, asked: {"project": {"id": "p", "internalId": "7"}},
+    "upsertView": _upsert_report,
     "ArtifactType": lambda server, asked: {"project": {"artifact": None}},
 }

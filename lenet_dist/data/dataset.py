@@ -16,6 +16,15 @@ from lenet_dist.config import TRAINING_IMAGES, Data
 from lenet_dist.data import counter, fetch
 
 CLASSES = 10
+NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "synthetic": "synthetic images"}
+"""As people write them."""
+CLASS_NAMES = {
+    "fashion_mnist": (
+        "T-shirt", "trouser", "pullover", "dress", "coat",
+        "sandal", "shirt", "sneaker", "bag", "ankle boot",
+    )
+}  # fmt: skip
+"""Of the data sets whose classes are not just numbers."""
 Split = Literal["train", "test"]
 
 _SYNTHETIC_TEST_IMAGES = 2_000

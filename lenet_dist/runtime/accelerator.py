@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar, cast
 
@@ -19,7 +19,7 @@ from accelerate.utils import (
 )
 
 from lenet_dist.config import Compute
-from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed
+from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed, Stopped
 from lenet_dist.runtime import slurm
 from lenet_dist.runtime.hardware import cores
 
@@ -119,6 +119,27 @@ def say(accelerator: Accelerator, text: object) -> None:
     """Print it once. Accelerate's own print does so once on each node."""
     if accelerator.is_main_process:
         print(text, flush=True)
+
+
+def meet(accelerator: Accelerator) -> None:
+    """Wait until every process is here. Accelerate's own way names a GPU by the local rank, which
+    is wrong where a process sees but one."""
+    if accelerator.num_processes > 1:
+        torch.distributed.barrier()
+
+
+@contextmanager
+def stopping_together(accelerator: Accelerator) -> Iterator[None]:
+    """Keep the processes of a job that is stopped until the main one is done as well.
+
+    srun and torchrun kill the others as soon as one leaves with a code that is not 0.
+    """
+    try:
+        yield
+    except Stopped:
+        with suppress(RuntimeError):  # All is saved: a process that is lost now is no loss.
+            meet(accelerator)
+        raise
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:

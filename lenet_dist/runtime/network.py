@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed
 
+from lenet_dist.runtime.accelerator import meet
 from lenet_dist.runtime.device import wait_for
 
 _CALLS_SECONDS = 0.2
@@ -42,13 +43,6 @@ class AllReduce:
     slowest_us: float
     algorithm_mb_s: float
     bus_mb_s: float
-
-
-def meet(accelerator: Accelerator) -> None:
-    """Wait until every process is here. Accelerate's own way names a GPU by the local rank, which
-    is wrong where a process sees but one."""
-    if accelerator.num_processes > 1:
-        distributed.barrier()
 
 
 def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:

@@ -25,6 +25,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
         self.result = self.path / "result.json"
+        self.report = self.path / "report.html"
         self.stop = self.path / "STOP"
         self._lock = RunLock(self.path / ".lock")
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 
-from lenet_dist.exits import Stopped
+from lenet_dist.exits import RunFailed, Stopped, tell
 
 SECONDS_AT_THE_END = 27.0
 """Longest that trackers may take once a run is complete."""
@@ -61,6 +61,8 @@ def followed(run: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        if isinstance(error, Stopped | RunFailed):
+            tell(error)  # Before the wait: whoever started this may not have so much time.
         kind = "stopped" if isinstance(error, Stopped) else "failed"
         follower.end(Ending(kind, str(error)))
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -60,7 +61,7 @@ class Progress:
             self._bar.close()
 
 
-def result_table(result: dict[str, Any], path: str) -> str:
+def result_table(result: dict[str, Any], run: Path, report: Path) -> str:
     """A run's result as the last thing it prints: two columns, label and value."""
     test, validation, seconds = result["test"], result["validation"], result["seconds"]
     rows = [
@@ -73,6 +74,7 @@ def result_table(result: dict[str, Any], path: str) -> str:
         ("time", f"{seconds['total']:.1f} s, {seconds['train']:.1f} s of it training"),
         ("weights", f"SHA-256 {result['weights_sha256'][:16]}..."),
         ("same bits", "promised" if result["bit_exact"] else "not promised"),
-        ("run", path),
+        ("run", str(run)),
+        *([("report", str(report))] if report.exists() else []),
     ]
     return "\n".join(f"{label:>20}  {value}" for label, value in rows)

@@ -16,6 +16,7 @@ from lenet_dist.files import write_atomically
 from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.runtime.accelerator import device_name, on_each, on_main
+from lenet_dist.runtime.hardware import cores, cpu_name
 from lenet_dist.runtime.stop import Action, agree, is_agreement_due
 from lenet_dist.runtime.versions import git_commit, versions
 from lenet_dist.training import checkpoint as checkpoints
@@ -176,6 +177,7 @@ def _write_result(job: Job, validation: Evaluation | None, test: Evaluation) -> 
         "resumes": job.resumes,
         "world_size": job.plan.world_size,
         "device": device_name(job.accelerator),
+        "hardware": f"{cpu_name()}, {cores()} cores",
         "precision": job.config.compute.precision,
         "threads": job.config.compute.threads,
         "seconds": seconds,

@@ -1,0 +1,83 @@
+"""One self-contained HTML page over one run or several.
+
+    python -m lenet_dist.report RUN                 writes RUN/report.html
+    python -m lenet_dist.report RUN RUN...          writes report.html into this folder
+    python -m lenet_dist.report RUN... --out FILE
+    python -m lenet_dist.report RUN... --wandb ENTITY/PROJECT       and a W&B Report
+
+It reads what the runs have left, and the data for pictures; it fetches nothing. A run that is not
+complete is shown as far as it has come. A W&B Report shows what W&B was told of the same runs; made
+again, it is the same report, updated.
+"""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lenet_dist import exits
+from lenet_dist.exits import RequestError
+
+if TYPE_CHECKING:
+    from lenet_dist.reporting.run import Run
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page as asked, and print where it is."""
+    parser = exits.ArgumentParser(prog="lenet_dist.report", description=__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run directory")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="where the page goes")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="the images, if not in the runs' data.root seen from here"
+    )
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="publish a W&B Report there, or update it"
+    )
+    parser.add_argument(
+        "--wandb-json", metavar="FILE", type=Path, help="write that report's spec; asks no server"
+    )
+    request = parser.parse_args(arguments)
+    single = len(request.runs) == 1
+    out = request.out or (request.runs[0] if single else Path()) / "report.html"
+    from lenet_dist.reporting import page, run
+
+    runs = [run.read(path) for path in request.runs]
+    _check("--out", out)
+    if request.wandb_json:
+        _check("--wandb-json", request.wandb_json)
+    print(page.write(runs, out, request.data), flush=True)
+    if request.wandb or request.wandb_json:
+        _wandb(runs, request)
+
+
+def _wandb(runs: Sequence[Run], request: Namespace) -> None:
+    if find_spec("wandb_workspaces") is None:
+        raise RequestError(
+            "--wandb needs the package wandb-workspaces: pip install 'lenet_dist[workspaces]'"
+        )
+    from lenet_dist.reporting import wandb_report
+
+    project = wandb_report.parse_project(request.wandb) if request.wandb else None
+    if request.wandb_json:
+        wandb_report.write_spec(runs, project, request.wandb_json)
+        print(request.wandb_json, flush=True)
+    elif project:
+        print(wandb_report.publish(runs, project))
+
+
+def _check(option: str, out: Path) -> None:
+    """Raises RequestError if a file can't be written there."""
+    if out.is_dir():
+        raise RequestError(f"{option} {out}: is a folder; name the file")
+    if not out.parent.is_dir():
+        raise RequestError(f"{option} {out}: {out.parent} is no folder")
+    if not os.access(out.parent, os.W_OK):
+        raise RequestError(f"{option} {out}: can't write into {out.parent}; name another place")
+
+
+if __name__ == "__main__":
+    exits.run(main)

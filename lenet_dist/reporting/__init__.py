@@ -1,0 +1,1 @@
+"""Pages over runs, made from what lies on disk."""

@@ -1,0 +1,84 @@
+"""Several runs side by side: grouped by config, the seed aside, with the spread over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from lenet_dist import config as configuration
+from lenet_dist.reporting.run import Result, Run
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one config, whatever their seeds, in the order given."""
+
+    name: str
+    runs: list[Run]
+    differences: dict[str, Any]
+    """The keys in which the groups differ, with this group's values."""
+
+    @property
+    def results(self) -> dict[int, list[Result]]:
+        """What is complete, by seed."""
+        by_seed: dict[int, list[Result]] = {}
+        for run in self.runs:
+            if run.result:
+                by_seed.setdefault(run.config.seed, []).append(run.result)
+        return by_seed
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy, one a seed: a run that was made twice is no second sample."""
+        return [results[0].test.accuracy for results in self.results.values()]
+
+    @property
+    def mean(self) -> float | None:
+        """Of the seeds' accuracies; None if no run is complete."""
+        return statistics.mean(self.accuracies) if self.accuracies else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds (n - 1); None of fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
+    def repeated(self) -> list[tuple[int, int, bool]]:
+        """Of each seed that ran more than once: seed, runs, and whether all gave the same bits."""
+        return [
+            (seed, len(results), len({result.weights_sha256 for result in results}) == 1)
+            for seed, results in self.results.items()
+            if len(results) > 1
+        ]
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """The runs by config, in the order in which each config comes first."""
+    by_config: dict[str, list[Run]] = {}
+    for run in runs:
+        by_config.setdefault(json.dumps(_recipe(run)), []).append(run)
+    recipes = [_recipe(members[0]) for members in by_config.values()]
+    differing = [key for key in recipes[0] if any(r[key] != recipes[0][key] for r in recipes)]
+    return [
+        Group(_letters(number), members, {key: recipe[key] for key in differing})
+        for number, (members, recipe) in enumerate(zip(by_config.values(), recipes, strict=True))
+    ]
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """What decides the result, the seed aside."""
+    deciding = configuration.deciding(run.config)
+    return {
+        key: value
+        for key, value in deciding.items()
+        if key != "seed" and not key.startswith("log.")
+    }
+
+
+def _letters(number: int) -> str:
+    """0 is A, 25 is Z, 26 is AA."""
+    earlier, last = divmod(number, 26)
+    return (_letters(earlier - 1) if earlier else "") + ascii_uppercase[last]

@@ -1,0 +1,208 @@
+"""report.html: one self-contained page over one run or several."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lenet_dist import config as configuration
+from lenet_dist.config import Config, keys, value_of
+from lenet_dist.data.dataset import CLASS_NAMES, CLASSES, NAMES
+from lenet_dist.exits import RequestError
+from lenet_dist.files import write_atomically
+from lenet_dist.reporting import comparison, curves, pictures, plots
+from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
+from lenet_dist.reporting.run import Evaluation, Run
+
+_SINGLE_SERIES = 8
+"""Up to so many runs of one config, each has a colour and dashes of its own."""
+
+
+def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
+    """Write the page over these runs; gives where it lies.
+
+    `data_root`: where the images are, if not where the runs say. Raises RunFailed if the page can't
+    be written.
+    """
+    page = of_run(runs[0], data_root) if len(runs) == 1 else of_runs(runs)
+    write_atomically(out, page.encode())
+    return out
+
+
+def of_run(run: Run, data_root: str | None = None) -> str:
+    """The page over one run, complete or not; without pictures, and saying why, if it must be."""
+    shown, why_no_pictures = None, ""
+    try:
+        shown = pictures.make(run, data_root)
+    except RequestError as reason:
+        why_no_pictures = str(reason)
+    data = run.config.data.name
+    names = CLASS_NAMES.get(data) or [str(label) for label in range(CLASSES)]
+    series = [Series(TRAINING, "training"), Series(VALIDATION, "validation")]
+    return _render(
+        "run.html.j2",
+        run=run,
+        result=run.result,
+        latest=run.latest,
+        classes=_classes(run.latest, names),
+        data_name=NAMES[data],
+        names=names,
+        interval=_interval(run.latest),
+        plots=[(plot, plots.draw(plot)) for plot in curves.of_run(run)],
+        distorted=any(vars(run.config.augment).values()),
+        series=series if run.validation else series[:1],
+        pictures=shown,
+        why_no_pictures=why_no_pictures,
+        rerun=rerun_command(run),
+        yaml=configuration.to_yaml(run.config),
+    )
+
+
+def of_runs(runs: Sequence[Run]) -> str:
+    """The page over several runs."""
+    groups = comparison.group(list(runs))
+    members = [(group, run) for group in groups for run in group.runs]
+    ordered = [run for _, run in members]
+    labels = _labels(ordered)
+    if len(groups) == 1 and len(runs) <= _SINGLE_SERIES:
+        numbers = list(range(len(runs)))
+        series = [Series(number, label) for number, label in enumerate(labels)]
+    else:
+        numbers = [groups.index(group) for group, _ in members]
+        series = [Series(number, f"{g.name}: {_summary(g)}") for number, g in enumerate(groups)]
+    return _render(
+        "runs.html.j2",
+        groups=groups,
+        rows=[
+            (group, run, label, rerun_command(run))
+            for (group, run), label in zip(members, labels, strict=True)
+        ],
+        series=series,
+        plots=[(plot, plots.draw(plot)) for plot in curves.of_runs(ordered, labels, numbers)],
+    )
+
+
+def rerun_command(run: Run) -> str:
+    """The command that gives the same bits again, beside the run: pasted anywhere, in one line.
+
+    Only what differs from the defaults is said.
+    """
+    world_size = run.world_size if run.config.train.reduction == "ddp" else 1
+    launcher = f"torchrun --nproc-per-node {world_size}" if world_size > 1 else "accelerate launch"
+    again = {**_differences(run.config), "run.name": f"{run.name}-again"}
+    overrides = [shlex.quote(f"{name}={_as_override(value)}") for name, value in again.items()]
+    return " ".join([launcher, "-m lenet_dist.train", *overrides])
+
+
+def _differences(config: Config) -> dict[str, Any]:
+    """The keys that are not as the schema has them."""
+    values = ((key, value_of(config, key.name)) for key in keys())
+    return {key.name: value for key, value in values if value != key.default}
+
+
+def _as_override(value: Any) -> str:
+    """A value as YAML on one line, as key=value takes it."""
+    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*", value)
+    return value if is_plain and yaml.safe_load(value) == value else json.dumps(value)
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; where one comes twice, with their folders."""
+    count = Counter(run.name for run in runs)
+    return [run.name if count[run.name] == 1 else str(run.path) for run in runs]
+
+
+def _summary(group: comparison.Group) -> str:
+    """What sets a group apart."""
+    differences = ", ".join(f"{key}={_text(value)}" for key, value in group.differences.items())
+    return differences or "the only config"
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class's row of the confusion matrix, and how strongly its cells and its bar are drawn, in
+    [0, 1]."""
+
+    label: int
+    name: str
+    row: list[int]
+    wrong: int
+    count: int
+    shades: list[float]
+    bar: float
+
+    @property
+    def error(self) -> float:
+        return self.wrong / self.count if self.count else 0.0
+
+
+def _classes(evaluation: Evaluation | None, names: Sequence[str]) -> list[_Class]:
+    confusion = evaluation.confusion if evaluation else []
+    wrong = [sum(row) - row[label] for label, row in enumerate(confusion)]
+    errors = [n / sum(row) if n else 0.0 for n, row in zip(wrong, confusion, strict=True)]
+    most = max((n for i, row in enumerate(confusion) for n in row[:i] + row[i + 1 :]), default=0)
+    return [
+        _Class(
+            label=label,
+            name=names[label],
+            row=row,
+            wrong=wrong[label],
+            count=sum(row),
+            # The square root, so that a single mistake shows beside many.
+            shades=[math.sqrt(min(n / (most or 1), 1)) for n in row],
+            bar=errors[label] / (max(errors) or 1),
+        )
+        for label, row in enumerate(confusion)
+    ]
+
+
+def _interval(evaluation: Evaluation | None) -> tuple[float, float] | None:
+    """Wilson's 95 % interval of the accuracy: what chance in the choice of images allows."""
+    if evaluation is None or not evaluation.count:
+        return None
+    z, n, p = 1.959964, evaluation.count, evaluation.accuracy
+    centre, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    scale = 1 + z * z / n
+    return (centre - width) / scale, (centre + width) / scale
+
+
+def _render(template: str, **content: Any) -> str:
+    environment = Environment(
+        loader=PackageLoader("lenet_dist.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[[Any], str]] = {
+        "count": lambda number: f"{number:,}",
+        "percent": lambda share: f"{share:.2%}".replace("%", "\u202f%"),
+        "duration": _duration,
+        "text": _text,
+        "summary": _summary,
+    }
+    environment.filters |= filters
+    return environment.get_template(template).render(content)
+
+
+def _duration(seconds: float) -> str:
+    """``0.8 s``, ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _text(value: Any) -> str:
+    """A config's value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,222 @@
+"""A run as it lies on disk, read and checked. Nothing is written, nothing is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from lenet_dist import config as configuration
+from lenet_dist.config import Config
+from lenet_dist.data.dataset import CLASSES
+from lenet_dist.exits import RequestError
+from lenet_dist.plan import Plan, validate
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrainLine:
+    """A train line: means over the steps since the one before."""
+
+    step: int
+    loss: float
+    """Nats an image."""
+    accuracy: float
+    lr: float
+    samples_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of images: `confusion[label][prediction]` counts, and the loss."""
+
+    loss: float
+    """Nats an image."""
+    accuracy: float
+    correct: int
+    count: int
+    confusion: list[list[int]]
+
+
+@dataclass(frozen=True)
+class EvaluationLine(Evaluation):
+    """An evaluation after so many steps."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of the run: from which step, on how many processes, when."""
+
+    step: int
+    world_size: int
+    time: str
+    wandb_id: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a completed run amounts to; seconds by part, versions by name."""
+
+    test: Evaluation
+    validation: Evaluation | None
+    parameters: int
+    steps: int
+    epochs: float
+    weights_sha256: str
+    bit_exact: bool
+    world_size: int
+    device: str
+    precision: str
+    threads: int
+    seconds: dict[str, float]
+    samples_per_second: float
+    config_hash: str
+    data_sha256: str
+    versions: dict[str, str | None]
+    git_commit: str | None
+    hardware: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory's content. `result`: None as long as the run is not complete."""
+
+    path: Path
+    config: Config
+    plan: Plan
+    train: list[TrainLine]
+    validation: list[EvaluationLine]
+    starts: list[Start]
+    saved_step: int
+    """The step of the newest checkpoint; 0: none."""
+    result: Result | None
+
+    @property
+    def name(self) -> str:
+        return self.config.run.name
+
+    @property
+    def interruptions(self) -> list[int]:
+        """The steps from which it went on after it had been interrupted."""
+        return [start.step for start in self.starts[1:]]
+
+    @property
+    def wandb_id(self) -> str:
+        """Its id on W&B; empty if it never had one."""
+        return self.starts[-1].wandb_id if self.starts else ""
+
+    @property
+    def world_size(self) -> int:
+        """Processes, at its newest start."""
+        return self.starts[-1].world_size if self.starts else 1
+
+    @property
+    def latest(self) -> Evaluation | None:
+        """The test's evaluation if it is complete, else the newest validation's."""
+        if self.result:
+            return self.result.test
+        return self.validation[-1] if self.validation else None
+
+
+def read(path: Path) -> Run:
+    """The run in a directory, as far as it has come.
+
+    Raises RequestError naming the path that is no run, or the file and line that are damaged.
+    """
+    if not path.exists():
+        raise RequestError(f"{path}: no such run")
+    if not (path / "config.yaml").exists():
+        raise RequestError(f"{path}: not a run: it has no config.yaml")
+    config = configuration.load(path / "config.yaml")
+    lines = _lines(path / "metrics.jsonl")
+    result = path / "result.json"
+    return Run(
+        path=path,
+        config=config,
+        plan=validate(config, world_size=1),
+        train=[typed(TrainLine, *line) for line in lines if _kind(*line) == "train"],
+        validation=[typed(EvaluationLine, *line) for line in lines if _kind(*line) == "validation"],
+        starts=[typed(Start, *line) for line in _lines(path / "starts.jsonl")],
+        saved_step=max(map(_step_of, (path / "checkpoints").glob("step-*")), default=0),
+        result=typed(Result, _json(_text(result), str(result)), str(result))
+        if result.exists()
+        else None,
+    )
+
+
+def typed(schema: type[T], found: Any, where: str) -> T:
+    """What JSON says as a dataclass; keys that it does not have are left out.
+
+    Raises RequestError saying where a value is missing or of another type.
+    """
+    return cast(T, _typed(schema, found, where))
+
+
+def _typed(hint: Any, found: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        entries = _typed(dict[str, Any], found, where)
+        defaults = {f.name: f.default for f in dataclasses.fields(hint)}
+        known = {**defaults, **entries}
+        schema = cast(type, hint)
+        values = {name: _typed(h, known[name], f"{where}: {name}") for name, h in _hints(schema)}
+        if [len(row) for row in values.get("confusion", [])] not in ([], [CLASSES] * CLASSES):
+            raise RequestError(f"{where}: confusion: damaged")
+        return schema(**values)
+    container, parts = get_origin(hint), get_args(hint)
+    if container is list and isinstance(found, list):
+        return [_typed(parts[0], item, where) for item in found]
+    if container is dict and isinstance(found, dict):
+        return {name: _typed(parts[1], item, f"{where}: {name}") for name, item in found.items()}
+    if NoneType in parts:
+        return None if found is None else _typed(parts[0], found, where)
+    if hint is float and type(found) is int:
+        return float(found)
+    if hint is not Any and type(found) is not hint:
+        missing = found is dataclasses.MISSING
+        raise RequestError(f"{where}: {'missing' if missing else 'damaged'}")
+    return found
+
+
+@functools.cache
+def _hints(schema: type) -> list[tuple[str, Any]]:
+    return list(get_type_hints(schema).items())
+
+
+def _lines(file: Path) -> list[tuple[Any, str]]:
+    """Each line's JSON, and where it stands; what a kill cut short at the end is left out."""
+    if not file.exists():
+        return []
+    whole = _text(file).split("\n")[:-1]
+    places = [f"{file}, line {number}" for number in range(1, len(whole) + 1)]
+    return [(_json(text, place), place) for text, place in zip(whole, places, strict=True)]
+
+
+def _kind(line: Any, where: str) -> str:
+    return cast(str, _typed(dict[str, Any], line, where).get("kind"))
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"{where}: damaged: not JSON: {error}") from None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{file}: can't be read: {error}") from None
+
+
+def _step_of(checkpoint: Path) -> int:
+    found = re.fullmatch(r"step-(\d{8,})", checkpoint.name)
+    return int(found[1]) if found else 0

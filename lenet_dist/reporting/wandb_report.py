@@ -1,0 +1,255 @@
+"""A W&B Report over one run or several: the page's story, drawn by W&B from what it was told."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+from wandb.errors import AuthenticationError, CommError, UsageError
+
+from lenet_dist.data.dataset import NAMES
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.files import write_atomically
+from lenet_dist.reporting import comparison
+from lenet_dist.reporting.page import rerun_command
+from lenet_dist.reporting.run import Result, Run
+
+_REQUEST_SECONDS = 15
+
+_KEPT = "wandb-report.json"
+"""In the directory of the first run by name: the ids of the reports that it is the first of."""
+
+_WIDTH, _HEIGHT = 12, 8
+"""Of a panel, in W&B's units: a row is 24 wide."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project on W&B, and whose it is."""
+
+    entity: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.entity}/{self.name}"
+
+
+def parse_project(text: str) -> Project:
+    """``ENTITY/PROJECT``. Raises RequestError for anything else."""
+    parts = text.split("/")
+    if len(parts) != 2 or not all(parts):
+        raise RequestError(f"--wandb {text}: write ENTITY/PROJECT")
+    return Project(*parts)
+
+
+def write_spec(runs: Sequence[Run], project: Project | None, file: Path) -> None:
+    """Write what would be published, as JSON; no server is asked.
+
+    Without a project it is that of the first run's config.
+    """
+    wanted = runs[0].config.wandb
+    project = project or Project(wanted.entity or "", wanted.project)
+    # A run set that names its project asks the server for the project's number.
+    model = _report(runs, project, Project("", ""))._to_model()
+    spec = model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for block in spec["spec"]["blocks"]:
+        for runset in block.get("metadata", {}).get("runSets", []):
+            runset["project"] = {"entityName": project.entity, "name": project.name}
+    write_atomically(file, (json.dumps(spec, indent=1) + "\n").encode())
+
+
+def publish(runs: Sequence[Run], project: Project) -> str:
+    """Publish the report, or update the one that was published over these runs; gives its address.
+
+    Raises RequestError without a key that is accepted or without the project, RunFailed if the
+    server can't be reached.
+    """
+    kept = min(run.path for run in runs) / _KEPT
+    reports = _read(kept)
+    key = f"{project}: {', '.join(sorted(run.name for run in runs))}"
+    os.environ["WANDB_SILENT"] = "true"
+    try:
+        api = wandb.Api(timeout=_REQUEST_SECONDS)
+        if project.name not in {found.name for found in api.projects(project.entity)}:
+            raise RequestError(
+                f"--wandb {project}: there is no project of this name that you may see; a run that"
+                " is tracked there makes it"
+            )
+        report = _report(runs, project, project)
+        report.id = reports.get(key, "")
+        report.save()
+    except RequestError:
+        raise
+    except UsageError as error:
+        raise RequestError(
+            f"--wandb {project}: no key for W&B: set WANDB_API_KEY, or `wandb login` ({error})"
+        ) from None
+    except CommError as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, AuthenticationError) and "401" in text:
+            raise RequestError(f"--wandb {project}: W&B refuses the key: {text}") from None
+        raise RunFailed(f"--wandb {project}: W&B can't be reached: {text}") from None
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise RunFailed(f"--wandb {project}: W&B's answer makes no sense: {text}") from None
+    write_atomically(kept, (json.dumps(reports | {key: report.id}, indent=1) + "\n").encode())
+    return quote(report.url, safe=":/")  # Its title is part of it.
+
+
+def _read(file: Path) -> dict[str, str]:
+    kept: dict[str, str] = {}
+    with suppress(FileNotFoundError):
+        kept = json.loads(file.read_text())
+    return kept
+
+
+def _report(runs: Sequence[Run], project: Project, runsets_project: Project) -> wr.Report:
+    ids = ", ".join(f"'{identity}'" for run in runs if (identity := run.wandb_id))
+
+    def panels(*drawn: Any) -> wr.PanelGrid:
+        shown = wr.Runset(
+            name="the runs",
+            entity=runsets_project.entity,
+            project=runsets_project.name,
+            filters=f"ID in [{ids}]",
+        )
+        return wr.PanelGrid(runsets=[shown], panels=_laid_out(drawn))
+
+    several = [wr.H2("Side by side"), panels(*_comparison())] if len(runs) > 1 else []
+    return wr.Report(
+        entity=project.entity,
+        project=project.name,
+        title=_title(runs),
+        description="Made by python -m lenet_dist.report; the numbers are metrics.jsonl's.",
+        blocks=[
+            wr.TableOfContents(),
+            wr.H2("Result"),
+            wr.MarkdownBlock(_summary(runs)),
+            *several,
+            wr.H2("Training"),
+            panels(*_curves()),
+            wr.H2("Test"),
+            panels(*_test()),
+            wr.H2("Rerun"),
+            wr.P("From a checkout of the project, on any number of processes; the same bits."),
+            wr.CodeBlock("\n".join(rerun_command(run) for run in runs)),
+            wr.H2("Origin"),
+            wr.MarkdownBlock(_origin(runs)),
+        ],
+    )
+
+
+def _title(runs: Sequence[Run]) -> str:
+    data = NAMES[runs[0].config.data.name]
+    if len(runs) > 1:
+        return f"LeNet-5 on {data}: {len(runs)} runs"
+    result = runs[0].result
+    accuracy = f"{result.test.accuracy:.2%} of the test images" if result else "not complete"
+    return f"{runs[0].name}: LeNet-5 on {data}, {accuracy}"
+
+
+def _summary(runs: Sequence[Run]) -> str:
+    """A row a run, and the spread over seeds where there are several."""
+    rows = [
+        "| run | seed | test accuracy | correct | loss, nats | epochs | processes | training, s |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(run) for run in runs),
+    ]
+    spreads = [
+        f"- config {group.name}: mean **{group.mean:.2%}** ± {group.deviation:.2%}"
+        f" (standard deviation over {len(group.accuracies)} seeds)"
+        for group in comparison.group(list(runs))
+        if group.mean is not None and group.deviation is not None
+    ]
+    return "\n".join([*rows, "", *spreads])
+
+
+def _row(run: Run) -> str:
+    cells: list[Any] = [run.name, run.config.seed]
+    if result := run.result:
+        test = result.test
+        cells += [f"**{test.accuracy:.2%}**", f"{test.correct:,} of {test.count:,}"]
+        cells += [
+            f"{test.loss:.4f}",
+            f"{result.epochs:g}",
+            f"{result.world_size} x {result.device}",
+        ]
+        cells += [f"{result.seconds['train']:.0f}"]
+    else:
+        cells += [f"not complete: step {run.saved_step:,}", *[""] * 5]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _curves() -> list[Any]:
+    def line(title: str, unit: str, *metrics: str, log: bool = False) -> wr.LinePlot:
+        return wr.LinePlot(
+            title=title, x="train/step", y=list(metrics), title_x="step", title_y=unit,
+            log_y=log or None,
+        )  # fmt: skip
+
+    return [
+        line("Loss", "nats an image", "train/loss", log=True),
+        wr.LinePlot(
+            title="Validation accuracy", x="validation/step", y=["validation/accuracy"],
+            title_x="step", title_y="share of the images",
+        ),
+        line("Learning rate", "per step", "train/lr"),
+        line("Throughput", "images/s", "train/samples_per_second"),
+    ]  # fmt: skip
+
+
+def _test() -> list[Any]:
+    cells = {name: name for name in ("Actual", "Predicted", "nPredictions")}
+    return [
+        wr.CustomChart(
+            query={"summaryTable": {"tableKey": "test/confusion_table"}},
+            chart_name="wandb/confusion_matrix/v1",
+            chart_fields=cells,
+        ),
+        wr.BarPlot(
+            title="Accuracy by class",
+            metrics=[f"test/accuracy_of/{label}" for label in range(10)],
+            title_x="share of the class's test images",
+        ),
+        wr.WeavePanelSummaryTable(table_name="test/mistakes"),
+        wr.MediaBrowser(title="Training images, distorted", media_keys=["examples/augmented"]),
+    ]
+
+
+def _comparison() -> list[Any]:
+    return [
+        wr.BarPlot(
+            title="Test accuracy", metrics=["test/accuracy"], title_x="share of the test images"
+        ),
+        wr.RunComparer(diff_only="split"),
+    ]
+
+
+def _laid_out(panels: Sequence[Any]) -> list[Any]:
+    """Two in a row."""
+    for number, panel in enumerate(panels):
+        row, column = divmod(number, 2)
+        panel.layout = wr.Layout(x=column * _WIDTH, y=row * _HEIGHT, w=_WIDTH, h=_HEIGHT)
+    return list(panels)
+
+
+def _origin(runs: Sequence[Run]) -> str:
+    return "\n".join(
+        ["| run | weights, SHA-256 | commit | same bits | versions |", "|---|---|---|---|---|"]
+        + [_origin_row(run.name, run.result) for run in runs if run.result]
+    )
+
+
+def _origin_row(name: str, result: Result) -> str:
+    versions = ", ".join(f"{part} {version}" for part, version in result.versions.items())
+    promise = "promised" if result.bit_exact else "not promised"
+    weights, commit = f"`{result.weights_sha256}`", f"`{result.git_commit}`"
+    return f"| {name} | {weights} | {commit} | {promise} | {versions} |"

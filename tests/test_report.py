@@ -1,0 +1,513 @@
+"""report.html: what it says of a run or of several, when it is made, and how it is in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from lenet_dist import config as configuration
+from lenet_dist import report
+from lenet_dist.exits import RequestError
+from lenet_dist.reporting import page, plots, run
+from tests.browser import Browser, fetch_axe
+from tests.processes import SMALL, Job, Jobs, command, outcome, result
+
+TWENTY_EPOCHS = (
+    *SMALL,
+    "data.validation=10500", "train.batch_size=64", "train.max_steps=null", "train.epochs=20",
+    "log.every_steps=2", "checkpoint.every_steps=100", "optimizer.lr=1e-4",
+)  # fmt: skip
+"""Of fewer images than MNIST has, with more lines than its 20 epochs leave: 230."""
+
+
+@pytest.fixture(scope="module")
+def jobs_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    with Jobs(tmp_path_factory.mktemp("runs")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def interrupted(jobs_of_module: Jobs) -> Path:
+    """A complete run of twenty epochs, interrupted once."""
+    job = jobs_of_module.start(base=TWENTY_EPOCHS, name="twenty")
+    job.until_step(100)
+    job.main.send(signal.SIGTERM)
+    job.expect(75)
+    return jobs_of_module.run(base=TWENTY_EPOCHS, name="twenty").directory
+
+
+@pytest.fixture(scope="module")
+def unfinished(jobs_of_module: Jobs) -> Path:
+    job = jobs_of_module.start(name="unfinished")
+    job.until_step(42)
+    job.main.send(signal.SIGTERM)
+    return job.expect(75).directory
+
+
+@pytest.fixture(scope="module")
+def several(jobs_of_module: Jobs, unfinished: Path) -> list[Path]:
+    """Two configs; three seeds of the first, one of them twice, and one run that has not ended."""
+    short, of_128 = "train.max_steps=20", "train.batch_size=128"
+    return [
+        jobs_of_module.run(short, name="first").directory,
+        jobs_of_module.run(short, name="second", world_size=2).directory,
+        jobs_of_module.run(short, "seed=1", name="third").directory,
+        jobs_of_module.run(short, "seed=2", name="fourth").directory,
+        jobs_of_module.run(short, of_128, name="of-128").directory,
+        unfinished,
+    ]
+
+
+def text_of(html: str) -> str:
+    """What a page says, its tags and style aside, on one line."""
+    body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def page_of(directory: Path) -> str:
+    """The text of the page over a run."""
+    return text_of(page.of_run(run.read(directory)))
+
+
+def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
+    shown, of_run = page_of(interrupted), result(interrupted)
+    test = of_run["test"]
+    assert f" {100 * test['accuracy']:.2f} % test accuracy: " in shown
+    assert f"{test['correct']:,} of {test['count']:,} images right" in shown
+    assert "61,706" in shown and "20 epochs" in shown and "460 steps of 64 images" in shown
+    assert of_run["hardware"] in shown and "1 CPU thread a process" in shown
+    assert "Interruptions 1" in shown and "World size 1 process" in shown
+    for name in ("weights_sha256", "config_hash", "data_sha256"):
+        assert of_run[name] in shown
+    for name, version in of_run["versions"].items():
+        assert f"{name} {version}" in shown
+    for label, row in enumerate(test["confusion"]):
+        assert f"{label} {' '.join(map(str, row))} " in shown
+
+
+def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interrupted: Path) -> None:
+    html = page.of_run(run.read(interrupted))
+    test = result(interrupted)["test"]
+    wrong = test["count"] - test["correct"]
+    pictures = re.findall(
+        r'<img src="data:image/png;base64,[^"]+" [^>]*'
+        r'alt="Test image (\d+): (\d), taken for (\d) with probability ([\d.]+) %"',
+        html,
+    )
+    assert len(pictures) == min(wrong, 24) > 0
+    certainties = [float(probability) for *_, probability in pictures]
+    assert certainties == sorted(certainties, reverse=True)
+    for _, label, prediction, _ in pictures:
+        assert test["confusion"][int(label)][int(prediction)] > 0 and label != prediction
+
+
+def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:
+    starts = [json.loads(line) for line in (interrupted / "starts.jsonl").read_text().splitlines()]
+    html = page.of_run(run.read(interrupted))
+    assert html.count(f"Interrupted at {starts[1]['step']:,}.") == 4, "in each plot"
+
+
+def test_the_command_in_the_page_gives_the_same_bits_again(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    html = page.of_run(run.read(uninterrupted.directory))
+    shown = re.search(r"<code>(accelerate launch -m lenet_dist\.train .*?)</code>", html)
+    assert shown
+    with Jobs(tmp_path) as started:
+        overrides = tuple(shlex.split(unescape(shown[1]))[4:])
+        assert "run.name=run-again" in overrides
+        again = started.run(base=overrides, name="again")
+    assert outcome(again.directory) == outcome(uninterrupted.directory)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "compute.precision=bf16", "train.max_steps=7", "optimizer.lr=1e-05", "data.download=no",
+        "wandb.tags=['a b', \"it's\", 'ä, [x]']", "wandb.project='true'", "wandb.entity='1e3'",
+        "wandb.group='two words $HOME'", "run.root='/tmp/it''s here'", "train.reduction=ddp",
+    ],
+)  # fmt: skip
+def test_the_command_has_every_key_that_is_not_at_its_default(
+    uninterrupted: Job, tmp_path: Path, override: str
+) -> None:
+    asked = configuration.load(uninterrupted.directory / "config.yaml", [override])
+    directory = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    words = shlex.split(page.rerun_command(run.read(directory)))
+    again = configuration.load(None, [*words[4:], f"run.name={asked.run.name}"])
+    assert again == asked
+
+
+def test_under_ddp_the_command_has_the_number_of_processes(
+    several: list[Path], tmp_path: Path
+) -> None:
+    asked = configuration.load(several[1] / "config.yaml", ["train.reduction=ddp"])
+    directory = altered(several[1], tmp_path, config=configuration.to_yaml(asked))
+    shown = page.rerun_command(run.read(directory))
+    assert shown.startswith("torchrun --nproc-per-node 2 -m lenet_dist.train ")
+
+
+def altered(directory: Path, folder: Path, **contents: str | None) -> Path:
+    """A copy of a run, some of its files with another content, or removed."""
+    files = {
+        "config": "config.yaml", "metrics": "metrics.jsonl", "result": "result.json",
+        "starts": "starts.jsonl", "weights": "model.safetensors",
+    }  # fmt: skip
+    copy = folder / "copy"
+    shutil.copytree(directory, copy)
+    for name, content in contents.items():
+        if content is None:
+            (copy / files[name]).unlink()
+        else:
+            (copy / files[name]).write_text(content)
+    return copy
+
+
+def test_a_run_that_is_not_complete_is_shown_as_far_as_it_came(unfinished: Path) -> None:
+    shown = page_of(unfinished)
+    (step,) = re.findall(r"Not complete: step (\d+) of 60 at its newest checkpoint", shown)
+    assert 42 <= int(step) < 60
+    last = run.read(unfinished).validation[-1]
+    assert f"validation accuracy at step 39: {last.correct:,} of {last.count:,}" in shown
+    assert "Pictures None: they need the final weights" in shown
+
+
+def test_a_run_that_has_only_begun_has_a_page(uninterrupted: Job, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(uninterrupted.directory / "config.yaml", begun)
+    shown = page_of(begun)
+    assert "step 0 of 60" in shown and "no evaluation yet" in shown
+
+
+def test_the_end_of_a_line_that_a_kill_cut_short_is_left_out(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    metrics = (uninterrupted.directory / "metrics.jsonl").read_text()
+    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics + '{"kind": "tra')
+    assert run.read(copy).train == run.read(uninterrupted.directory).train
+
+
+def test_without_the_images_the_page_says_which_are_missing(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    # data.download is true: it must not try.
+    overrides = ["data.name=mnist", f"data.root={tmp_path}/nothing"]
+    asked = configuration.load(uninterrupted.directory / "config.yaml", overrides)
+    copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    shown = page_of(copy)
+    assert "Pictures None: data.name=mnist" in shown and f"{tmp_path}/nothing" in shown
+    assert not (tmp_path / "nothing").exists()
+    test = result(uninterrupted.directory)["test"]
+    assert f"{test['correct']:,} of {test['count']:,} images right" in shown
+
+
+def test_classes_that_are_not_numbers_have_their_names(uninterrupted: Job, tmp_path: Path) -> None:
+    asked = configuration.load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
+    copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    shown = page_of(copy)
+    assert "LeNet-5 on Fashion-MNIST" in shown and "9 ankle boot" in shown
+
+
+def test_weights_that_are_not_the_results_are_not_shown(
+    several: list[Path], tmp_path: Path
+) -> None:
+    copy = altered(several[0], tmp_path)
+    shutil.copy(several[2] / "model.safetensors", copy)
+    assert "Pictures None: model.safetensors is not the file that result.json speaks of" in page_of(
+        copy
+    )
+
+
+def test_the_same_run_gives_the_same_page(interrupted: Path, several: list[Path]) -> None:
+    assert page.of_run(run.read(interrupted)) == page.of_run(run.read(interrupted))
+    runs = [run.read(path) for path in several]
+    assert page.of_runs(runs) == page.of_runs(runs)
+
+
+def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    asked = configuration.load(uninterrupted.directory / "config.yaml", [f'wandb.group="{evil}"'])
+    html = page.of_run(
+        run.read(altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked)))
+    )
+    assert "<script" not in html and evil in unescape(html)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("metrics", '{"kind": "train"', None),
+        ("metrics", 'junk\n{"kind": "train"}\n', "metrics.jsonl, line 1: damaged"),
+        ("metrics", "[1]\n", "metrics.jsonl, line 1: damaged"),
+        ("metrics", '{"kind": "test"}\n{"kind": "train", "step": 1}\n', "line 2: loss: missing"),
+        ("metrics", '{"kind": "train", "step": "1"}\n', "metrics.jsonl, line 1: step: damaged"),
+        ("result", "", "result.json: damaged"),
+        ("result", "{}", "result.json: test: missing"),
+        ("result", '{"test": 3}', "result.json: test: damaged"),
+        ("starts", "{}\n", "starts.jsonl, line 1: step: missing"),
+        ("config", "train: [", "config.yaml"),
+        ("config", "train:\n  epochs: many\n", "train.epochs"),
+    ],
+)
+def test_what_is_damaged_is_refused_by_file_and_place(
+    uninterrupted: Job, tmp_path: Path, name: str, content: str, named: str | None
+) -> None:
+    copy = altered(uninterrupted.directory, tmp_path, **{name: content})
+    if named is None:
+        run.read(copy)
+        return
+    with pytest.raises(RequestError) as refused:
+        report.main([str(copy)])
+    assert named in str(refused.value)
+    assert not (copy / "report.html").exists()
+
+
+def test_a_confusion_matrix_of_another_size_is_damaged(uninterrupted: Job, tmp_path: Path) -> None:
+    content = result(uninterrupted.directory)
+    content["test"]["confusion"].pop()
+    copy = altered(uninterrupted.directory, tmp_path, result=json.dumps(content))
+    with pytest.raises(RequestError, match=r"result\.json: test: confusion: damaged"):
+        run.read(copy)
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nowhere"], ["README.md"], ["configs"], ["x", "--nosuch"]]
+)
+def test_what_is_no_run_is_refused_by_name(arguments: list[str]) -> None:
+    with pytest.raises(RequestError) as refused:
+        report.main(arguments)
+    assert (arguments or ["RUN"])[-1] in str(refused.value)
+
+
+def test_a_place_that_cant_be_written_is_refused_by_name(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    for out in (tmp_path, tmp_path / "no" / "r.html", tmp_path / "file" / "r.html"):
+        (tmp_path / "file").touch()
+        with pytest.raises(RequestError) as refused:
+            report.main([str(uninterrupted.directory), "--out", str(out)])
+        assert f"--out {out}: " in str(refused.value)
+
+
+def test_the_command_writes_into_the_run_or_where_it_is_told(
+    several: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    paths = [str(path) for path in several]
+    report.main(paths[:1])
+    report.main([*paths[:1], "--out", "one.html"])
+    report.main(paths)
+    report.main([*paths, "--out", "many.html"])
+    written = [several[0] / "report.html", Path("one.html"), Path("report.html"), Path("many.html")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    assert [path.read_text().count("<h1>") for path in written] == [1] * 4
+    assert written[2].read_text() == written[3].read_text()
+
+
+def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
+    refused = command("python", "-m", "lenet_dist.report", "configs")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: configs: not a run: it has no config.yaml\n"
+
+
+def test_a_page_of_twenty_epochs_is_small_and_quick(interrupted: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    made = command("python", "-m", "lenet_dist.report", str(interrupted))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert made.returncode == 0, made.stderr
+    assert (interrupted / "report.html").stat().st_size < 1_000_000
+    # Seconds of the processor: those on the clock depend on who else is using the machine.
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < 5, f"{spent:.1f} s"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_run_ends_with_its_page(jobs: Jobs, world_size: int) -> None:
+    job = jobs.run("log.report=true", "train.max_steps=10", world_size=world_size)
+    last = job.main.text().rstrip().splitlines()[-1]
+    assert last.split() == ["report", str(job.directory / "report.html")]
+    accuracy = result(job.directory)["test"]["accuracy"]
+    assert f"<title>run: {100 * accuracy:.2f}" in (job.directory / "report.html").read_text()
+
+
+def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: Jobs) -> None:
+    (jobs.folder / "run" / "report.html").mkdir(parents=True)
+    job = jobs.run("log.report=true", "train.max_steps=10")
+    (warning,) = [line for line in job.text().splitlines() if line.startswith("warning:")]
+    assert f"can't write {job.directory / 'report.html'}" in warning
+    assert f"python -m lenet_dist.report {job.directory}" in warning
+    assert result(job.directory)["status"] == "completed"
+
+
+def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
+    script = "import sys, {}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    loaded = {
+        module: set(
+            subprocess.run(
+                [sys.executable, "-c", script.format(module)],
+                capture_output=True, text=True, check=True, timeout=60,
+            ).stdout.split()
+        )
+        for module in ("lenet_dist.training.loop", "lenet_dist.reporting.page")
+    }  # fmt: skip
+    assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
+    assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
+
+
+def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
+    shown = text_of(page.of_runs([run.read(path) for path in several]))
+    accuracies = [100 * result(path)["test"]["accuracy"] for path in (several[0], *several[2:4])]
+    mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+    lowest, highest = min(accuracies), max(accuracies)
+    assert f"{mean:.2f} ± {deviation:.2f} 3 {lowest:.2f} {highest:.2f}" in shown
+    assert "6 runs of LeNet-5, 3 configs" in shown
+    assert "Config A, seed 0 was run 2 times: the same weights to the last bit" in shown
+    assert "train.batch_size 256 128 256" in shown
+    assert "train.max_steps 20 20 60" in shown
+    assert "log.every_steps" not in shown.partition("Runs")[0]
+    assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
+
+
+def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
+    shown = text_of(page.of_runs([run.read(path) for path in several[:4]]))
+    assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    copy = altered(uninterrupted.directory, tmp_path)
+    shown = text_of(page.of_runs([run.read(uninterrupted.directory), run.read(copy)]))
+    assert str(uninterrupted.directory) in shown and str(copy) in shown
+
+
+@pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])
+def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
+    uninterrupted: Job, tmp_path: Path, loss: str
+) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    lines[0]["loss"] = float(loss)
+    metrics = "".join(json.dumps(line) + "\n" for line in lines)
+    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics)
+    for html in (page.of_run(run.read(copy)), page.of_runs([run.read(copy)] * 2)):
+        assert html.count('role="img"') >= 4
+
+
+def test_a_page_of_many_runs_and_lines_is_small(uninterrupted: Job, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    first = next(line for line in lines if line["kind"] == "train")
+    many = [{**first, "step": step, "loss": 1 + step % 7 / 7} for step in range(1, 20_001)]
+    metrics = "".join(json.dumps(line) + "\n" for line in many)
+    copy = run.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
+    assert len(page.of_run(copy)) < 1_000_000
+    assert len(page.of_runs([copy] * 20)) < 2_000_000
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour.lstrip("#")
+    parts = [digits[i : i + len(digits) // 3] for i in range(0, len(digits), len(digits) // 3)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int((part * 2)[:2], 16) / 255 for part in parts)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_curve_stands_out_from_the_page_light_and_dark(uninterrupted: Job) -> None:
+    html = page.of_run(run.read(uninterrupted.directory))
+    found = re.findall(r":root \{(.*?)\}", html, flags=re.S)
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", scheme)) for scheme in found]
+    schemes = [scheme for scheme in schemes if "paper" in scheme]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        lines = [colour for name, colour in scheme.items() if name.startswith("series-")]
+        assert len(lines) == plots.COLOURS
+        for colour in (*lines, scheme["mistake"]):
+            dark, light = sorted([luminance(colour), luminance(scheme["paper"])])
+            assert (light + 0.05) / (dark + 0.05) >= 3, f"{colour} on {scheme['paper']}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    opened = Browser(fetch_axe())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(
+    interrupted: Path, unfinished: Path, several: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:  # fmt: skip
+    folder = tmp_path_factory.mktemp("pages")
+    return {
+        "one run": page.write([run.read(interrupted)], folder / "one.html"),
+        "unfinished": page.write([run.read(unfinished)], folder / "unfinished.html"),
+        "several runs": page.write([run.read(path) for path in several], folder / "several.html"),
+    }
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", ["one run", "unfinished", "several runs"])
+def test_in_a_browser_a_page_is_quiet_alone_and_accessible(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
+) -> None:
+    browser.open(pages[name], width, dark=dark)
+    outside = [url for url in browser.requests() if not url.startswith("data:")]
+    assert outside == [pages[name].resolve().as_uri()]
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert browser.evaluate(RIGHTMOST) <= width - 16, "something reaches over the page's margin"
+    assert browser.evaluate(SMALLEST_TEXT_OF_PLOTS) >= 9
+    # axe-core can't judge text in an SVG: it has the page's own colour, which axe-core does judge.
+    assert browser.evaluate(COLOURS_OF_PLOTS_TEXT) == [browser.evaluate(COLOUR_OF_PAGE)]
+    assert browser.console() == []
+    wrong, unjudged = browser.accessibility()
+    assert wrong == []
+    if width == 1280:  # On a telephone a part of a wide table is hidden until it is scrolled to.
+        assert [entry for entry in unjudged if ": <text " not in entry] == []
+
+
+RIGHTMOST = """
+Math.max(...[...document.querySelectorAll("body *:not(.scroll *)")]
+    .map(element => element.getBoundingClientRect().right))"""
+SMALLEST_TEXT_OF_PLOTS = """
+Math.min(...[...document.querySelectorAll("figure svg text")].map(text => {
+    const svg = text.ownerSVGElement;
+    const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    return scale * parseFloat(getComputedStyle(text).fontSize);
+}))"""
+"""In CSS pixels."""
+COLOURS_OF_PLOTS_TEXT = """
+[...new Set([...document.querySelectorAll("figure svg text")]
+    .map(text => getComputedStyle(text).fill))]"""
+COLOUR_OF_PAGE = "getComputedStyle(document.body).color"
+
+
+def test_on_paper_a_page_is_light_and_shows_the_whole_config(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    if shutil.which("pdftotext") is None:
+        pytest.skip("needs pdftotext: apt-get install poppler-utils")
+    browser.open(pages["one run"], dark=True)
+    printed = tmp_path / "page.pdf"
+    printed.write_bytes(browser.print())
+    shown = subprocess.run(
+        ["pdftotext", printed, "-"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "timeout_seconds: 120" in shown.stdout

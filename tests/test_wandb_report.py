@@ -1,0 +1,180 @@
+"""The W&B Report tells the page's story, and is the same report however often it is published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Jobs, command, free_port, result
+from tests.wandb_server import ENTITY, WandbServer
+
+PROJECT = f"{ENTITY}/lenet-dist"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two seeds of SMALL."""
+    with Jobs(tmp_path_factory.mktemp("runs")) as jobs:
+        started = [jobs.start(f"seed={seed}", name=f"seed-{seed}") for seed in range(2)]
+        return [job.expect(0).directory for job in started]
+
+
+@pytest.fixture
+def runs(made: list[Path], tmp_path: Path) -> list[Path]:
+    """The same, never published."""
+    return [Path(shutil.copytree(run, tmp_path / run.name)) for run in made]
+
+
+@pytest.fixture(autouse=True)
+def no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's keys are used, and the client keeps its files to itself."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb"))
+
+
+def report(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    words = [str(argument) for argument in arguments]
+    return command("python", "-m", "lenet_dist.report", *words, environment=environment)
+
+
+def publish(runs: list[Path], server: WandbServer, out: Path) -> str:
+    """Publish; gives the address that was printed."""
+    done = report(*runs, "--out", out, "--wandb", PROJECT, **server.environment())
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    page, address = done.stdout.split()
+    assert page == str(out)
+    assert server.unknown == []
+    return address
+
+
+def values(spec: Any, name: str) -> list[Any]:
+    """Everything in a spec that goes by this name, in order."""
+    if isinstance(spec, list):
+        return [found for item in spec for found in values(item, name)]
+    if not isinstance(spec, dict):
+        return []
+    here = [spec[name]] if name in spec else []
+    return here + [found for item in spec.values() for found in values(item, name)]
+
+
+def wandb_id(run: Path) -> str:
+    identity: str = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])["wandb_id"]
+    return identity
+
+
+def test_a_report_of_a_run_has_its_result_curves_mistakes_and_command(
+    runs: list[Path], server: WandbServer, tmp_path: Path
+) -> None:
+    address = publish(runs[:1], server, tmp_path / "page.html")
+    ((identity, sent),) = server.reports.items()
+    assert address.startswith(f"{server.url}/{PROJECT}/reports/") and address.endswith(identity)
+    assert (sent["entityName"], sent["projectName"]) == (ENTITY, "lenet-dist")
+    spec, found = json.loads(sent["spec"]), result(runs[0])
+    text = json.dumps(spec, ensure_ascii=False)
+    assert f"{found['test']['accuracy']:.2%}" in sent["displayName"] and "seed-0" in text
+    assert f"{found['test']['correct']:,} of {found['test']['count']:,}" in text
+    assert found["weights_sha256"] in text
+    assert "accelerate launch -m lenet_dist.train" in text and "train.max_steps=60" in text
+    drawn = {metric for metrics in values(spec, "metrics") for metric in metrics}
+    assert {"train/loss", "validation/accuracy", "train/lr", "train/samples_per_second"} <= drawn
+    assert set(values(spec, "xAxis")) >= {"train/step", "validation/step"}
+    assert "test/confusion_table" in text and "test/mistakes" in text
+    assert ["examples/augmented"] in values(spec, "mediaKeys")
+    runsets = [runset for runsets in values(spec, "runSets") for runset in runsets]
+    (filters,) = {json.dumps(runset["filters"]) for runset in runsets}
+    assert wandb_id(runs[0]) in filters and wandb_id(runs[1]) not in filters
+
+
+def test_published_again_it_is_the_same_report_brought_up_to_date(
+    runs: list[Path], server: WandbServer, tmp_path: Path
+) -> None:
+    out = tmp_path / "page.html"
+    first = publish(runs, server, out)
+    assert publish(runs[::-1], server, out) == first
+    assert len(server.reports) == 1
+    publish(runs[:1], server, out)
+    assert len(server.reports) == 2, "of other runs, it is another report"
+
+
+def test_several_runs_stand_side_by_side_with_the_spread_over_seeds(
+    runs: list[Path], server: WandbServer, tmp_path: Path
+) -> None:
+    publish(runs, server, tmp_path / "page.html")
+    (sent,) = server.reports.values()
+    spec = json.loads(sent["spec"])
+    text = json.dumps(spec, ensure_ascii=False)
+    assert "standard deviation over 2 seeds" in text
+    assert all(run.name in text and wandb_id(run) in text for run in runs)
+    assert "Run Comparer" in values(spec, "viewType")
+    assert ["test/accuracy"] in values(spec, "metrics")
+
+
+def test_a_dry_run_writes_what_would_be_published_and_asks_no_server(
+    runs: list[Path], server: WandbServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "spec.json"
+    away = {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    spec = ("--wandb", PROJECT, "--wandb-json", file)
+    done = report(*runs, "--out", tmp_path / "page.html", *spec, **away)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(tmp_path / "page.html"), str(file)]
+    publish(runs, server, tmp_path / "page.html")
+    (sent,) = server.reports.values()
+    written, arrived = json.loads(file.read_text()), json.loads(sent["spec"])
+    assert written["displayName"] == sent["displayName"]
+    for name in ("type", "metrics", "xAxis", "text", "filters", "entityName", "viewType", "layout"):
+        assert values(written["spec"], name) == values(arrived, name), name
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_what_is_missing_is_named(runs: list[Path], server: WandbServer, tmp_path: Path) -> None:
+    page = (runs[0], "--out", tmp_path / "page.html")
+    known = server.environment()
+    refused(report(*page, "--wandb", "lenet-dist", **known), 2, "write ENTITY/PROJECT")
+    refused(report(*page, "--wandb", f"{ENTITY}/other", **known), 2, "there is no project")
+    no_key = report(*page, "--wandb", PROJECT, WANDB_BASE_URL=server.url)
+    refused(no_key, 2, "no key for W&B: set WANDB_API_KEY")
+    wrong = known | {"WANDB_API_KEY": "9" * 40}
+    refused(report(*page, "--wandb", PROJECT, **wrong), 2, "W&B refuses the key")
+    assert server.reports == {}
+    assert (tmp_path / "page.html").exists()
+
+
+def test_a_server_that_is_not_to_be_had_is_a_reason_and_no_long_wait(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    with WandbServer() as silent, WandbServer() as broken:
+        silent.goes_on.clear()
+        broken.status = 500
+        key = broken.environment()
+        gone = key | {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+        page = (runs[0], "--out", tmp_path / "page.html", "--wandb", PROJECT)
+        began = time.monotonic()
+        with ThreadPoolExecutor() as pool:  # Nearly all of it is waiting.
+            tried = [
+                pool.submit(report, *page, **environment)
+                for environment in (gone, silent.environment(), key)
+            ]
+            for done in tried:
+                refused(done.result(), 1, "W&B can't be reached")
+        assert time.monotonic() - began < 90
