@@ -32,6 +32,13 @@ def main(arguments: list[str]) -> None:
     try:
         reason = _reason_not_to(directory, job, restarts, request.most)
         if reason is None:
+            first, last = directory.gain()
+            # Said before: SLURM ends this very process.
+            print(
+                f"requeueing job {job} ({restarts + 1} of at most {request.most} times):"
+                f" this start took the run from step {first:,} to step {last:,}",
+                flush=True,
+            )
             slurm.requeue(job)
     except RequestError as error:
         reason = str(error)
@@ -40,11 +47,6 @@ def main(arguments: list[str]) -> None:
             f"not requeued: {reason}; everything is saved in {directory.path}:"
             " submit the same command again to continue"
         )
-    first, last = directory.gain()
-    print(
-        f"requeued job {job} ({restarts + 1} of at most {request.most} times):"
-        f" this start took the run from step {first:,} to step {last:,}"
-    )
 
 
 def _reason_not_to(directory: RunDirectory, job: str, restarts: int, most: int) -> str | None:

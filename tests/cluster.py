@@ -118,7 +118,7 @@ class BatchJob:
 
     def until_step(self, directory: Path, step: int) -> None:
         """Wait until the run's metrics.jsonl has a line of this step or a later one."""
-        self.until(lambda: any(line["step"] >= step for line in read_lines(directory)))
+        self.until(lambda: has_line(directory, step))
 
     def expect(self, state: str, code: str = "0:0", seconds: float = 90) -> BatchJob:
         """Wait for the job's end, which must be this."""
@@ -166,6 +166,11 @@ class BatchJob:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
+
+
+def has_line(directory: Path, step: int) -> bool:
+    """Whether the run's metrics.jsonl has a line of this step or a later one."""
+    return any(line["step"] >= step for line in read_lines(directory))
 
 
 def has_got(pid: int, number: signal.Signals) -> bool:

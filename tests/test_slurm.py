@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
+from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got, has_line
 from tests.processes import ROOT, SMALL, Jobs, checkpoint_steps, command, outcome, result
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -162,13 +162,16 @@ def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
 def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
     batch: Batch, expected: object
 ) -> None:
-    job = batch.submit("--nodes=2", "--time=1", "--signal=USR2@50")
-    job.until_step(batch.run, 14)
-    with job.held() as ranks:
-        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
+    # Tracked offline, so that the processes have something to wait for before they leave.
+    tracked = ("wandb.mode=offline",)
+    # SLURM looks every 30 s, and warns as much too early: 10 to 40 s after the start.
+    job = batch.submit("--nodes=2", "--time=1", "--signal=USR2@20", overrides=tracked)
+    job.until(lambda: job.restarts == 1 or has_line(batch.run, 14))
+    with job.held():
+        job.until(lambda: "stopped by SIGUSR2 after step" in job.text())
     job.until(lambda: job.restarts == 1)
-    assert "stopped by SIGUSR2 after step" in job.text()
-    assert f"requeued job {job.number} (1 of at most 50 times): this start took" in job.text()
+    assert f"requeueing job {job.number} (1 of at most 50 times): this start took" in job.text()
+    assert len(list((batch.run / "wandb").glob("offline-run-*"))) == 1
     job.finish()
     assert outcome(batch.run) == expected
     assert_one_readable_log(job)
@@ -183,7 +186,7 @@ def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
         batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
         job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
     job.until(lambda: job.restarts == 1)
-    assert "requeued job" in job.text()
+    assert "requeueing job" in job.text()
     job.finish()
     assert outcome(batch.run) == expected
 
@@ -216,7 +219,7 @@ def test_a_preempted_job_saves_makes_way_and_finishes_later(batch: Batch, expect
         batch.cluster.run("srun", *urgent, "true")
     job.until(lambda: job.restarts == 1)
     assert "stopped by SIGTERM after step" in job.text()
-    assert "requeued job" not in job.text(), "SLURM requeues it, not the script"
+    assert "requeueing job" not in job.text(), "SLURM requeues it, not the script"
     job.finish()
     assert job.restarts == 1
     assert outcome(batch.run) == expected
@@ -231,7 +234,7 @@ def test_a_cancelled_job_stays_cancelled_with_all_saved(batch: Batch, expected: 
     job.until(lambda: job.state == "CANCELLED" and not job.ranks())
     assert "stopped by SIGTERM after step" in job.text()
     assert checkpoint_steps(batch.run)
-    assert "requeued job" not in job.text()
+    assert "requeueing job" not in job.text()
     time.sleep(3)
     assert (job.state, job.restarts) == ("CANCELLED", 0)
 
@@ -247,7 +250,7 @@ def test_a_killed_process_fails_the_job_naming_it_and_the_next_job_finishes(
     job.until(lambda: job.state == "FAILED")
     assert time.monotonic() - began < 60
     assert "srun: error: n2: task 1: Killed" in job.text()
-    assert "requeued job" not in job.text() and "Traceback" not in job.text()
+    assert "requeueing job" not in job.text() and "Traceback" not in job.text()
     batch.submit("--nodes=2").expect("COMPLETED")
     assert outcome(batch.run) == expected
 
