@@ -41,8 +41,9 @@ def main(arguments: list[str]) -> None:
         return
     stop = StopRequest()
     stop.install()
-    from lenet_dist.runtime import slurm
+    from lenet_dist.runtime import memory, slurm
 
+    memory.keep_freed()
     slurm.adopt_ranks()
     _train(config, stop, started)
 

@@ -19,6 +19,7 @@ from lenet_dist.data import dataset, fetch, sampler
 from lenet_dist.data.dataset import Batch, Images
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
+from lenet_dist.model.flat import flatten
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.plan import Plan, validate
 from lenet_dist.runtime.accelerator import device_name, on_each, on_each_node, on_main
@@ -90,7 +91,7 @@ class Job:
             "seconds": self.clock.read(),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        optimizer = _optimizer_tensors(self.model, self.optimizer)
+        optimizer = optimizers.tensors(self.optimizer.optimizer, self.model)
         optimizer |= {_AVERAGE_PREFIX + name: mean for name, mean in averages.items()}
         return Checkpoint(_on_cpu(dict(self.model.state_dict())), _on_cpu(optimizer), state)
 
@@ -144,9 +145,9 @@ def assemble(
         collate_fn=_whole_batch,
         generator=torch.Generator(),  # Else DataLoader draws from the global one.
     )
-    wrapped, optimizer, batches = accelerator.prepare(
-        model, optimizers.build(config.optimizer, model.parameters()), batches
-    )
+    wrapped, batches = accelerator.prepare(model, batches)
+    # After DDP, which moves the parameters.
+    optimizer = accelerator.prepare(optimizers.build(config.optimizer, flatten(model)))
     average = MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
     window = Window(accelerator, stats_are_global=config.train.reduction == "fixed")
     clock = Clock(started)
@@ -192,17 +193,7 @@ def _restore(
     clock: Clock,
 ) -> None:
     tensors = checkpoint.optimizer
-    names = [name for name, _ in model.named_parameters()]
-    by_parameter = {
-        index: {
-            key.removeprefix(f"{name}."): tensor
-            for key, tensor in tensors.items()
-            if key.startswith(f"{name}.")
-        }
-        for index, name in enumerate(names)
-    }
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": by_parameter, "param_groups": groups})
+    optimizers.load(optimizer.optimizer, model, tensors)
     if average:
         average.load(
             {name.removeprefix(_AVERAGE_PREFIX): tensor for name, tensor in tensors.items()}
@@ -211,16 +202,6 @@ def _restore(
         accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
     window.load(checkpoint.state["window"])
     clock.add(checkpoint.state["seconds"])
-
-
-def _optimizer_tensors(model: LeNet5, optimizer: AcceleratedOptimizer) -> dict[str, Tensor]:
-    state = optimizer.state
-    return {
-        f"{name}.{key}": tensor
-        for name, parameter in model.named_parameters()
-        for key, tensor in state[parameter].items()
-        if tensor is not None
-    }
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

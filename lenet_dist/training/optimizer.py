@@ -1,22 +1,50 @@
-"""The optimizers, by name."""
+"""The optimizers, by name; their state, by the parameters' names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lenet_dist.config import Optimizer
 
 
-def build(config: Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """torch.optim's optimizer, fused: one kernel for all tensors, not dozens of small ones."""
+def build(config: Optimizer, weights: nn.Parameter) -> torch.optim.Optimizer:
+    """torch.optim's optimizer of the flat weights [P], fused: one kernel for the whole update."""
     lr, weight_decay = config.lr, config.weight_decay
     if config.name == "sgd":
         return torch.optim.SGD(
-            parameters, lr, momentum=config.momentum, weight_decay=weight_decay, fused=True
+            [weights], lr, momentum=config.momentum, weight_decay=weight_decay, fused=True
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
-    return kind(parameters, lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return kind([weights], lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def weights_of(optimizer: torch.optim.Optimizer) -> nn.Parameter:
+    """The flat weights that it updates."""
+    return optimizer.param_groups[0]["params"][0]
+
+
+def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """Its state, each parameter's part under the parameter's name."""
+    sizes = [p.numel() for p in model.parameters()]
+    named: dict[str, Tensor] = {}
+    for key, tensor in optimizer.state[weights_of(optimizer)].items():
+        if tensor is None:  # SGD without momentum has such a state.
+            continue
+        parts = tensor.split(sizes) if tensor.dim() else [tensor] * len(sizes)
+        for (name, parameter), part in zip(model.named_parameters(), parts, strict=True):
+            named[f"{name}.{key}"] = part.view_as(parameter) if tensor.dim() else part.clone()
+    return named
+
+
+def load(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Take the state that `tensors` gave."""
+    names = [name for name, _ in model.named_parameters()]
+    keys = [name.removeprefix(f"{names[0]}.") for name in tensors if name.startswith(names[0])]
+    state = {}
+    for key in keys:
+        parts = [tensors[f"{name}.{key}"] for name in names]
+        state[key] = torch.cat([part.flatten() for part in parts]) if parts[0].dim() else parts[0]
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ from lenet_dist.config import Config
 from lenet_dist.data.augment import Affine
 from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
+from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan
+from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.reduction import sum_over_shards
 from lenet_dist.training.schedule import learning_rate
 
@@ -51,6 +54,7 @@ class TrainStep:
         # Accelerate's own backward, step and zero_grad look for optional packages at every call,
         # and a step may call them for each of its shards. These are the objects that they wrap.
         self.optimizer: torch.optim.Optimizer = optimizer.optimizer
+        self.weights = optimizers.weights_of(self.optimizer)
         self.scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
         self.average = average
         self.distort = Affine(config.augment, config.seed)
@@ -62,36 +66,38 @@ class TrainStep:
         lr = learning_rate(self.config.schedule, peak, step, total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        loss_sum, correct = self.gradient(batch, epoch=step // self.plan.steps_per_epoch)
+        sums = self.gradient(batch, epoch=step // self.plan.steps_per_epoch)
+        gradient, loss_sum, correct = sums.split([PARAMETERS, 1, 1])
+        self.weights.grad = gradient
         grad_norm = self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(step + 1)
-        return StepStats(loss_sum, correct, grad_norm)
+        return StepStats(loss_sum[0], correct[0], grad_norm)
 
-    def _fixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """Leave the global batch's gradient in the parameters, summed in the fixed order."""
-        rows = []
-        for shard in _shards(batch, self.plan.shards_per_process):
-            with self.accelerator.no_sync(self.model):
-                loss_sum, correct = self._forward(shard, epoch)
-                self.scaler.scale(loss_sum / self.plan.batch_size).backward()
-            gradients = [p.grad.flatten() for p in self.parameters if p.grad is not None]
-            rows.append(torch.cat([*gradients, loss_sum.detach()[None], correct[None]]))
-            self.optimizer.zero_grad()
-        total = sum_over_shards(torch.stack(rows), self.accelerator)
-        *gradients, stats = total.split([p.numel() for p in self.parameters] + [2])
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        return stats[0], stats[1]
+    def _fixed(self, batch: Batch, epoch: int) -> Tensor:
+        """Gradient, loss and samples right of the global batch, summed in the fixed order."""
+        with self.accelerator.no_sync(self.model):
+            rows = [
+                self._shard(shard, epoch) for shard in _shards(batch, self.plan.shards_per_process)
+            ]
+        return sum_over_shards(torch.stack(rows), self.accelerator)
 
-    def _ddp(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """Leave the global batch's gradient in the parameters, averaged by DDP's all-reduce."""
+    def _shard(self, shard: Batch, epoch: int) -> Tensor:
+        loss_sum, correct = self._forward(shard, epoch)
+        loss = self.scaler.scale(loss_sum / self.plan.batch_size)
+        return _row(torch.autograd.grad(loss, self.parameters), loss_sum, correct)
+
+    def _ddp(self, batch: Batch, epoch: int) -> Tensor:
+        """The same, the gradient averaged by DDP's all-reduce, the rest of this process's share."""
         loss_sum, correct = self._forward(batch, epoch)
         self.scaler.scale(loss_sum / len(batch.labels)).backward()
-        return loss_sum.detach(), correct
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        row = _row(gradients, loss_sum, correct)
+        for parameter in self.parameters:
+            parameter.grad = None
+        return row
 
     def _forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         inputs = self.distort(pixels(batch.images), batch.ids, epoch)
@@ -104,11 +110,17 @@ class TrainStep:
     def _clip(self) -> Tensor:
         """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""
         self.scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        assert self.weights.grad is not None
+        norm = torch.linalg.vector_norm(self.weights.grad)
         if self.config.train.clip_norm:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.config.train.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(self.weights, self.config.train.clip_norm, norm)
         return norm
+
+
+def _row(gradients: Sequence[Tensor], loss_sum: Tensor, correct: Tensor) -> Tensor:
+    """[PARAMETERS + 2]: all that is summed, as one vector."""
+    flat = [gradient.flatten() for gradient in gradients]
+    return torch.cat([*flat, loss_sum.detach()[None], correct[None]])
 
 
 def _shards(batch: Batch, count: int) -> list[Batch]:
