@@ -224,7 +224,8 @@ def _is_true(name: str) -> bool:
 
 
 def _set_determinism(deterministic: bool) -> None:
-    torch.use_deterministic_algorithms(deterministic)
+    # The same as use_deterministic_algorithms, which imports the compiler: a second and more.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
     # Filling every new tensor with NaN is a debugging aid, not a matter of determinism.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

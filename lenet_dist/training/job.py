@@ -145,7 +145,8 @@ def assemble(
         collate_fn=_whole_batch,
         generator=torch.Generator(),  # Else DataLoader draws from the global one.
     )
-    wrapped, batches = accelerator.prepare(model, batches)
+    # The model is in its place: asking Accelerate to put it there imports DTensor, half a second.
+    wrapped, batches = accelerator.prepare(model, batches, device_placement=[False, True])
     # After DDP, which moves the parameters.
     optimizer = accelerator.prepare(optimizers.build(config.optimizer, flatten(model)))
     average = MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from lenet_dist.config import Optimizer
+
+T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
 def build(config: Optimizer, weights: nn.Parameter) -> torch.optim.Optimizer:
     """torch.optim's optimizer of the flat weights [P], fused: one kernel for the whole update."""
     lr, weight_decay = config.lr, config.weight_decay
     if config.name == "sgd":
-        return torch.optim.SGD(
+        return _without_compiler(torch.optim.SGD)(
             [weights], lr, momentum=config.momentum, weight_decay=weight_decay, fused=True
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
-    return kind([weights], lr, betas=betas, weight_decay=weight_decay, fused=True)
+    return _without_compiler(kind)(
+        [weights], lr, betas=betas, weight_decay=weight_decay, fused=True
+    )
+
+
+def _without_compiler(kind: type[T]) -> type[T]:
+    """The same optimizer, less the wrappers that import torch's compiler at their first call.
+
+    That takes longer than all the rest of what a start does after `import torch`.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), plain)
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> nn.Parameter:
