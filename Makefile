@@ -28,7 +28,7 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## Measure this job beside the textbook loop, on this machine
+bench: $(READY) ## Measure this job beside what one would use instead, on this machine
 	$(BIN)/python -m lenet_dist.benchmark $(ARGS)
 
 clean: ## Remove the venv and caches; runs and data stay

@@ -15,7 +15,8 @@ from lenet_dist.tracking.environment import TRACKERS
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
-    "commands": 3,
+    "commands": 4,
+    "benchmarking": 3,
     "training": 2, "reporting": 2,
     "data": 1, "model": 1, "runtime": 1, "tracking": 1,
     "base": 0,
@@ -82,9 +83,9 @@ def test_the_walk_sees_what_is_there() -> None:
     assert "training/step.py" in importers("accelerate")
 
 
-def test_only_commands_training_and_runtime_know_accelerate() -> None:
+def test_only_commands_training_runtime_and_what_it_is_measured_against_know_accelerate() -> None:
     parts = {part_of(Path(module)) for module in importers("accelerate")}
-    assert parts <= {"commands", "training", "runtime"}
+    assert parts <= {"commands", "training", "runtime", "benchmarking"}
 
 
 def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:

@@ -1,0 +1,285 @@
+"""What is measured: groups of trials, taken in turn, round after round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lenet_dist.benchmarking.figures import Entry, spread
+from lenet_dist.benchmarking.targets import BATCH_SIZES
+from lenet_dist.benchmarking.trial import Taken, take
+from lenet_dist.config import TRAINING_IMAGES
+
+GROUPS = ("speed", "scaling", "reduction", "start", "time_to_accuracy", "evaluation")
+"""In the order they are measured in."""
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+_IMAGES = TRAINING_IMAGES["mnist"]
+_FAST_IMAGES = 2 * _IMAGES
+"""Trained on in a trial of what takes images from memory."""
+_SLOW_IMAGES = _IMAGES // 3
+"""The same of what decodes each image: it is several times slower."""
+_GPU_FACTOR = 10
+"""A GPU takes so many times as many."""
+_WARM_UP_STEPS = 10
+_EPOCHS_TO_ACCURACY = 20
+"""After so many epochs the seed loop is given up."""
+_ROUNDS_TO_ACCURACY = 2
+_EVALUATION_BATCH = 1000
+_EVALUATION_PASSES = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure: groups, rounds, steps of a trial if not the usual, MNIST's folder, GPUs."""
+
+    groups: tuple[str, ...]
+    rounds: int
+    steps: int | None
+    data: Path
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A contender in a case of a group."""
+
+    group: str
+    case: str
+    contender: str
+    arguments: Callable[[Path], list[str]] = field(compare=False)
+    """Of the `python` that takes a trial in a folder."""
+    watch_metrics: bool = False
+    not_measured: str = ""
+    """Why it can't be measured here."""
+
+
+def measure(
+    request: Request, scratch: Path, say: Callable[[str], None]
+) -> dict[str, dict[str, dict[str, Entry]]]:
+    """Every entry of the groups asked for, by group, case and contender."""
+    groups: dict[str, dict[str, dict[str, Entry]]] = {}
+    for group in request.groups:
+        contests = list(_CONTESTS[group](request))
+        possible = [contest for contest in contests if not contest.not_measured]
+        taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
+        rounds = min(request.rounds, _ROUNDS_TO_ACCURACY if group == "time_to_accuracy" else 99)
+        for number in range(1, rounds + 1):
+            for index, contest in enumerate(possible):
+                folder = scratch / f"{contest.contender}-{group}-{index}-{number}".replace(" ", "-")
+                trial = take(contest.arguments(folder), folder, watch_metrics=contest.watch_metrics)
+                taken[contest].append(trial)
+                said = f"{group}, {contest.case}, {contest.contender}: {_headline(trial)}"
+                say(f"round {number}/{rounds}: {said}")
+        for contest in contests:
+            entry = (
+                {"not_measured": contest.not_measured}
+                if contest.not_measured
+                else _entry(taken[contest])
+            )
+            groups.setdefault(group, {}).setdefault(contest.case, {})[contest.contender] = entry
+    return groups
+
+
+def _entry(trials: list[Taken]) -> Entry:
+    by_round = [_figures(trial) for trial in trials]
+    last = trials[-1]
+    return {
+        **{name: spread([figures[name] for figures in by_round]) for name in by_round[0]},
+        "threads": last.result.get("threads"),
+        "device": last.result.get("device"),
+        "command": last.command,
+    }
+
+
+def _figures(trial: Taken) -> dict[str, float]:
+    """The figures of a trial, as far as it has them."""
+    result = trial.result
+    seconds: dict[str, float] = result.get("seconds", {})
+    figures = {
+        # Tests between epochs are left out: only the document's loop has them.
+        "total_seconds": trial.seconds - seconds.get("test", 0.0),
+        "peak_mib": trial.peak_mib,
+    }
+    if "samples_per_second" in result:
+        figures["images_per_second"] = result["samples_per_second"]
+    if "train" in seconds:
+        figures["train_seconds"] = seconds["train"]
+    if "gigaflops" in result:
+        figures["gigaflops"] = result["gigaflops"]
+    if "test" in result:
+        figures["accuracy"] = result["test"]["accuracy"]
+    if trial.first_line_seconds is not None:
+        figures["first_step_seconds"] = trial.first_line_seconds
+    elif "first_step_at" in result:
+        figures["first_step_seconds"] = result["first_step_at"] - trial.began_at
+    elif not result:
+        figures["first_step_seconds"] = trial.seconds
+    return figures
+
+
+def _headline(trial: Taken) -> str:
+    figures = _figures(trial)
+    if "images_per_second" not in figures:
+        return f"{trial.seconds:.2f} s"
+    return f"{figures['images_per_second']:,.0f} images/s, {trial.seconds:.1f} s"
+
+
+def _speed(request: Request) -> Iterator[Contest]:
+    sizes = (*BATCH_SIZES, 4096) if request.gpus else BATCH_SIZES
+    for size in sizes:
+        fast, slow = (_steps(request, images, size) for images in (_FAST_IMAGES, _SLOW_IMAGES))
+        case = f"batch {size}"
+        yield Contest("speed", case, "job", _job(request, fast, size))
+        for loop in ("seed_loop", "seed_loop_workers", "accelerate_loop", "lightning"):
+            arguments = _loop(request, loop, slow, size)
+            yield Contest("speed", case, loop, arguments, not_measured=_missing(loop))
+        yield Contest("speed", case, "bare_loop", _loop(request, "bare_loop", fast, size))
+    limit = _loop(request, "arithmetic_limit", 1, 1)
+    yield Contest("speed", "any batch", "arithmetic_limit", limit)
+
+
+def _scaling(request: Request) -> Iterator[Contest]:
+    for reduction in ("fixed", "ddp"):
+        for kind in ("strong", "weak"):
+            for count in _process_counts(request):
+                size = 256 if kind == "strong" else 256 * count
+                steps = _steps(request, _FAST_IMAGES, size)
+                yield Contest(
+                    "scaling", f"{reduction}, {kind}", _processes(count),
+                    _job(
+                        request, steps, size, f"train.reduction={reduction}", "compute.threads=1",
+                        processes=count,
+                    ),
+                )  # fmt: skip
+
+
+def _reduction(request: Request) -> Iterator[Contest]:
+    for size in (256, 1024):
+        for count in _process_counts(request)[:2]:
+            for reduction in ("fixed", "ddp"):
+                steps = _steps(request, _FAST_IMAGES, size)
+                key = f"train.reduction={reduction}"
+                arguments = _job(request, steps, size, key, processes=count)
+                yield Contest(
+                    "reduction", f"batch {size}, {_processes(count)}", reduction, arguments
+                )
+
+
+def _start(request: Request) -> Iterator[Contest]:
+    case = "first step"
+    yield Contest("start", case, "imports", lambda _: ["-c", "import torch, accelerate"])
+    yield Contest(
+        "start", case, "job", _job(request, 1, 64, "log.every_steps=1"), watch_metrics=True
+    )
+    for loop in ("seed_loop", "accelerate_loop", "lightning"):
+        arguments = _loop(request, loop, 1, 64, warm_up=0)
+        yield Contest("start", case, loop, arguments, not_measured=_missing(loop))
+
+
+def _time_to_accuracy(request: Request) -> Iterator[Contest]:
+    def job(folder: Path) -> list[str]:
+        limit = [f"train.max_steps={request.steps}"] if request.steps else []
+        return _train(request, "fast.yaml", folder, *limit)
+
+    case = "99.0% test"
+    steps = request.steps or _EPOCHS_TO_ACCURACY * (_IMAGES // 64)
+    loop = _loop(request, "seed_loop_to_accuracy", steps, 64, warm_up=0)
+    yield Contest("time_to_accuracy", case, "job", job)
+    yield Contest("time_to_accuracy", case, "seed_loop_to_accuracy", loop)
+
+
+def _evaluation(request: Request) -> Iterator[Contest]:
+    steps = request.steps or _EVALUATION_PASSES * 10_000 // _EVALUATION_BATCH
+    for name in ("job", "seed", "accelerate"):
+        arguments = _loop(request, f"{name}_evaluation", steps, _EVALUATION_BATCH, warm_up=2)
+        yield Contest("evaluation", f"batch {_EVALUATION_BATCH}", f"{name}_evaluation", arguments)
+
+
+_CONTESTS = dict(
+    zip(
+        GROUPS,
+        (_speed, _scaling, _reduction, _start, _time_to_accuracy, _evaluation),
+        strict=True,
+    )
+)
+
+
+def _job(
+    request: Request, steps: int, batch_size: int, *overrides: str, processes: int = 1
+) -> Callable[[Path], list[str]]:
+    """`lenet_dist.train` with the document's recipe, tracked offline, without its page."""
+    epochs = steps // (_IMAGES // batch_size) + 1
+    keys = (
+        f"train.batch_size={batch_size}", f"train.max_steps={steps}", f"train.epochs={epochs}",
+        "log.report=false", *overrides,
+    )  # fmt: skip
+    return lambda folder: _train(request, "seed.yaml", folder, *keys, processes=processes)
+
+
+def _train(
+    request: Request, config: str, folder: Path, *keys: str, processes: int = 1
+) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [
+        *(launcher if processes > 1 else ()), "-m", "lenet_dist.train",
+        "--config", str(CONFIGS / config), *keys,
+        f"data.root={request.data}", "data.download=false", "wandb.mode=offline",
+        f"run.root={folder.parent}", f"run.name={folder.name}",
+    ]  # fmt: skip
+
+
+def _loop(
+    request: Request, name: str, steps: int, batch_size: int, warm_up: int = _WARM_UP_STEPS
+) -> Callable[[Path], list[str]]:
+    """A loop of `contenders`, by its name."""
+    return lambda folder: [
+        "-m", "lenet_dist.benchmark", "--contender", name, "--data-root", str(request.data),
+        "--batch-size", str(batch_size), "--warm-up", str(warm_up), "--steps", str(steps),
+        "--folder", str(folder),
+    ]  # fmt: skip
+
+
+def _steps(request: Request, images: int, batch_size: int) -> int:
+    """Steps of a trial: those asked for, or as many as the images make."""
+    return request.steps or images * (_GPU_FACTOR if request.gpus else 1) // batch_size
+
+
+def _process_counts(request: Request) -> list[int]:
+    """1 and 2 processes; on GPUs 1, 2, 4 and so on, as far as there is a GPU for each."""
+    return [2**n for n in range(request.gpus.bit_length())] if request.gpus else [1, 2]
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _missing(contender: str) -> str:
+    """Why a contender can't be measured here; empty if it can."""
+    if contender != "lightning" or find_spec("lightning"):
+        return ""
+    return "pip install 'lenet_dist[lightning]'"
+
+
+def machine() -> dict[str, Any]:
+    """What is measured on: hardware, GPUs, versions, commit. It imports torch."""
+    from importlib.metadata import version
+
+    import torch
+
+    from lenet_dist.runtime.hardware import cores, cpu_name
+    from lenet_dist.runtime.versions import git_commit, versions
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    hardware = {
+        "cpu": cpu_name(), "cores": cores(), "gpus": gpus,
+        "gpu": torch.cuda.get_device_name() if gpus else None,
+    }  # fmt: skip
+    software = {**versions(), "torchvision": version("torchvision")}
+    if find_spec("lightning"):
+        software["lightning"] = version("lightning")
+    return {"hardware": hardware, "versions": software, "git_commit": git_commit()}
