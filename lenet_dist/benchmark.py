@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.benchmarking import measurements, table
 from lenet_dist.benchmarking.measurements import CONFIGS, GROUPS, Request
@@ -87,6 +88,7 @@ def _check(request: argparse.Namespace) -> None:
             raise RequestError(
                 f"{CONFIGS / name}: not found; run the benchmark in a clone of the repository"
             )
+        configuration.load(CONFIGS / name)
     for option in ("json", "plot", "page"):
         file: Path | None = getattr(request, option)
         if file is None:

@@ -149,6 +149,20 @@ def test_without_the_repositorys_config_it_says_so(
         benchmark.main([])
 
 
+def test_a_recipe_that_training_would_refuse_is_refused_before_measuring(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "seed.yaml").write_text("train:\n  epochs: 1\n")
+    (tmp_path / "fast.yaml").write_text("train:\n  epochs: 0\n")
+    monkeypatch.setattr(benchmark, "CONFIGS", tmp_path)
+    with pytest.raises(RequestError, match=r"train\.epochs=0"):
+        benchmark.main([])
+
+
+def test_the_plot_of_the_same_figures_is_the_same() -> None:
+    assert speeds.draw(a_report()) == speeds.draw(a_report())
+
+
 def test_groups_are_measured_in_their_order_whatever_the_order_asked_for() -> None:
     assert benchmark._groups("start,speed") == ("speed", "start")
     assert set(measurements.GROUPS) >= {"speed", "start"}

@@ -67,7 +67,9 @@ def measure(
         contests = list(_CONTESTS[group](request))
         possible = [contest for contest in contests if not contest.not_measured]
         taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
-        rounds = min(request.rounds, _ROUNDS_TO_ACCURACY if group == "time_to_accuracy" else 99)
+        rounds = request.rounds
+        if group == "time_to_accuracy":
+            rounds = min(rounds, _ROUNDS_TO_ACCURACY)
         for number in range(1, rounds + 1):
             for index, contest in enumerate(possible):
                 folder = scratch / f"{contest.contender}-{group}-{index}-{number}".replace(" ", "-")
