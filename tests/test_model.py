@@ -141,7 +141,7 @@ def test_the_running_mean_is_that_of_a_plain_loop(decay: float, steps: int) -> N
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        average.update(step)
+        average.update(average.share(step))
         kept = min(decay, (1 + step) / (10 + step))
         for name, parameter in model.named_parameters():
             expected[name] = kept * expected[name] + (1 - kept) * parameter.detach().double()
@@ -155,11 +155,11 @@ def test_a_running_mean_that_is_loaded_goes_on_as_the_one_it_was_taken_from() ->
     first = MovingAverage(model, 0.9)
     with torch.no_grad():
         model.F6.weight.add_(1)
-    first.update(1)
+    first.update(first.share(1))
     second = MovingAverage(model, 0.9)
     second.load({name: mean.clone() for name, mean in first.means.items()})
     for average in (first, second):
-        average.update(2)
+        average.update(average.share(2))
     assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
     assert first.means.keys() == model.state_dict().keys()
 

@@ -22,23 +22,25 @@ def stream(*names: int | str) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def bits(seed: int, counters: Tensor) -> Tensor:
+def bits(seed: int | Tensor, counters: Tensor) -> Tensor:
     """The outputs of SplitMix64 seeded with `seed` at positions `counters` (int64, from 0).
 
-    64 random bits each, as int64 of the same shape, on the counters' device.
+    64 random bits each, as int64 of the same shape, on the counters' device. The seed is a number,
+    or a scalar on that device that holds it as int64.
     """
-    z = (counters + 1) * _signed(_GOLDEN_GAMMA) + _signed(seed)
-    z = (z ^ _shift_right(z, 30)) * _signed(_MIX_1)
-    z = (z ^ _shift_right(z, 27)) * _signed(_MIX_2)
+    start = seed if isinstance(seed, Tensor) else signed(seed)
+    z = (counters + 1) * signed(_GOLDEN_GAMMA) + start
+    z = (z ^ _shift_right(z, 30)) * signed(_MIX_1)
+    z = (z ^ _shift_right(z, 27)) * signed(_MIX_2)
     return z ^ _shift_right(z, 31)
 
 
-def uniform(seed: int, counters: Tensor) -> Tensor:
+def uniform(seed: int | Tensor, counters: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), float64, of the counters' shape."""
     return _shift_right(bits(seed, counters), 11).double() * 2.0**-53
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """The int64 that has the bits of an unsigned 64-bit word; int64 arithmetic wraps alike."""
     return word - 2**64 if word >= 2**63 else word
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 
@@ -14,14 +13,17 @@ class MovingAverage:
         self.means = {name: weight.clone() for name, weight in self.weights.items()}
         self.decay = decay
 
-    def update(self, step: int) -> None:
-        """Take in the weights after step number `step` (from 1).
+    def share(self, step: int) -> float:
+        """What the weights after step number `step` (from 1) count in the mean.
 
         The decay warms up, so that the random weights of the beginning are soon forgotten.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
-        means, weights = list(self.means.values()), list(self.weights.values())
-        torch._foreach_lerp_(means, weights, 1 - decay)
+        return 1 - min(self.decay, (1 + step) / (10 + step))
+
+    def update(self, share: float | Tensor) -> None:
+        """Take in the present weights, counting `share`, a number or a scalar on the device."""
+        for mean, weight in zip(self.means.values(), self.weights.values(), strict=True):
+            mean.lerp_(weight, share)
 
     def load(self, means: dict[str, Tensor]) -> None:
         """Take these means instead."""

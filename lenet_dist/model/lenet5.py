@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenet_dist.model import pooling
+from lenet_dist.model.backpropagation import Logits
 
 PARAMETERS = 61_706
 
@@ -32,24 +32,28 @@ class LeNet5(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """C5 sees a whole 5x5 map: it is a matrix product."""
-        _, x = self.feature_maps(pixels)
+        x = self.standardised(pixels)
+        if _is_plain_on_cpu(x):
+            return Logits.apply(x, *self.parameters())
+        _, x = self._feature_maps(x)
         x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
         x = F.relu(self.F6(x))
         return self.OUT(x)
 
     def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5] hand on, after ReLU.
+        """What S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5] hand on, after ReLU."""
+        return self._feature_maps(self.standardised(pixels))
 
-        ReLU comes after max-pooling, which is the same and touches a quarter of the values.
-        """
-        x = pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
-        if _is_plain_on_cpu(x):
-            s2 = pooling.ConvolutionOfImages.apply(x, self.C1.weight, self.C1.bias)
-            return s2, pooling.ConvolutionOfMaps.apply(s2, self.C3.weight, self.C3.bias)
+    def _feature_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """ReLU comes after max-pooling, which is the same and touches a quarter of the values."""
         x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
         s2 = F.relu(F.max_pool2d(x, 2))
         x = F.conv2d(s2, _channels_last(self.C3.weight), self.C3.bias)
         return s2, F.relu(F.max_pool2d(x, 2))
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """The pixels less their mean, in standard deviations."""
+        return pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
 
 
 def build(seed: int, mean: float, std: float) -> LeNet5:
@@ -60,7 +64,7 @@ def build(seed: int, mean: float, std: float) -> LeNet5:
 
 
 def _is_plain_on_cpu(x: Tensor) -> bool:
-    """Whether it is what `pooling` is made for: no autocast, no compiler, no gradient of pixels."""
+    """Whether it is what `Logits` is made for: no autocast, no compiler, no gradient of pixels."""
     is_float_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return is_float_on_cpu and not x.requires_grad and not is_changed

@@ -1,106 +1,119 @@
-"""C1 with S2 and C3 with S4, on a CPU: convolution, max-pooling and ReLU as one step each.
+"""C1 with S2 and C3 with S4, on a CPU: convolution, max-pooling and ReLU, and their gradients.
 
-The same function and the same gradient as torch's own three operations in a row, at about twice
+The same functions and the same gradients as torch's own three operations in a row, at about twice
 their speed, from tensor operations alone. docs/benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _aten = torch.ops.aten
+_threshold_backward = _aten.threshold_backward.default
+_max_pool = _aten.max_pool2d_with_indices.default
+_max_pool_backward = _aten.max_pool2d_with_indices_backward.default
 _POOL = ([2, 2], [2, 2], [0, 0], [1, 1], False)
 """Kernel, stride, padding, dilation and ceil mode of S2 and S4."""
 _BELOW_ZERO = -torch.finfo(torch.float32).tiny
 
 
-class ConvolutionOfImages(torch.autograd.Function):
-    """S2's maps [n, 6, 14, 14] of images [n, 1, 28, 28], with C1's weight and bias.
+class C1(NamedTuple):
+    """What C1 and S2 leave to the backward pass; `maps` [n, 6, 14, 14] are S2's, after ReLU."""
+
+    images: Tensor
+    kernel: Tensor
+    outputs: Tensor
+    maps: Tensor
+
+
+class C3(NamedTuple):
+    """What C3 and S4 leave to the backward pass; `maps` [n, 16, 5, 5] are S4's, after ReLU."""
+
+    s2: Tensor
+    inputs: Tensor
+    kernel: Tensor
+    outputs: Tensor
+    indices: Tensor
+    maps: Tensor
+
+
+def c1_s2(images: Tensor, weight: Tensor, bias: Tensor) -> C1:
+    """C1 and S2 on images [n, 1, 28, 28].
 
     The four outputs that a pooling window compares are four channels of one wider convolution with
     stride 2: its 24 channels fill the processor's vectors, C1's 6 do not, and the maximum is taken
-    over whole blocks of memory. The images get no gradient.
+    over whole blocks of memory.
     """
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        wide = (weight.flatten(1) @ _shifts()).view(-1, 4, 36).transpose(0, 1).reshape(-1, 1, 6, 6)
-        outputs = torch.conv2d(images, wide, bias.repeat(4), stride=2, padding=2)
-        first, second, third, fourth = outputs.chunk(4, 1)
-        maps = torch.maximum(first, second)
-        torch.maximum(maps, third, out=maps)
-        torch.maximum(maps, fourth, out=maps)
-        maps.clamp_(min=0)
-        ctx.save_for_backward(images, wide, outputs, maps)
-        return maps
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
-        images, wide, outputs, maps = ctx.saved_tensors
-        rest = _aten.threshold_backward(gradient, maps, 0)
-        bias_gradient = rest.sum((0, 2, 3))
-        output_gradient = torch.empty_like(outputs)
-        # Of equal outputs the first has the gradient, as in torch's pooling.
-        *earlier, last = zip(outputs.chunk(4, 1), output_gradient.chunk(4, 1), strict=True)
-        for output, share in earlier:
-            share.copy_(_aten.threshold_backward(rest, output - maps, _BELOW_ZERO))
-            rest -= share
-        last[1].copy_(rest)
-        wide_gradient = _convolution_backward(
-            output_gradient, images, wide, stride=2, padding=2, of=(False, True)
-        )[1]
-        channels = maps.shape[1]
-        by_channel = wide_gradient.view(4, channels, 36).transpose(0, 1).reshape(channels, 144)
-        return None, (by_channel @ _shifts().t()).view(channels, 1, 5, 5), bias_gradient
+    wide = torch.bmm(weight.view(6, 25).expand(4, 6, 25), _shifts()).view(24, 1, 6, 6)
+    outputs = torch.conv2d(images, wide, bias.expand(4, 6).reshape(24), stride=2, padding=2)
+    first, second, third, fourth = outputs.chunk(4, 1)
+    maps = torch.maximum(first, second)
+    torch.maximum(maps, third, out=maps)
+    torch.maximum(maps, fourth, out=maps)
+    maps.clamp_(min=0)
+    return C1(images, wide, outputs, maps)
 
 
-class ConvolutionOfMaps(torch.autograd.Function):
-    """S4's maps [n, 16, 5, 5] of S2's [n, 6, 14, 14], with C3's weight and bias.
+def c1_s2_gradient(gradient: Tensor, passed: C1) -> tuple[Tensor, Tensor]:
+    """The gradients of C1's weight and bias, from that of S2's maps."""
+    rest = _threshold_backward(gradient, passed.maps, 0)
+    bias_gradient = rest.sum((0, 2, 3))
+    output_gradient = torch.empty_like(passed.outputs)
+    # Of equal outputs the first has the gradient, as in torch's pooling.
+    *earlier, last = zip(passed.outputs.chunk(4, 1), output_gradient.chunk(4, 1), strict=True)
+    for output, share in earlier:
+        share.copy_(_threshold_backward(rest, output - passed.maps, _BELOW_ZERO))
+        rest -= share
+    last[1].copy_(rest)
+    wide_gradient = _convolution_backward(
+        output_gradient, passed.images, passed.kernel, stride=2, padding=2, of=(False, True)
+    )[1]
+    weight_gradient = torch.bmm(wide_gradient.view(4, 6, 36), _shifts().transpose(1, 2)).sum(0)
+    return weight_gradient.view(6, 1, 5, 5), bias_gradient
+
+
+def c3_s4(s2: Tensor, weight: Tensor, bias: Tensor) -> C3:
+    """C3 and S4 on S2's maps [n, 6, 14, 14].
 
     Each of the three convolutions runs in the memory layout in which oneDNN is fastest at it. The
     bias's gradient is summed after pooling, over a quarter of the values.
     """
+    inputs = s2.contiguous(memory_format=torch.channels_last)
+    kernel = weight.contiguous(memory_format=torch.channels_last)
+    outputs = torch.conv2d(inputs, kernel, bias)
+    maps, indices = _max_pool(outputs, *_POOL)
+    maps.clamp_(min=0)
+    return C3(s2, inputs, kernel, outputs, indices, maps)
 
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        inputs = maps.contiguous(memory_format=torch.channels_last)
-        kernel = weight.contiguous(memory_format=torch.channels_last)
-        outputs = torch.conv2d(inputs, kernel, bias)
-        pooled, indices = _aten.max_pool2d_with_indices(outputs, *_POOL)
-        pooled.clamp_(min=0)
-        ctx.save_for_backward(maps, inputs, weight, kernel, outputs, pooled, indices)
-        return pooled
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        maps, inputs, weight, kernel, outputs, pooled, indices = ctx.saved_tensors
-        gradient = _aten.threshold_backward(gradient, pooled, 0)
-        bias_gradient = gradient.sum((0, 2, 3))
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        gradient = _aten.max_pool2d_with_indices_backward(gradient, outputs, *_POOL, indices)
-        weight_gradient = _convolution_backward(gradient, inputs, kernel, of=(False, True))[1]
-        gradient = gradient.contiguous()
-        maps_gradient = _convolution_backward(gradient, maps, weight, of=(True, False))[0]
-        return maps_gradient, weight_gradient, bias_gradient
+def c3_s4_gradient(gradient: Tensor, passed: C3, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of S2's maps, C3's weight and its bias, from that of S4's maps."""
+    gradient = _threshold_backward(gradient, passed.maps, 0)
+    bias_gradient = gradient.sum((0, 2, 3))
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    gradient = _max_pool_backward(gradient, passed.outputs, *_POOL, passed.indices)
+    weight_gradient = _convolution_backward(
+        gradient, passed.inputs, passed.kernel, of=(False, True)
+    )[1]
+    gradient = gradient.contiguous()
+    s2_gradient = _convolution_backward(gradient, passed.s2, weight, of=(True, False))[0]
+    return s2_gradient, weight_gradient, bias_gradient
 
 
 @functools.cache
 def _shifts() -> Tensor:
-    """[25, 4 * 36]: puts a 5x5 kernel into a 6x6 one at each of the places of a 2x2 window."""
-    places = torch.zeros(5, 5, 2, 2, 6, 6)
+    """[4, 25, 36]: puts a 5x5 kernel into a 6x6 one, at each of the places of a 2x2 window."""
+    places = torch.zeros(2, 2, 5, 5, 6, 6)
     for i in range(5):
         for j in range(5):
             for down in range(2):
                 for right in range(2):
-                    places[i, j, down, right, i + down, j + right] = 1
-    return places.view(25, 4 * 36)
+                    places[down, right, i, j, i + down, j + right] = 1
+    return places.view(4, 25, 36)
 
 
 def _convolution_backward(
@@ -109,6 +122,6 @@ def _convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of a convolution's inputs and weight, those that are asked for."""
     sizes = ([stride] * 2, [padding] * 2, [1, 1])
-    return _aten.convolution_backward(
+    return _aten.convolution_backward.default(
         gradient, inputs, weight, None, *sizes, False, [0, 0], 1, [*of, False]
     )

@@ -171,7 +171,7 @@ def assemble(
         model=model,
         optimizer=optimizer,
         average=average,
-        take_step=TrainStep(config, plan, accelerator, wrapped, optimizer, average),
+        take_step=TrainStep(config, plan, accelerator, model, wrapped, optimizer, average),
         batches=batches,
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
         data_sha256=data_sha256,

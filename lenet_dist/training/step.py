@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
@@ -15,9 +13,11 @@ from lenet_dist.config import Config
 from lenet_dist.data.augment import Affine
 from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
-from lenet_dist.model.lenet5 import PARAMETERS
+from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.plan import Plan
+from lenet_dist.training import gradient as gradients
 from lenet_dist.training import optimizer as optimizers
+from lenet_dist.training.gradient import ByAutograd, ByHand, ShardGradient
 from lenet_dist.training.reduction import sum_over_shards
 from lenet_dist.training.schedule import learning_rate
 
@@ -34,6 +34,16 @@ class StepStats(NamedTuple):
     grad_norm: Tensor
 
 
+class StepNumbers(NamedTuple):
+    """What a step takes from its number alone, as plain numbers or as scalars on the device."""
+
+    lr: float | Tensor
+    distortion: int | Tensor
+    """The stream of random numbers, 64 bits as int64."""
+    average_share: float | Tensor
+    """What the new weights count in the running mean."""
+
+
 class TrainStep:
     """Forward, backward, the gradient's sum, clipping, update, moving average."""
 
@@ -42,14 +52,15 @@ class TrainStep:
         config: Config,
         plan: Plan,
         accelerator: Accelerator,
-        model: nn.Module,
+        model: LeNet5,
+        wrapped: nn.Module,
         optimizer: AcceleratedOptimizer,
         average: MovingAverage | None,
     ) -> None:
         self.config = config
         self.plan = plan
         self.accelerator = accelerator
-        self.model = model
+        self.model = wrapped
         self.parameters = list(model.parameters())
         # Accelerate's own backward, step and zero_grad look for optional packages at every call,
         # and a step may call them for each of its shards. These are the objects that they wrap.
@@ -57,55 +68,61 @@ class TrainStep:
         self.weights = optimizers.weights_of(self.optimizer)
         self.scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
         self.average = average
-        self.distort = Affine(config.augment, config.seed)
-        self.gradient = self._fixed if config.train.reduction == "fixed" else self._ddp
+        self.affine = Affine(config.augment, config.seed)
+        self.sums = self._by_ddp if _is_ddps(config, plan) else self._by_shards
+        self.shard_gradient: ShardGradient = (
+            ByHand(model, config)
+            if _is_plain_on_cpu(config, accelerator)
+            else ByAutograd(wrapped, config, self.scaler)
+        )
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
         """Take step number `step` (from 0) on this process's share of its global batch."""
-        peak, total_steps = self.config.optimizer.lr, self.plan.total_steps
-        lr = learning_rate(self.config.schedule, peak, step, total_steps)
+        return self.take(batch, self.numbers(step))
+
+    def numbers(self, step: int) -> StepNumbers:
+        """Those of step number `step` (from 0)."""
+        epoch = step // self.plan.steps_per_epoch
+        return StepNumbers(
+            lr=learning_rate(
+                self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps
+            ),
+            distortion=self.affine.stream(epoch),
+            average_share=self.average.share(step + 1) if self.average else 0.0,
+        )
+
+    def take(self, batch: Batch, numbers: StepNumbers) -> StepStats:
+        """Take the step, all of it on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        sums = self.gradient(batch, epoch=step // self.plan.steps_per_epoch)
-        gradient, loss_sum, correct = sums.split([PARAMETERS, 1, 1])
+            group["lr"] = numbers.lr
+        inputs = self.affine.distort(pixels(batch.images), batch.ids, numbers.distortion)
+        gradient, loss_sum, correct = self.sums(inputs, batch.labels).split([PARAMETERS, 1, 1])
         self.weights.grad = gradient
         grad_norm = self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
-            self.average.update(step + 1)
+            self.average.update(numbers.average_share)
         return StepStats(loss_sum[0], correct[0], grad_norm)
 
-    def _fixed(self, batch: Batch, epoch: int) -> Tensor:
+    def _by_shards(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Gradient, loss and samples right of the global batch, summed in the fixed order."""
+        count = self.plan.shards_per_process
+        shards = zip(inputs.chunk(count), labels.chunk(count), strict=True)
         with self.accelerator.no_sync(self.model):
-            rows = [
-                self._shard(shard, epoch) for shard in _shards(batch, self.plan.shards_per_process)
-            ]
+            rows = [self.shard_gradient(*shard) for shard in shards]
         return sum_over_shards(torch.stack(rows), self.accelerator)
 
-    def _shard(self, shard: Batch, epoch: int) -> Tensor:
-        loss_sum, correct = self._forward(shard, epoch)
-        loss = self.scaler.scale(loss_sum / self.plan.batch_size)
-        return _row(torch.autograd.grad(loss, self.parameters), loss_sum, correct)
-
-    def _ddp(self, batch: Batch, epoch: int) -> Tensor:
+    def _by_ddp(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The same, the gradient averaged by DDP's all-reduce, the rest of this process's share."""
-        loss_sum, correct = self._forward(batch, epoch)
-        self.scaler.scale(loss_sum / len(batch.labels)).backward()
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        row = _row(gradients, loss_sum, correct)
+        logits = self.model(inputs)
+        loss_sum = gradients.loss(logits, labels, self.config.train.label_smoothing)
+        self.scaler.scale(loss_sum / len(labels)).backward()
+        found = [p.grad for p in self.parameters if p.grad is not None]
+        row = gradients.row(*found, loss_sum, gradients.correct(logits, labels))
         for parameter in self.parameters:
             parameter.grad = None
         return row
-
-    def _forward(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        inputs = self.distort(pixels(batch.images), batch.ids, epoch)
-        logits = self.model(inputs)
-        smoothing = self.config.train.label_smoothing
-        loss_sum = F.cross_entropy(logits, batch.labels, reduction="sum", label_smoothing=smoothing)
-        correct = (logits.detach().argmax(1) == batch.labels).sum().to(loss_sum.dtype)
-        return loss_sum, correct
 
     def _clip(self) -> Tensor:
         """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""
@@ -117,12 +134,11 @@ class TrainStep:
         return norm
 
 
-def _row(gradients: Sequence[Tensor], loss_sum: Tensor, correct: Tensor) -> Tensor:
-    """[PARAMETERS + 2]: all that is summed, as one vector."""
-    flat = [gradient.flatten() for gradient in gradients]
-    return torch.cat([*flat, loss_sum.detach()[None], correct[None]])
+def _is_ddps(config: Config, plan: Plan) -> bool:
+    """Whether DDP has something to reduce: one process's gradient is that of its only shard."""
+    return config.train.reduction == "ddp" and plan.world_size > 1
 
 
-def _shards(batch: Batch, count: int) -> list[Batch]:
-    parts = [tensor.chunk(count) for tensor in batch]
-    return [Batch(*shard) for shard in zip(*parts, strict=True)]
+def _is_plain_on_cpu(config: Config, accelerator: Accelerator) -> bool:
+    compute = config.compute
+    return accelerator.device.type == "cpu" and compute.precision == "no" and not compute.compile
