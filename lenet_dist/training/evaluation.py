@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lenet_dist.data.dataset import CLASSES, Images, pixels
+from lenet_dist.runtime.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ def evaluate(
     chunk_size: int,
     accelerator: Accelerator,
     between_chunks: Callable[[], None] = lambda: None,
+    workers: Workers = ALONE,
 ) -> Evaluation:
-    """Evaluate on all images, in fixed chunks, each computed whole by one process.
+    """Evaluate on all images, in fixed chunks, each computed whole by one of the workers.
 
     The chunks' results are summed in the chunks' order, so neither the number of processes nor
     which of them did what changes a bit. `between_chunks` is called equally often on each process.
@@ -72,11 +74,14 @@ def evaluate(
     device = accelerator.device
     losses = torch.zeros(len(chunks), dtype=torch.float64, device=device)
     confusion = torch.zeros(CLASSES * CLASSES, dtype=torch.int64, device=device)
-    for first in range(0, len(chunks), accelerator.num_processes):
+    for first in range(0, len(chunks), accelerator.num_processes * workers.count):
         between_chunks()
-        mine = first + accelerator.process_index
-        if mine < len(chunks):
-            losses[mine] = _evaluate_chunk(model, chunks[mine], confusion)
+        mine = range(first, len(chunks))[accelerator.process_index :: accelerator.num_processes]
+        mine = mine[: workers.count]
+        found = workers.map(lambda number: _evaluate_chunk(model, chunks[number]), mine)
+        for number, (loss, counts) in zip(mine, found, strict=True):
+            losses[number] = loss
+            confusion += counts
     # Each place is one process's number and the others' zeros: exact in any order.
     losses, confusion = accelerator.reduce((losses, confusion), "sum")
     total = sum(losses.tolist())
@@ -84,9 +89,10 @@ def evaluate(
     return Evaluation(table, total / len(images))
 
 
-def _evaluate_chunk(model: nn.Module, chunk: Images, confusion: Tensor) -> Tensor:
-    """The chunk's summed loss; its predictions are counted into `confusion`."""
+@torch.no_grad()
+def _evaluate_chunk(model: nn.Module, chunk: Images) -> tuple[Tensor, Tensor]:
+    """The chunk's summed loss, and how many images it has for each label and prediction."""
     logits = model(pixels(chunk.images))
     cells = chunk.labels * CLASSES + logits.argmax(1)
-    confusion += torch.bincount(cells, minlength=CLASSES * CLASSES)
-    return F.cross_entropy(logits, chunk.labels, reduction="sum")
+    counts = torch.bincount(cells, minlength=CLASSES * CLASSES)
+    return F.cross_entropy(logits, chunk.labels, reduction="sum"), counts

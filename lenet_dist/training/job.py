@@ -27,12 +27,13 @@ from lenet_dist.runtime.clock import Clock
 from lenet_dist.runtime.run_directory import RunDirectory
 from lenet_dist.runtime.stop import StopRequest
 from lenet_dist.runtime.versions import versions
+from lenet_dist.runtime.workers import Workers
 from lenet_dist.tracking.metrics import MetricsFile
 from lenet_dist.tracking.progress import Progress
 from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.beginning import begin
 from lenet_dist.training.checkpoint import Checkpoint
-from lenet_dist.training.step import TrainStep
+from lenet_dist.training.step import TrainStep, is_by_workers
 from lenet_dist.training.window import Window
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class Job:
     optimizer: AcceleratedOptimizer
     average: MovingAverage | None
     take_step: TrainStep
+    workers: Workers
     batches: DataLoader[Batch]
     validation: Images
     data_sha256: str
@@ -123,7 +125,7 @@ def assemble(
     )
     config = copy.deepcopy(config)
     config.compute.threads = beginning.threads
-    torch.set_num_threads(beginning.threads)
+    torch.set_num_threads(1 if is_by_workers(config, accelerator) else beginning.threads)
     checkpoint = beginning.checkpoint
     step = checkpoint.state["step"] if checkpoint else 0
 
@@ -154,6 +156,7 @@ def assemble(
     clock = Clock(started)
     if checkpoint:
         _restore(checkpoint, accelerator, model, optimizer, average, window, clock)
+    workers = Workers(beginning.threads if device.type == "cpu" else 1)
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(
@@ -171,7 +174,8 @@ def assemble(
         model=model,
         optimizer=optimizer,
         average=average,
-        take_step=TrainStep(config, plan, accelerator, model, wrapped, optimizer, average),
+        take_step=TrainStep(config, plan, accelerator, model, wrapped, optimizer, average, workers),
+        workers=workers,
         batches=batches,
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
         data_sha256=data_sha256,

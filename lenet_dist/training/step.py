@@ -15,6 +15,7 @@ from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.plan import Plan
+from lenet_dist.runtime.workers import ALONE, Workers
 from lenet_dist.training import gradient as gradients
 from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.gradient import ByAutograd, ByHand, ShardGradient
@@ -56,6 +57,7 @@ class TrainStep:
         wrapped: nn.Module,
         optimizer: AcceleratedOptimizer,
         average: MovingAverage | None,
+        workers: Workers,
     ) -> None:
         self.config = config
         self.plan = plan
@@ -70,11 +72,10 @@ class TrainStep:
         self.average = average
         self.affine = Affine(config.augment, config.seed)
         self.sums = self._by_ddp if _is_ddps(config, plan) else self._by_shards
-        self.shard_gradient: ShardGradient = (
-            ByHand(model, config)
-            if _is_plain_on_cpu(config, accelerator)
-            else ByAutograd(wrapped, config, self.scaler)
-        )
+        self.shard_gradient: ShardGradient = ByAutograd(wrapped, config, self.scaler)
+        if is_by_hand(config, accelerator):
+            self.shard_gradient = ByHand(model, config)
+        self.workers = workers if is_by_workers(config, accelerator) else ALONE
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
         """Take step number `step` (from 0) on this process's share of its global batch."""
@@ -95,8 +96,8 @@ class TrainStep:
         """Take the step, all of it on the device."""
         for group in self.optimizer.param_groups:
             group["lr"] = numbers.lr
-        inputs = self.affine.distort(pixels(batch.images), batch.ids, numbers.distortion)
-        gradient, loss_sum, correct = self.sums(inputs, batch.labels).split([PARAMETERS, 1, 1])
+        sums = self.sums(batch, numbers.distortion)
+        gradient, loss_sum, correct = sums.split([PARAMETERS, 1, 1])
         self.weights.grad = gradient
         grad_norm = self._clip()
         self.scaler.step(self.optimizer)
@@ -105,16 +106,30 @@ class TrainStep:
             self.average.update(numbers.average_share)
         return StepStats(loss_sum[0], correct[0], grad_norm)
 
-    def _by_shards(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _by_shards(self, batch: Batch, distortion: int | Tensor) -> Tensor:
         """Gradient, loss and samples right of the global batch, summed in the fixed order."""
-        count = self.plan.shards_per_process
-        shards = zip(inputs.chunk(count), labels.chunk(count), strict=True)
-        with self.accelerator.no_sync(self.model):
-            rows = [self.shard_gradient(*shard) for shard in shards]
-        return sum_over_shards(torch.stack(rows), self.accelerator)
 
-    def _by_ddp(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        def rows(part: Batch) -> Tensor:
+            inputs = self.affine.distort(pixels(part.images), part.ids, distortion)
+            size = self.plan.shard_size
+            shards = zip(inputs.split(size), part.labels.split(size), strict=True)
+            return torch.stack([self.shard_gradient(*shard) for shard in shards])
+
+        with self.accelerator.no_sync(self.model):
+            found = self.workers.map(rows, self._dealt(batch))
+        return sum_over_shards(torch.cat(found), self.accelerator)
+
+    def _dealt(self, batch: Batch) -> list[Batch]:
+        """The batch in a part of whole shards for each worker, as equal as can be."""
+        shards, size = self.plan.shards_per_process, self.plan.shard_size
+        count = min(self.workers.count, shards)
+        sizes = [(shards + part) // count * size for part in range(count)]
+        return [Batch(*part) for part in zip(*(t.split(sizes) for t in batch), strict=True)]
+
+    def _by_ddp(self, batch: Batch, distortion: int | Tensor) -> Tensor:
         """The same, the gradient averaged by DDP's all-reduce, the rest of this process's share."""
+        inputs = self.affine.distort(pixels(batch.images), batch.ids, distortion)
+        labels = batch.labels
         logits = self.model(inputs)
         loss_sum = gradients.loss(logits, labels, self.config.train.label_smoothing)
         self.scaler.scale(loss_sum / len(labels)).backward()
@@ -139,6 +154,12 @@ def _is_ddps(config: Config, plan: Plan) -> bool:
     return config.train.reduction == "ddp" and plan.world_size > 1
 
 
-def _is_plain_on_cpu(config: Config, accelerator: Accelerator) -> bool:
+def is_by_hand(config: Config, accelerator: Accelerator) -> bool:
+    """Whether the written-out passes do, which are for float32 on a CPU."""
     compute = config.compute
     return accelerator.device.type == "cpu" and compute.precision == "no" and not compute.compile
+
+
+def is_by_workers(config: Config, accelerator: Accelerator) -> bool:
+    """Whether threads work on a shard each, and not on each shard together."""
+    return is_by_hand(config, accelerator) and config.train.reduction == "fixed"
