@@ -33,9 +33,6 @@ from lenet_dist.tracking.metrics import Line, Tail
 from lenet_dist.tracking.tracker import Mistake, Pictures, Tracker, in_words
 
 _LOOK_EVERY_SECONDS = 0.5
-_NICENESS = 19
-"""Training comes first: where it leaves no core idle, this gets a fiftieth of one."""
-
 _PICTURES = 24
 _LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 
@@ -64,7 +61,7 @@ def main(arguments: list[str]) -> None:
 
 def _follow(run: Path, config: Config, names: list[str], lock: RunLock, pid: int) -> None:
     """Track the run that process `pid` trains, which has this one's stdin and stdout."""
-    os.nice(_NICENESS)
+    _give_way()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     # W&B's own process must not keep the pipe open.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -83,6 +80,13 @@ def _follow(run: Path, config: Config, names: list[str], lock: RunLock, pid: int
         time.sleep(_LOOK_EVERY_SECONDS)
     _track(run, config, names, pid, say, word.wait)
     _kill_children()
+
+
+def _give_way() -> None:
+    """Let training come first: this runs where it leaves a core idle."""
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _LastWord:
