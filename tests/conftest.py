@@ -18,6 +18,7 @@ _STARTS_PROCESSES = (
     "benchmark",
     "commands",
     "failures",
+    "gpu",
     "preflight",
     "report",
     "resume",
@@ -29,8 +30,15 @@ _STARTS_PROCESSES = (
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: those of the files that start jobs come after all others."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tests first: those of the files that start jobs come after all others.
+
+    Tests of a GPU are left out where there is none: that is no hole in the gate.
+    """
+    if not torch.cuda.is_available():
+        without = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") in _STARTS_PROCESSES)
 
 

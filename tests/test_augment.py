@@ -74,9 +74,21 @@ def test_an_image_is_distorted_alike_at_any_place_in_any_batch_of_that_size(
 
 @PROPERTY
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
+def test_an_epochs_stream_can_be_a_scalar_on_the_device(
+    seed: int, epoch: int, ids: list[int]
+) -> None:
+    affine = Affine(STRONG, seed)
+    stream = torch.tensor(affine.stream(epoch))
+    assert stream.dtype == torch.int64
+    there = affine.distort(pictures(ids), torch.tensor(ids), stream)
+    assert torch.equal(there, distorted(ids, seed, epoch))
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
 def test_an_image_alone_is_distorted_as_in_a_batch(seed: int, epoch: int, ids: list[int]) -> None:
     alone = torch.cat([distorted([sample], seed, epoch) for sample in ids])
-    torch.testing.assert_close(alone, distorted(ids, seed, epoch), rtol=0, atol=1e-5)
+    assert torch.equal(alone, distorted(ids, seed, epoch))
 
 
 def test_another_seed_epoch_or_id_is_another_distortion() -> None:

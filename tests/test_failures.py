@@ -117,11 +117,19 @@ def test_an_environment_that_says_the_same_as_the_config_is_taken(
     assert outcome(jobs.run(environment=same).directory) == outcome(uninterrupted.directory)
 
 
+def test_a_graph_that_can_not_be_captured_is_said_once_and_changes_no_bit(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    job = jobs.run("compute.cuda_graph=true", world_size=2, environment={"ACCELERATE_USE_CPU": "1"})
+    said = [line for line in job.text().splitlines() if "compute.cuda_graph" in line]
+    assert said == ["warning: compute.cuda_graph=true: steps are not captured: there is no GPU"]
+    assert outcome(job.directory) == outcome(uninterrupted.directory)
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
         (("compute.precision=fp16",), "compute.precision=fp16"),
-        (("compute.cuda_graph=true",), "compute.cuda_graph"),
         (("train.batch_size=100",), "96 or 104"),
         (("run.root=/dev/null/runs",), "run.root=/dev/null/runs"),
         (("data.name=mnist", "data.download=false", "data.root=nowhere"), "nowhere/mnist"),

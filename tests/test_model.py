@@ -18,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lenet_dist import config as configuration
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.training.gradient import ByHand
 from tests.properties import PROPERTY
 
 
@@ -96,6 +98,23 @@ def test_gradients_are_those_of_the_seed_documents_class() -> None:
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_shards_gradient_by_hand_is_that_of_the_seed_documents_class(smoothing: float) -> None:
+    original, model = seed_document_model(), LeNet5(mean=0.13, std=0.31)
+    model.load_state_dict(original.state_dict())
+    pixels, labels = random_pixels(32), torch.arange(32) % 10
+    config = configuration.load(None, [f"train.label_smoothing={smoothing}"])
+    row = ByHand(model, config)(pixels, labels)
+    logits = original((pixels - 0.13) / 0.31)
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    (loss / config.train.batch_size).backward()
+    expected = [p.grad.flatten() for p in original.parameters() if p.grad is not None]
+    correct = (logits.argmax(1) == labels).sum()
+    torch.testing.assert_close(
+        row, torch.cat([*expected, loss.detach()[None], correct[None]]), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_our_weights_load_into_the_seed_documents_class() -> None:
     model, original = lenet5.build(1, 0.0, 1.0), SeedDocumentLeNet()
     original.load_state_dict(model.state_dict(), strict=True)
@@ -162,6 +181,16 @@ def test_a_running_mean_that_is_loaded_goes_on_as_the_one_it_was_taken_from() ->
         average.update(average.share(2))
     assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
     assert first.means.keys() == model.state_dict().keys()
+
+
+def test_a_running_mean_takes_its_share_from_the_device_too() -> None:
+    model = lenet5.build(0, 0.0, 1.0)
+    first, second = MovingAverage(model, 0.9), MovingAverage(model, 0.9)
+    with torch.no_grad():
+        model.F6.weight.add_(1)
+    first.update(0.25)
+    second.update(torch.tensor(0.25))
+    assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
 
 
 PRINT_DIGEST = """

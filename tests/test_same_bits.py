@@ -16,6 +16,15 @@ def test_several_processes_end_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_several_threads_end_with_the_bits_of_one(
+    jobs: Jobs, uninterrupted: Job, threads: int
+) -> None:
+    run = jobs.run(f"compute.threads={threads}")
+    assert result(run.directory)["threads"] == threads
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
 def test_bf16_has_the_same_bits_on_one_two_and_four_processes(
     jobs: Jobs, uninterrupted: Job
 ) -> None:

@@ -58,6 +58,13 @@ class Images(Dataset[Batch]):
         return Images(self.images.to(device), self.labels.to(device))
 
 
+class SampleIds(Dataset[Tensor]):
+    """Sample ids and no more, for a step that fetches the images itself."""
+
+    def __getitems__(self, ids: Tensor) -> Tensor:
+        return ids
+
+
 def pixels(images: Tensor) -> Tensor:
     """uint8 images [n, 28, 28] as the model takes them: float32 [n, 1, 28, 28] in [0, 1]."""
     return images.unsqueeze(1).float().div_(255)

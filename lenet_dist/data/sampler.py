@@ -12,17 +12,18 @@ from lenet_dist.data import counter
 
 def split(seed: int, images: int, validation: int) -> tuple[Tensor, Tensor]:
     """The (training, validation) sample ids, each ascending, int64; together all of them once."""
-    shuffled = _permutation(counter.stream(seed, "split"), images)
+    shuffled = _permutation(counter.stream(seed, "split"), torch.arange(images))
     return shuffled[validation:].sort().values, shuffled[:validation].sort().values
 
 
 def order(seed: int, epoch: int, ids: Tensor) -> Tensor:
     """The ids in the order in which epoch number `epoch` (from 0) goes through them."""
-    return ids[_permutation(counter.stream(seed, "order", epoch), len(ids))]
+    places = torch.arange(len(ids), device=ids.device)
+    return ids[_permutation(counter.stream(seed, "order", epoch), places)]
 
 
-def _permutation(stream: int, length: int) -> Tensor:
-    return torch.argsort(counter.bits(stream, torch.arange(length)), stable=True)
+def _permutation(stream: int, places: Tensor) -> Tensor:
+    return torch.argsort(counter.bits(stream, places), stable=True)
 
 
 class GlobalBatches:

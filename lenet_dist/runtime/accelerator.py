@@ -78,8 +78,6 @@ def start(compute: Compute) -> Accelerator:
         )
     if compute.precision == "fp16" and on_cpu:
         raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
-    if compute.cuda_graph:
-        raise RequestError("compute.cuda_graph=true: not available yet; leave it false")
     _set_determinism(compute.deterministic)
     world_size = world_size_of_environment()
     # Else Accelerate sets the threads itself, and warns; compute.threads sets them for good.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.data import dataset, fetch, sampler
-from lenet_dist.data.dataset import Batch, Images
+from lenet_dist.data.dataset import Images, SampleIds
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.flat import flatten
@@ -30,9 +31,11 @@ from lenet_dist.runtime.versions import versions
 from lenet_dist.runtime.workers import Workers
 from lenet_dist.tracking.metrics import MetricsFile
 from lenet_dist.tracking.progress import Progress
+from lenet_dist.training import graph
 from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.beginning import begin
 from lenet_dist.training.checkpoint import Checkpoint
+from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep, is_by_workers
 from lenet_dist.training.window import Window
 
@@ -57,9 +60,10 @@ class Job:
     model: LeNet5
     optimizer: AcceleratedOptimizer
     average: MovingAverage | None
-    take_step: TrainStep
+    take_step: TrainStep | CapturedStep
     workers: Workers
-    batches: DataLoader[Batch]
+    batches: DataLoader[Any]
+    """What `take_step` takes: a Batch, or its sample ids alone."""
     validation: Images
     data_sha256: str
     step: int
@@ -112,6 +116,9 @@ def assemble(
     """
     plan = validate(config, accelerator.num_processes)
     device = accelerator.device
+    is_captured = _is_captured(config, accelerator)
+    if is_captured:
+        graph.enter_side_stream(device)
     on_each_node(accelerator, lambda: fetch.ensure(config.data))
     training_set = on_each(accelerator, lambda: dataset.load(config.data, "train")).to(device)
     training_ids, validation_ids = sampler.split(
@@ -135,14 +142,14 @@ def assemble(
     if config.compute.compile:
         model.compile()
     batch_ids: Any = sampler.GlobalBatches(
-        training_ids,
+        training_ids.to(device),
         batch_size=config.train.batch_size,
         seed=config.seed,
         first_step=step,
         last_step=plan.total_steps,
     )
-    batches: DataLoader[Batch] = DataLoader(
-        training_set,
+    batches: DataLoader[Any] = DataLoader(
+        SampleIds() if is_captured else training_set,
         batch_sampler=batch_ids,
         collate_fn=_whole_batch,
         generator=torch.Generator(),  # Else DataLoader draws from the global one.
@@ -150,13 +157,16 @@ def assemble(
     # The model is in its place: asking Accelerate to put it there imports DTensor, half a second.
     wrapped, batches = accelerator.prepare(model, batches, device_placement=[False, True])
     # After DDP, which moves the parameters.
-    optimizer = accelerator.prepare(optimizers.build(config.optimizer, flatten(model)))
+    optimizer = accelerator.prepare(
+        optimizers.build(config.optimizer, flatten(model), capturable=is_captured)
+    )
     average = MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None
     window = Window(accelerator, stats_are_global=config.train.reduction == "fixed")
     clock = Clock(started)
     if checkpoint:
         _restore(checkpoint, accelerator, model, optimizer, average, window, clock)
     workers = Workers(beginning.threads if device.type == "cpu" else 1)
+    train_step = TrainStep(config, plan, accelerator, model, wrapped, optimizer, average, workers)
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(
@@ -174,7 +184,7 @@ def assemble(
         model=model,
         optimizer=optimizer,
         average=average,
-        take_step=TrainStep(config, plan, accelerator, model, wrapped, optimizer, average, workers),
+        take_step=CapturedStep(train_step, training_set) if is_captured else train_step,
         workers=workers,
         batches=batches,
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
@@ -186,6 +196,19 @@ def assemble(
         last_save=time.monotonic(),
         saved_step=step if checkpoint else None,
     )
+
+
+def _is_captured(config: Config, accelerator: Accelerator) -> bool:
+    """Whether steps are to be captured as a CUDA graph, and can be."""
+    if not config.compute.cuda_graph:
+        return False
+    reason = graph.obstacle(config.compute, accelerator)
+    if reason and accelerator.is_main_process:
+        print(
+            f"warning: compute.cuda_graph=true: steps are not captured: {reason}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return reason is None
 
 
 def _restore(

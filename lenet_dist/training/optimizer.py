@@ -13,8 +13,13 @@ from lenet_dist.config import Optimizer
 T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
-def build(config: Optimizer, weights: nn.Parameter) -> torch.optim.Optimizer:
-    """torch.optim's optimizer of the flat weights [P], fused: one kernel for the whole update."""
+def build(
+    config: Optimizer, weights: nn.Parameter, *, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """torch.optim's optimizer of the flat weights [P], fused: one kernel for the whole update.
+
+    `capturable`: its step can be part of a CUDA graph.
+    """
     lr, weight_decay = config.lr, config.weight_decay
     if config.name == "sgd":
         return _without_compiler(torch.optim.SGD)(
@@ -22,9 +27,12 @@ def build(config: Optimizer, weights: nn.Parameter) -> torch.optim.Optimizer:
         )
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
-    return _without_compiler(kind)(
-        [weights], lr, betas=betas, weight_decay=weight_decay, fused=True
+    adam = _without_compiler(kind)(
+        [weights], lr, betas=betas, weight_decay=weight_decay, fused=True, capturable=capturable
     )
+    # It would warn of steps that are taken uncaptured: the first few are.
+    adam._warned_capturable_if_run_uncaptured = True
+    return adam
 
 
 def _without_compiler(kind: type[T]) -> type[T]:

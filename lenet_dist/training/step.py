@@ -36,7 +36,7 @@ class StepStats(NamedTuple):
 
 
 class StepNumbers(NamedTuple):
-    """What a step takes from its number alone, as plain numbers or as scalars on the device."""
+    """What a step takes from its number alone."""
 
     lr: float | Tensor
     distortion: int | Tensor
@@ -75,25 +75,35 @@ class TrainStep:
         self.shard_gradient: ShardGradient = ByAutograd(wrapped, config, self.scaler)
         if is_by_hand(config, accelerator):
             self.shard_gradient = ByHand(model, config)
+        # On a GPU they are scalars there, so that a captured step sees each step's own.
+        self.scalars = _scalars(accelerator.device) if accelerator.device.type == "cuda" else None
+        self.numbers = StepNumbers(*(self.scalars or (0.0, 0, 0.0)))
         self.workers = workers if is_by_workers(config, accelerator) else ALONE
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
         """Take step number `step` (from 0) on this process's share of its global batch."""
-        return self.take(batch, self.numbers(step))
+        self.set_numbers(step)
+        return self.take(batch)
 
-    def numbers(self, step: int) -> StepNumbers:
-        """Those of step number `step` (from 0)."""
+    def set_numbers(self, step: int) -> None:
+        """Make ready for step number `step` (from 0), without waiting for the device."""
         epoch = step // self.plan.steps_per_epoch
-        return StepNumbers(
+        numbers = StepNumbers(
             lr=learning_rate(
                 self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps
             ),
             distortion=self.affine.stream(epoch),
             average_share=self.average.share(step + 1) if self.average else 0.0,
         )
+        if self.scalars is None:
+            self.numbers = numbers
+        else:
+            for scalar, number in zip(self.scalars, numbers, strict=True):
+                scalar.fill_(number)
 
-    def take(self, batch: Batch, numbers: StepNumbers) -> StepStats:
-        """Take the step, all of it on the device."""
+    def take(self, batch: Batch) -> StepStats:
+        """Take the step that is made ready, all of it on the device."""
+        numbers = self.numbers
         for group in self.optimizer.param_groups:
             group["lr"] = numbers.lr
         sums = self.sums(batch, numbers.distortion)
@@ -147,6 +157,11 @@ class TrainStep:
         if self.config.train.clip_norm:
             nn.utils.clip_grads_with_norm_(self.weights, self.config.train.clip_norm, norm)
         return norm
+
+
+def _scalars(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    lr, share = torch.zeros(2, device=device)
+    return lr, torch.zeros((), dtype=torch.int64, device=device), share
 
 
 def _is_ddps(config: Config, plan: Plan) -> bool:

@@ -1,0 +1,77 @@
+"""A step captured as a CUDA graph and replayed: one launch for all that a step does.
+
+A network this small keeps a GPU busy for less time than a CPU takes to launch its kernels. Gray,
+"Getting started with CUDA graphs", 2019; torch's notes on CUDA semantics, "CUDA graphs".
+"""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lenet_dist.config import Compute
+from lenet_dist.data.dataset import Images
+from lenet_dist.training.step import StepStats, TrainStep
+
+_WARM_UP_STEPS = 11
+"""Taken uncaptured first: DDP needs as many to have its buckets and its reducer settled."""
+
+
+def obstacle(compute: Compute, accelerator: Accelerator) -> str | None:
+    """Why steps can't be captured; None if they can."""
+    if accelerator.device.type != "cuda":
+        return "there is no GPU"
+    if compute.precision == "fp16":
+        return "with fp16, whether to take a step is decided on the CPU"
+    if accelerator.num_processes > 1 and torch.distributed.get_backend() != "nccl":
+        return f"{torch.distributed.get_backend()}'s collectives can't be captured"
+    return None
+
+
+def enter_side_stream(device: torch.device) -> None:
+    """Do from now on all work of this thread on a stream that can be captured.
+
+    Before the model is wrapped: DDP's part of the backward pass stays on the stream it began on.
+    """
+    torch.cuda.set_stream(torch.cuda.Stream(device))
+
+
+class CapturedStep:
+    """A TrainStep that fetches its images itself and, after a few steps, is replayed."""
+
+    def __init__(self, step: TrainStep, images: Images) -> None:
+        self.step = step
+        self.images = images
+        share = step.plan.batch_size // step.plan.world_size
+        self.ids = torch.zeros(share, dtype=torch.int64, device=images.labels.device)
+        self.steps_to_warm_up = _WARM_UP_STEPS
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stats: StepStats
+
+    def __call__(self, ids: Tensor, step: int) -> StepStats:
+        """Take step number `step` (from 0) on the samples `ids`, this process's share."""
+        self.ids.copy_(ids)
+        self.step.set_numbers(step)
+        if self.steps_to_warm_up:
+            self.steps_to_warm_up -= 1
+            return self._take()
+        if self.graph is None:
+            self.graph = self._capture()
+        self.graph.replay()
+        # The next replay writes over them.
+        return StepStats(*(number.clone() for number in self.stats))
+
+    def _take(self) -> StepStats:
+        return self.step.take(self.images.__getitems__(self.ids))
+
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        """Capturing runs nothing: the step is taken by the replay."""
+        graph = torch.cuda.CUDAGraph()
+        self.step.weights.grad = None
+        # Other threads, such as NCCL's watchdog, go on using the GPU meanwhile.
+        with torch.cuda.graph(
+            graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
+        ):
+            self.stats = self._take()
+        return graph
