@@ -62,13 +62,13 @@ def main(arguments: list[str]) -> None:
         return
     _check(request)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        report = _measure(request)
-    except KeyboardInterrupt:
-        raise RunFailed("interrupted; what was measured is not kept") from None
+    report, failure = _measure(request)
     report["command"] = shlex.join(["python", "-m", "lenet_dist.benchmark", *arguments])
-    print(table.for_terminal(report))
-    _write(request, report)
+    if report["groups"]:
+        print(table.for_terminal(report))
+        _write(request, report)
+    if failure:
+        raise RunFailed(failure)
 
 
 def _take_one_trial(request: argparse.Namespace) -> None:
@@ -101,7 +101,10 @@ def _check(request: argparse.Namespace) -> None:
         raise RequestError("--plot needs the group speed in --only")
 
 
-def _measure(request: argparse.Namespace) -> dict[str, Any]:
+def _measure(request: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """What was measured, and why that is not all, if it is not."""
+    groups: dict[str, Any] = {}
+    failure = None
     with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as folder:
         scratch = Path(folder)
         # A child's peak memory is never told as less than that of the process that starts it: what
@@ -113,10 +116,23 @@ def _measure(request: argparse.Namespace) -> dict[str, Any]:
             groups=request.only, rounds=request.rounds, steps=request.steps,
             data=scratch / "data", gpus=machine["hardware"]["gpus"],
         )  # fmt: skip
-        groups = measurements.measure(asked, scratch, lambda text: print(text, flush=True))
+        try:
+            for group, entries in measurements.measure(asked, scratch, _say):
+                groups[group] = entries
+        except KeyboardInterrupt:
+            failure = "interrupted"
+        except RunFailed as error:
+            failure = str(error)
+    if failure and groups:
+        failure += f"\n{', '.join(groups)}: measured before that, and kept"
     outcomes = [judge(groups, target) for target in TARGETS]
     targets = [{**outcome.as_json(), "verdict": outcome.verdict} for outcome in outcomes]
-    return {"rounds": request.rounds, "groups": groups, "targets": targets, **machine}
+    report = {"rounds": request.rounds, "groups": groups, "targets": targets, **machine}
+    return report, failure
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _provide_files(data_root: str, folder: Path) -> None:
@@ -138,7 +154,7 @@ def _write(request: argparse.Namespace, report: dict[str, Any]) -> None:
     }
     for option, text in texts.items():
         file: Path | None = getattr(request, option)
-        if file:
+        if file and not (option == "plot" and "speed" not in report["groups"]):
             with failures_named(file):
                 file.write_text(text())
 

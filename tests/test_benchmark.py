@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from lenet_dist.benchmarking.figures import spread
 from lenet_dist.benchmarking.targets import TARGETS, judge
 from lenet_dist.exits import RequestError
 from lenet_dist.reporting import speeds
-from tests.processes import command
+from tests.processes import ROOT, command
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
 
@@ -116,6 +119,25 @@ def test_a_group_is_measured_in_turn_and_compared(mnist: Path, tmp_path: Path) -
     assert {"torch", "torchvision", "accelerate", "python"} <= report["versions"].keys()
     assert target["name"] in done.stdout and target["name"] in page.read_text()
     assert page.read_text().startswith("Before.") and page.read_text().endswith("After.\n")
+
+
+def test_what_was_measured_before_an_interruption_is_kept(mnist: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    request = ("--rounds", "1", "--only", "start,evaluation", "--data-root", str(mnist))
+    process = subprocess.Popen(
+        [sys.executable, *BENCHMARK, *request, "--json", str(file)], cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "start, first step, lightning" in line:  # The last of its group.
+            time.sleep(0.5)
+            process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("failed: interrupted\nstart: measured before that, and kept")
+    report = json.loads(file.read_text())
+    assert report["groups"].keys() == {"start"}
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ GROUPS = ("speed", "scaling", "reduction", "start", "time_to_accuracy", "evaluat
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 _IMAGES = TRAINING_IMAGES["mnist"]
-_FAST_IMAGES = 2 * _IMAGES
+_FAST_IMAGES = 5 * _IMAGES
 """Trained on in a trial of what takes images from memory."""
+_SHORT_IMAGES = _IMAGES
+"""The same where many such trials are compared with each other."""
 _SLOW_IMAGES = _IMAGES // 3
 """The same of what decodes each image: it is several times slower."""
 _GPU_FACTOR = 10
@@ -58,33 +60,43 @@ class Contest:
     """Why it can't be measured here."""
 
 
+Entries = dict[str, dict[str, Entry]]
+"""Of a group, by case and contender."""
+
+
 def measure(
     request: Request, scratch: Path, say: Callable[[str], None]
-) -> dict[str, dict[str, dict[str, Entry]]]:
-    """Every entry of the groups asked for, by group, case and contender."""
-    groups: dict[str, dict[str, dict[str, Entry]]] = {}
+) -> Iterator[tuple[str, Entries]]:
+    """The groups asked for, each with its entries as soon as it is measured."""
     for group in request.groups:
-        contests = list(_CONTESTS[group](request))
-        possible = [contest for contest in contests if not contest.not_measured]
-        taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
-        rounds = request.rounds
-        if group == "time_to_accuracy":
-            rounds = min(rounds, _ROUNDS_TO_ACCURACY)
-        for number in range(1, rounds + 1):
-            for index, contest in enumerate(possible):
-                folder = scratch / f"{contest.contender}-{group}-{index}-{number}".replace(" ", "-")
-                trial = take(contest.arguments(folder), folder, watch_metrics=contest.watch_metrics)
-                taken[contest].append(trial)
-                said = f"{group}, {contest.case}, {contest.contender}: {_headline(trial)}"
-                say(f"round {number}/{rounds}: {said}")
-        for contest in contests:
-            entry = (
-                {"not_measured": contest.not_measured}
-                if contest.not_measured
-                else _entry(taken[contest])
-            )
-            groups.setdefault(group, {}).setdefault(contest.case, {})[contest.contender] = entry
-    return groups
+        yield group, _measure_group(group, request, scratch, say)
+
+
+def _measure_group(
+    group: str, request: Request, scratch: Path, say: Callable[[str], None]
+) -> Entries:
+    contests = list(_CONTESTS[group](request))
+    possible = [contest for contest in contests if not contest.not_measured]
+    taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
+    rounds = request.rounds
+    if group == "time_to_accuracy":
+        rounds = min(rounds, _ROUNDS_TO_ACCURACY)
+    for number in range(1, rounds + 1):
+        for index, contest in enumerate(possible):
+            folder = scratch / f"{contest.contender}-{group}-{index}-{number}".replace(" ", "-")
+            trial = take(contest.arguments(folder), folder, watch_metrics=contest.watch_metrics)
+            taken[contest].append(trial)
+            said = f"{group}, {contest.case}, {contest.contender}: {_headline(trial)}"
+            say(f"round {number}/{rounds}: {said}")
+    entries: Entries = {}
+    for contest in contests:
+        entry = (
+            {"not_measured": contest.not_measured}
+            if contest.not_measured
+            else _entry(taken[contest])
+        )
+        entries.setdefault(contest.case, {})[contest.contender] = entry
+    return entries
 
 
 def _entry(trials: list[Taken]) -> Entry:
@@ -150,7 +162,7 @@ def _scaling(request: Request) -> Iterator[Contest]:
         for kind in ("strong", "weak"):
             for count in _process_counts(request):
                 size = 256 if kind == "strong" else 256 * count
-                steps = _steps(request, _FAST_IMAGES, size)
+                steps = _steps(request, _SHORT_IMAGES * count, size)
                 yield Contest(
                     "scaling", f"{reduction}, {kind}", _processes(count),
                     _job(
@@ -164,7 +176,7 @@ def _reduction(request: Request) -> Iterator[Contest]:
     for size in (256, 1024):
         for count in _process_counts(request)[:2]:
             for reduction in ("fixed", "ddp"):
-                steps = _steps(request, _FAST_IMAGES, size)
+                steps = _steps(request, _SHORT_IMAGES, size)
                 key = f"train.reduction={reduction}"
                 arguments = _job(request, steps, size, key, processes=count)
                 yield Contest(
@@ -185,8 +197,9 @@ def _start(request: Request) -> Iterator[Contest]:
 
 def _time_to_accuracy(request: Request) -> Iterator[Contest]:
     def job(folder: Path) -> list[str]:
-        limit = [f"train.max_steps={request.steps}"] if request.steps else []
-        return _train(request, "fast.yaml", folder, *limit)
+        keys = [f"train.max_steps={request.steps}"] if request.steps else []
+        keys += ["compute.cuda_graph=true"] if request.gpus else []
+        return _train(request, "fast.yaml", folder, *keys)
 
     case = "99.0% test"
     steps = request.steps or _EPOCHS_TO_ACCURACY * (_IMAGES // 64)
@@ -218,7 +231,7 @@ def _job(
     epochs = steps // (_IMAGES // batch_size) + 1
     keys = (
         f"train.batch_size={batch_size}", f"train.max_steps={steps}", f"train.epochs={epochs}",
-        "log.report=false", *overrides,
+        "log.report=false", f"compute.cuda_graph={str(request.gpus > 0).lower()}", *overrides,
     )  # fmt: skip
     return lambda folder: _train(request, "seed.yaml", folder, *keys, processes=processes)
 

@@ -6,6 +6,7 @@ times a step; and what comes out does not depend on how many threads there are.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -21,6 +22,9 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self.count = count
+        if count > 1:
+            # Else one that waits for Python's lock does so for up to 5 ms.
+            sys.setswitchinterval(1e-4)
         self._pool = ThreadPoolExecutor(count, "worker", initializer=_alone) if count > 1 else None
 
     def map(self, work: Callable[[T], U], parts: Iterable[T]) -> list[U]:
