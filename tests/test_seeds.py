@@ -1,0 +1,67 @@
+"""scripts/seeds, as users type it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.processes import ROOT, checkpoint_steps, result
+
+SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
+
+
+def seeds(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "scripts/seeds", *arguments, *SMOKE, f"run.root={folder}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_path: Path) -> None:
+    request = ("configs/smoke.yaml", "3", "--at-once", "2")
+    first = seeds(tmp_path, *request)
+    while first.poll() is None and not checkpoint_steps(tmp_path / "smoke-seed-1"):
+        pass
+    first.send_signal(signal.SIGTERM)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode == 75, errors
+    assert "run the same command again" in errors
+    assert not (tmp_path / "smoke-seed-2").exists()
+
+    tables = []
+    for _ in range(2):
+        again = seeds(tmp_path, *request)
+        printed, errors = again.communicate(timeout=120)
+        assert again.returncode == 0, errors
+        lines = printed.splitlines()
+        tables.append(lines[lines.index(next(x for x in lines if "test accuracy" in x)) :])
+    assert tables[0] == tables[1]
+    accuracies = [result(tmp_path / f"smoke-seed-{k}")["test"]["accuracy"] for k in range(3)]
+    assert [float(line.split()[1]) for line in tables[0][1:4]] == [
+        round(100 * accuracy, 2) for accuracy in accuracies
+    ]
+    assert float(tables[0][4].split()[1]) == round(100 * sum(accuracies) / 3, 3)
+    assert "smoke-seed-2" in (tmp_path / "smoke.html").read_text()
+
+
+def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
+    process = seeds(tmp_path, "configs/smoke.yaml", "2", "optimizer.lr=1e30", "optimizer.name=sgd")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.startswith("failed: smoke-seed-") and "not finite" in errors
+
+
+def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
+    for arguments, named in (
+        (("configs/smoke.yaml", "0"), "N=0"),
+        (("configs/smoke.yaml", "2", "train.epoch=3"), "train.epoch"),
+        (("nowhere.yaml", "2"), "nowhere.yaml"),
+    ):
+        process = seeds(tmp_path, *arguments)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert errors.startswith("error: ") and named in errors
+    assert not os.listdir(tmp_path)
