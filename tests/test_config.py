@@ -488,7 +488,7 @@ def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
 
 
 def test_these_configs_ship() -> None:
-    assert CONFIGS.keys() == {"default.yaml", "fast.yaml", "seed.yaml", "smoke.yaml"}
+    assert CONFIGS.keys() == {"best.yaml", "default.yaml", "fast.yaml", "seed.yaml", "smoke.yaml"}
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
