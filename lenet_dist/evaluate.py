@@ -15,7 +15,7 @@ from pathlib import Path
 from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.config import Config
-from lenet_dist.exits import RequestError
+from lenet_dist.runtime.run_directory import locate_weights
 
 
 def main(arguments: list[str]) -> None:
@@ -24,25 +24,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     request, overrides = parser.parse_with_overrides(arguments)
-    weights_file, config_file = _locate(request.target)
+    weights_file, config_file = locate_weights(request.target)
     config = configuration.load(config_file, overrides)
     _evaluate(config, weights_file, as_json=request.json)
-
-
-def _locate(target: Path) -> tuple[Path, Path | None]:
-    """The weights file, and the config file where there is one."""
-    if target.is_dir():
-        weights_file, config_file = target / "model.safetensors", target / "config.yaml"
-        if not config_file.exists():
-            raise RequestError(f"{target}: not a run: it has no config.yaml")
-        if not weights_file.exists():
-            raise RequestError(
-                f"{target}: this run is not complete: it has no model.safetensors yet"
-            )
-        return weights_file, config_file
-    if not target.exists():
-        raise RequestError(f"{target}: no such run or weights file")
-    return target, None
 
 
 def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:

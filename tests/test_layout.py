@@ -93,9 +93,14 @@ def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
     assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
 
 
-@pytest.mark.parametrize("library", ["matplotlib", "jinja2", "PIL"])
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
 def test_only_reporting_knows_what_draws(library: str) -> None:
     assert {part_of(Path(module)) for module in importers(library)} == {"reporting"}
+
+
+def test_only_reporting_and_the_reader_of_pictures_know_pictures() -> None:
+    outside = {m for m in importers("PIL") if part_of(Path(m)) != "reporting"}
+    assert outside == {"data/picture.py"}
 
 
 def test_only_the_trackers_own_process_knows_the_trackers() -> None:

@@ -13,15 +13,24 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model.lenet5 import LeNet5
 
 _ENTRY = "lenet_dist"
+_TEMPERATURE = "temperature"
 _WRONG_KINDS = (TypeError, AttributeError, RuntimeError)
 """What a header or tensors of another kind than ours come out as."""
 
 
-def to_bytes(weights: dict[str, Tensor], mean: float, std: float) -> bytes:
-    """The content of a weights file; the same bytes for the same weights."""
+def to_bytes(
+    weights: dict[str, Tensor], mean: float, std: float, temperature: float = 1.0
+) -> bytes:
+    """The content of a weights file; the same bytes for the same weights.
+
+    `temperature`: what the logits are divided by before the softmax, where that was fitted.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    header = {"mean": mean, "std": std}
+    if temperature != 1:
+        header[_TEMPERATURE] = temperature
     # One entry only: the order in which safetensors writes several differs from time to time.
-    return safetensors.torch.save(tensors, {_ENTRY: json.dumps({"mean": mean, "std": std})})
+    return safetensors.torch.save(tensors, {_ENTRY: json.dumps(header)})
 
 
 def read(path: Path) -> LeNet5:
@@ -32,6 +41,7 @@ def read(path: Path) -> LeNet5:
     try:
         with safe_open(path, framework="pt") as file:
             scale = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+        scale.pop(_TEMPERATURE, None)
         model = LeNet5(**{name: float(number) for name, number in scale.items()})
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
@@ -41,3 +51,10 @@ def read(path: Path) -> LeNet5:
         reason = " ".join(str(error).split())
         raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
     return model
+
+
+def temperature(path: Path) -> float:
+    """What the logits of a file that was read are divided by before the softmax."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+    return float(header.get(_TEMPERATURE, 1.0))

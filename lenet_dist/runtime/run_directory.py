@@ -94,3 +94,22 @@ def refusal(path: Path, differences: list[str]) -> str:
         " ask for what it began with, choose another run.name,"
         " or write run.inexact=true to go on all the same"
     )
+
+
+def locate_weights(target: Path) -> tuple[Path, Path | None]:
+    """The weights file of a completed run, or `target` itself, and the config file of a run.
+
+    Raises RequestError naming what is not there.
+    """
+    if target.is_dir():
+        weights_file, config_file = target / "model.safetensors", target / "config.yaml"
+        if not config_file.exists():
+            raise RequestError(f"{target}: not a run: it has no config.yaml")
+        if not weights_file.exists():
+            raise RequestError(
+                f"{target}: this run is not complete: it has no model.safetensors yet"
+            )
+        return weights_file, config_file
+    if not target.exists():
+        raise RequestError(f"{target}: no such run or weights file")
+    return target, None

@@ -1,0 +1,186 @@
+"""A picture of a digit, made into an image like MNIST's.
+
+LeCun et al. 1998, section III.A: the digit fitted into 20x20 pixels with its proportions kept, grey
+by antialiasing, and placed in 28x28 with its centre of mass in the middle. What comes before that
+is for pictures as people have them: any size, dark on light or light on dark, photographs of paper.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from lenet_dist.exits import RequestError
+
+Grey = npt.NDArray[np.float32]
+"""[height, width]."""
+
+_SIDE, _BOX = 28, 20
+_CENTRE = 14.5
+"""In pixels from the edge: the middle of pixel 14, from 0."""
+_MOST_PIXELS = 50_000_000
+_WORKING_SIDE = 256
+"""Larger pictures are reduced to this first: of a digit 20 pixels are left in the end."""
+_LEAST_CONTRAST = 20
+"""Grey levels of 255 between paper and ink, below which a picture counts as blank."""
+_NOISE = 4.0
+"""Standard deviations of the paper's grey that are still paper."""
+_SPECK = 0.05
+"""Of the largest stroke's area: what is smaller than that is dirt."""
+
+
+def read(path: Path) -> npt.NDArray[np.uint8]:
+    """The digit in a picture file, uint8 [28, 28], light on black.
+
+    Raises RequestError naming the file if it is no picture, too large, or blank.
+    """
+    try:
+        return as_mnist(_grey(path))
+    except ValueError as error:
+        raise RequestError(f"{path}: {error}") from None
+
+
+def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
+    """The digit in a picture of grey levels from 0 to 255, uint8 [28, 28], light on black.
+
+    Raises ValueError if nothing is drawn on it.
+    """
+    ink = _without_specks(_ink(grey))
+    return _centred(_boxed(ink))
+
+
+def _grey(path: Path) -> Grey:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+        if picture.width * picture.height > _MOST_PIXELS:
+            raise ValueError(
+                f"{picture.width} x {picture.height} pixels are more than {_MOST_PIXELS:,}"
+            )
+        picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
+        upright = _flattened(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError) as error:
+        reason = getattr(error, "strerror", None) or "not a picture, or a damaged one"
+        raise ValueError(reason) from None
+    upright.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    return np.asarray(upright, np.float32)
+
+
+def _flattened(picture: Image.Image) -> Image.Image:
+    """In grey; what is transparent becomes what stands out from the rest: white or black."""
+    if not picture.has_transparency_data:
+        return picture.convert("L") if picture.mode != "I;16" else _from_16_bits(picture)
+    grey, opacity = picture.convert("LA").split()
+    levels, weights = (np.asarray(band, np.float32) for band in (grey, opacity))
+    is_light = weights.any() and np.average(levels, weights=weights) > 127
+    background = Image.new("L", picture.size, 0 if is_light else 255)
+    background.paste(grey, mask=opacity)
+    return background
+
+
+def _from_16_bits(picture: Image.Image) -> Image.Image:
+    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+
+
+def _ink(grey: Grey) -> Grey:
+    """How much ink each pixel has, 0 on paper, 1 where it is as dark (or light) as the strokes."""
+    rest = grey - _paper(grey)
+    # Ink is what departs furthest from the paper, on whichever side that is.
+    rest = rest if (rest.astype(np.float64) ** 3).sum() > 0 else -rest
+    noise = 1.4826 * float(np.median(np.abs(rest)))
+    rest = np.maximum(rest - _NOISE * noise, 0)
+    if rest.max() < _LEAST_CONTRAST:
+        raise ValueError("nothing is drawn on it")
+    stroke = float(np.percentile(rest[rest > rest.max() / 2], 50))
+    return np.minimum(rest / stroke, 1)
+
+
+def _paper(grey: Grey) -> Grey:
+    """The paper's grey behind everything: a smooth surface, through what is not ink.
+
+    Light falls off over a photograph; a quadratic surface follows that and no stroke.
+    """
+    height, width = grey.shape
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
+    levels = grey.reshape(-1).astype(np.float64)
+    border = np.ones_like(grey, bool)
+    border[1 + height // 10 : -1 - height // 10, 1 + width // 10 : -1 - width // 10] = False
+    # The first guess is flat: the border's median. Then what departs from it is left out.
+    surface = np.full_like(levels, np.median(grey[border]))
+    for _ in range(5):
+        departure = np.abs(levels - surface)
+        is_paper = departure <= max(3 * 1.4826 * float(np.median(departure)), 12.0)
+        coefficients, *_ = np.linalg.lstsq(terms[is_paper], levels[is_paper], rcond=None)
+        surface = terms @ coefficients
+    return surface.reshape(grey.shape).astype(np.float32)
+
+
+def _without_specks(ink: Grey) -> Grey:
+    """The ink of the strokes: of what hangs together, what is not far smaller than the largest."""
+    parts = _connected(ink > 0.3)
+    areas = np.bincount(parts.reshape(-1))[1:]
+    kept = np.concatenate([[False], areas >= _SPECK * areas.max()])
+    strokes = kept[parts]
+    # The grey rim belongs to its stroke.
+    return np.where(_widened(strokes), ink, 0)
+
+
+def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """The number, from 1, of the part that each pixel belongs to, 0 outside: diagonals connect."""
+    labels = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    while True:
+        spread = np.where(mask, _greatest_around(labels), 0)
+        if (spread == labels).all():
+            break
+        labels = spread
+    _, numbers = np.unique(np.append(0, labels), return_inverse=True)
+    return numbers[1:].reshape(mask.shape)
+
+
+def _widened(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return _greatest_around(mask.astype(np.int64)) > 0
+
+
+def _greatest_around(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The greatest of each pixel and its eight neighbours."""
+    for axis in (0, 1):
+        padded = np.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
+        length = values.shape[axis]
+        shifted = [padded.take(range(s, s + length), axis) for s in range(3)]
+        values = np.maximum.reduce(shifted)
+    return values
+
+
+def _boxed(ink: Grey) -> Grey:
+    """The digit alone, its longer side 20 pixels, with levels up to 255."""
+    rows, columns = (np.flatnonzero((ink > 0.1).any(axis)) for axis in (1, 0))
+    digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = _BOX / max(digit.shape)
+    height, width = (max(1, round(side * scale)) for side in digit.shape)
+    resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
+    levels = np.clip(np.asarray(resized), 0, None)
+    # Thin strokes have become faint.
+    return (levels * (255 / levels.max())).astype(np.float32)
+
+
+def _centred(box: Grey) -> npt.NDArray[np.uint8]:
+    """28x28, the centre of mass where MNIST's images have it, as far as the box stays inside."""
+    image = np.zeros((_SIDE, _SIDE), np.uint8)
+    starts = []
+    for axis in (0, 1):
+        masses = box.sum(1 - axis)
+        centre = float((masses * (np.arange(len(masses)) + 0.5)).sum() / masses.sum())
+        starts.append(min(max(round(_CENTRE - centre), 0), _SIDE - len(masses)))
+    top, left = starts
+    image[top : top + box.shape[0], left : left + box.shape[1]] = box.round()
+    return image

@@ -1,0 +1,181 @@
+"""Pictures as people have them, made into images as MNIST's are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from lenet_dist.config import Data
+from lenet_dist.data import dataset, picture
+from lenet_dist.data.dataset import Images, pixels
+from lenet_dist.exits import RequestError
+from lenet_dist.model import weights
+from lenet_dist.predict import PRETRAINED
+from tests.properties import PROPERTY
+
+COUNT = 300
+Bytes = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def digits(mnist: Path) -> Images:
+    """The first of the test images."""
+    test = dataset.load(Data(root=str(mnist)), "test")
+    return Images(test.images[:COUNT], test.labels[:COUNT])
+
+
+def accuracy(images: list[Bytes], labels: torch.Tensor) -> float:
+    """Of the package's own model."""
+    model = weights.read(PRETRAINED).eval()
+    with torch.no_grad():
+        logits = model(pixels(torch.from_numpy(np.stack(images))))
+    return (logits.argmax(1) == labels).double().mean().item()
+
+
+def enlarged(digit: Bytes, side: int) -> Bytes:
+    return np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def photograph(digit: Bytes, generator: np.random.Generator) -> Bytes:
+    """Somewhere on a sheet of paper, in light that falls off, with the camera's noise."""
+    height, width, side = 300, 400, 130
+    light = np.linspace(-40, 30, width)[None] + np.linspace(-20, 25, height)[:, None]
+    paper = 200.0 + light
+    top, left = generator.integers(5, height - side - 5), generator.integers(5, width - side - 5)
+    paper[top : top + side, left : left + side] -= enlarged(digit, side) / 255.0 * 130
+    paper += generator.normal(0, 6, paper.shape)
+    return paper.clip(0, 255).astype(np.uint8)
+
+
+def test_mnists_own_images_go_through_nearly_unchanged(digits: Images) -> None:
+    originals = digits.images.numpy()
+    made = [picture.as_mnist(digit.astype(np.float32)) for digit in originals]
+    differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(made, originals, strict=True)]
+    assert np.median(differences) < 1, "of 255 grey levels"
+    assert accuracy(made, digits.labels) >= accuracy(list(originals), digits.labels) - 0.01
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_photographs_of_paper_are_read_as_well_as_the_originals(
+    digits: Images, tmp_path: Path, form: str
+) -> None:
+    generator = np.random.default_rng(0)
+    made = []
+    for digit in digits.images.numpy():
+        file = tmp_path / f"photograph.{form}"
+        Image.fromarray(photograph(digit, generator)).save(file)
+        made.append(picture.read(file))
+    originals = accuracy(list(digits.images.numpy()), digits.labels)
+    assert accuracy(made, digits.labels) >= originals - 0.02
+
+
+def _strokes(*lines: tuple[tuple[int, int], tuple[int, int]]) -> Bytes:
+    """Straight lines, as a pen draws them."""
+    image = Image.new("L", (28, 28))
+    draw = ImageDraw.Draw(image)
+    for start, end in lines:
+        draw.line([start, end], fill=255, width=3)
+    return np.asarray(image)
+
+
+DIGITS = (
+    _strokes(((14, 5), (14, 23))),
+    _strokes(((7, 6), (20, 6)), ((20, 6), (12, 23))),
+    _strokes(((9, 5), (8, 14)), ((8, 14), (19, 14)), ((16, 6), (16, 23))),
+)
+
+
+@PROPERTY
+@given(
+    digit=st.sampled_from(DIGITS), side=st.integers(60, 500), is_light=st.booleans(),
+    paper=st.integers(0, 40), ink=st.integers(180, 255),
+    margins=st.tuples(*[st.integers(0, 60)] * 4),
+)  # fmt: skip
+def test_size_polarity_contrast_and_place_leave_the_digit_as_it_is(
+    digit: Bytes, side: int, is_light: bool, paper: int, ink: int, margins: tuple[int, ...]
+) -> None:
+    top, bottom, left, right = margins
+    drawn = np.pad(enlarged(digit, side).astype(np.float32), ((top, bottom), (left, right)))
+    drawn = paper + drawn / 255 * (ink - paper)
+    reduced = Image.fromarray((drawn if is_light else 255 - drawn).astype(np.uint8))
+    reduced.thumbnail((256, 256), Image.Resampling.BOX)
+    made = picture.as_mnist(np.asarray(reduced, np.float32))
+    plain = picture.as_mnist(enlarged(digit, 200).astype(np.float32))
+    # A shift by a pixel, where rounding tips, is not another digit.
+    shifts = [np.roll(made, shift, (0, 1)) for shift in np.ndindex(3, 3)]
+    nearest = min(np.abs(np.roll(s, (-1, -1), (0, 1)).astype(int) - plain).mean() for s in shifts)
+    assert nearest < 12, "of 255 grey levels"
+
+
+def test_a_photographs_orientation_is_taken_from_its_exif(tmp_path: Path) -> None:
+    upright, turned = tmp_path / "upright.jpg", tmp_path / "turned.jpg"
+    image = Image.fromarray(255 - enlarged(DIGITS[1], 200))
+    image.save(upright, quality=95)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned a quarter to the right when shown.
+    image.rotate(90, expand=True).save(turned, quality=95, exif=exif)
+    difference = picture.read(upright).astype(int) - picture.read(turned)
+    assert np.abs(difference).mean() < 3
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_ink_on_nothing_is_read_whatever_its_colour(tmp_path: Path, grey: int) -> None:
+    opacity = enlarged(DIGITS[2], 120)
+    ink = np.full((120, 120, 3), grey, np.uint8)
+    Image.fromarray(np.dstack([ink, opacity])).save(tmp_path / "clear.png")
+    made = picture.read(tmp_path / "clear.png")
+    plain = picture.as_mnist(opacity.astype(np.float32))
+    assert np.abs(made.astype(int) - plain).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_pictures_of_every_mode_are_read(tmp_path: Path, mode: str) -> None:
+    drawn = 255 - enlarged(DIGITS[0], 100)
+    image = Image.fromarray(drawn)
+    if mode == "I;16":
+        image = Image.fromarray(drawn.astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    file = tmp_path / ("picture.jpg" if mode == "CMYK" else "picture.png")
+    image.save(file)
+    plain = picture.as_mnist(drawn.astype(np.float32))
+    assert np.abs(picture.read(file).astype(int) - plain).mean() < 8
+
+
+def test_dirt_is_not_part_of_the_digit() -> None:
+    drawn = enlarged(DIGITS[1], 200).astype(np.float32)
+    dirty = drawn.copy()
+    dirty[3:6, 190:193] = 255
+    assert (picture.as_mnist(dirty) == picture.as_mnist(drawn)).all()
+
+
+def write_refused(folder: Path) -> dict[str, Path]:
+    """Files that are no pictures of a digit, by what is said of them."""
+    blank = Image.new("L", (50, 50), 230)
+    noisy = np.random.default_rng(0).normal(200, 5, (80, 80)).clip(0, 255).astype(np.uint8)
+    whole = folder / "whole.png"
+    Image.fromarray(enlarged(DIGITS[0], 100)).save(whole)
+    files = {name: folder / f"{name.replace(' ', '-')}.png" for name in (
+        "nothing is drawn", "nothing is drawn on it", "damaged", "not a picture", "pixels",
+    )}  # fmt: skip
+    blank.save(files["nothing is drawn"])
+    Image.fromarray(noisy).save(files["nothing is drawn on it"])
+    files["damaged"].write_bytes(whole.read_bytes()[:150])
+    files["not a picture"].write_text("A digit.")
+    Image.new("1", (20_000, 20_000)).save(files["pixels"])
+    return files | {"no such file": folder / "nowhere.png", "directory": folder}
+
+
+def test_what_is_not_a_picture_of_a_digit_is_refused_by_name(tmp_path: Path) -> None:
+    for said, file in write_refused(tmp_path).items():
+        with pytest.raises(RequestError) as refused:
+            picture.read(file)
+        assert str(refused.value).startswith(f"{file}: ")
+        assert said in str(refused.value).lower()

@@ -1,0 +1,115 @@
+"""Predictions, as users ask for them; and whether their probabilities can be believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from lenet_dist.config import Data
+from lenet_dist.data import dataset
+from lenet_dist.model import lenet5, weights
+from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
+from tests.processes import command
+
+PREDICT = ("python", "-m", "lenet_dist.predict")
+
+
+@pytest.fixture(scope="module")
+def pictures(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The first five test images, a 7, a 2, a 1, a 0 and a 4, dark on white."""
+    folder = tmp_path_factory.mktemp("pictures")
+    test = dataset.load(Data(root=str(mnist)), "test")
+    files = [folder / f"{number}.png" for number in range(5)]
+    for file, image in zip(files, test.images, strict=False):
+        Image.fromarray(255 - image.numpy()).resize((280, 280)).save(file)
+    return files
+
+
+def test_each_picture_gets_a_line_in_the_order_asked(pictures: list[Path]) -> None:
+    done = command(*PREDICT, *map(str, pictures))
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(" (")[0] for line in lines] == [
+        f"{file}: {digit}" for file, digit in zip(pictures, "72104", strict=True)
+    ]
+
+
+def test_json_is_a_list_as_the_contract_has_it(pictures: list[Path]) -> None:
+    done = command(*PREDICT, "--json", *map(str, reversed(pictures)))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [entry["image"] for entry in found] == [str(file) for file in reversed(pictures)]
+    assert [entry["digit"] for entry in found] == [4, 0, 1, 2, 7]
+    for entry in found:
+        assert entry.keys() == {"image", "digit", "probability", "probabilities"}
+        assert len(entry["probabilities"]) == 10
+        assert sum(entry["probabilities"]) == pytest.approx(1)
+        assert entry["probability"] == max(entry["probabilities"])
+        assert entry["probability"] == entry["probabilities"][entry["digit"]]
+
+
+def test_a_model_that_knows_nothing_is_unsure_and_says_so(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "untrained.safetensors"
+    model = lenet5.build(0, 0.0, 1.0)
+    file.write_bytes(weights.to_bytes(dict(model.state_dict()), 0.0, 1.0))
+    done = command(*PREDICT, str(pictures[0]), "--weights", str(file))
+    assert done.returncode == 0, done.stderr
+    assert ", unsure: " in done.stdout
+
+
+def test_the_files_temperature_makes_probabilities_milder(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    probabilities = []
+    for temperature in (1.0, 2.0):
+        file = tmp_path / f"{temperature}.safetensors"
+        model = lenet5.build(0, 0.0, 1.0)
+        content = weights.to_bytes(dict(model.state_dict()), 0.0, 1.0, temperature)
+        file.write_bytes(content)
+        assert weights.temperature(file) == temperature
+        done = command(*PREDICT, "--json", str(pictures[0]), "--weights", str(file))
+        probabilities.append(torch.tensor(json.loads(done.stdout)[0]["probabilities"]))
+    torch.testing.assert_close((probabilities[0].log() / 2).softmax(0), probabilities[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ((), "IMAGE"),
+        (("nowhere.png",), "nowhere.png: no such file"),
+        (("FIRST", "README.md"), "README.md: not a picture"),
+        (("FIRST", "--weights", "README.md"), "README.md: not LeNet-5's weights"),
+        (("FIRST", "--weights", "nowhere.safetensors"), "nowhere.safetensors"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_nothing_is_predicted(
+    pictures: list[Path], arguments: tuple[str, ...], named: str
+) -> None:
+    done = command(*PREDICT, *(a.replace("FIRST", str(pictures[0])) for a in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and named in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_logits_too_sure_is_found(true_temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 10, generator=generator, dtype=torch.float64) * 3
+    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
+    distorted = logits * true_temperature
+    temperature = fit_temperature(distorted, labels)
+    assert temperature == pytest.approx(true_temperature, rel=0.05)
+    before, after = (
+        expected_calibration_error((distorted / t).softmax(1), labels) for t in (1.0, temperature)
+    )
+    assert after < 0.01
+    assert true_temperature == 1 or before > 0.03
+    assert F.cross_entropy(distorted / temperature, labels) <= F.cross_entropy(distorted, labels)
