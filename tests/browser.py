@@ -47,8 +47,8 @@ class Browser:
         self.driver = webdriver.Chrome(options, Service(driver))
         self.axe = axe.read_text(encoding="utf-8")
 
-    def open(self, file: Path, width: int = 1280, *, dark: bool = False) -> None:
-        """Show a file's page, so many CSS pixels wide; below 500 as a telephone does."""
+    def open(self, page: Path | str, width: int = 1280, *, dark: bool = False) -> None:
+        """Show a file or an address, so many CSS pixels wide; below 500 as a telephone does."""
         self._devtools(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=900, deviceScaleFactor=1, mobile=width < 500,
@@ -57,7 +57,7 @@ class Browser:
         self._devtools("Emulation.setEmulatedMedia", features=[scheme])
         for kind in ("browser", "performance"):
             self.driver.get_log(kind)  # Read, it is empty.
-        self.driver.get(file.resolve().as_uri())
+        self.driver.get(page if isinstance(page, str) else page.resolve().as_uri())
 
     def console(self) -> list[str]:
         """What went to the console since the page was opened, the browser's own words too."""

@@ -17,6 +17,7 @@ from tests.processes import Job, Jobs, LaunchedJobs
 _STARTS_PROCESSES = (
     "benchmark",
     "commands",
+    "demo",
     "export",
     "failures",
     "gpu",

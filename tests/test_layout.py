@@ -17,7 +17,7 @@ PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
     "commands": 4,
     "benchmarking": 3,
-    "training": 2, "reporting": 2,
+    "training": 2, "reporting": 2, "demonstration": 2,
     "data": 1, "model": 1, "runtime": 1, "tracking": 1,
     "base": 0,
 }  # fmt: skip

@@ -140,6 +140,8 @@ def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     labels = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while True:
         spread = np.where(mask, _greatest_around(labels), 0)
+        # A label is a pixel's number: what that pixel has learned meanwhile is taken over at once.
+        spread = np.append(0, spread)[spread]
         if (spread == labels).all():
             break
         labels = spread

@@ -56,3 +56,15 @@ def feature_maps(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """What S2 [6, 14, 14] and S4 [16, 5, 5] make of one image [1, 28, 28] in [0, 1], on the CPU."""
     s2, s4 = model.feature_maps(pixels.unsqueeze(0).to(model.C1.weight.device))
     return s2[0].cpu(), s4[0].cpu()
+
+
+@torch.no_grad()
+def convolved(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """What C1 [6, 28, 28] and C3 [16, 10, 10] make of one image [1, 28, 28] in [0, 1], after ReLU.
+
+    Before pooling, on the CPU.
+    """
+    images = pixels.unsqueeze(0).to(model.C1.weight.device)
+    s2, _ = model.feature_maps(images)
+    c1, c3 = model.C1(model.standardised(images)), model.C3(s2)
+    return c1[0].relu().cpu(), c3[0].relu().cpu()

@@ -1,0 +1,69 @@
+"""A page to draw a digit on, and to see what the network makes of it as you draw.
+
+    python -m lenet_dist.demo [--weights FILE] [--port N]
+
+It is served to this machine alone, asks no other, and ends with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from lenet_dist import exits
+from lenet_dist.exits import RequestError
+from lenet_dist.predict import PRETRAINED
+
+_ADDRESS = "127.0.0.1"
+_PORT = 8028
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the page until it is interrupted."""
+    parser = exits.ArgumentParser(prog="lenet_dist.demo", description=__doc__)
+    parser.add_argument(
+        "--weights", metavar="FILE", type=Path, default=PRETRAINED,
+        help="a weights file (default: the package's own)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--port", metavar="N", type=int, default=_PORT,
+        help=f"where to listen (default {_PORT}; 0: any that is free)",
+    )  # fmt: skip
+    request = parser.parse_args(arguments)
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise RequestError("the demo needs starlette and uvicorn: pip install 'lenet_dist[demo]'")
+    _serve(_listen(request.port), request.weights)
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((_ADDRESS, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "must be from 0 to 65535"
+        raise RequestError(f"--port {port}: {reason}") from None
+    return listener
+
+
+def _serve(listener: socket.socket, weights_file: Path) -> None:
+    import torch
+    import uvicorn
+
+    from lenet_dist.demonstration.server import application
+    from lenet_dist.model import weights
+
+    torch.set_num_threads(1)
+    model = weights.read(weights_file).eval()
+    app = application(model, weights.temperature(weights_file))
+    print(f"http://{_ADDRESS}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
+    with suppress(KeyboardInterrupt):  # How it passes on the Ctrl-C that it has obeyed.
+        server.run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    exits.run(main)
