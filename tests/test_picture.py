@@ -20,7 +20,7 @@ from lenet_dist.model import weights
 from lenet_dist.predict import PRETRAINED
 from tests.properties import PROPERTY
 
-COUNT = 300
+COUNT = 150
 Bytes = npt.NDArray[np.uint8]
 
 
