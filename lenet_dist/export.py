@@ -2,29 +2,33 @@
 
     python -m lenet_dist.export RUN_OR_WEIGHTS --format FORMAT --out PATH
 
-safetensors: the weights. torch-export: a program that needs torch alone. onnx: for ONNX runtimes.
-hub: a folder as the Hugging Face hub has it. All take float32 pixels [n, 1, 28, 28] in [0, 1] and
-give logits [n, 10]. A file at PATH is replaced, and so is a folder that was made by this command.
+safetensors: the weights, byte for byte. torch-export: a program that needs torch alone. onnx: for
+ONNX runtimes. hub: a folder as the Hugging Face hub has it, of a run with what it has measured.
+All take float32 pixels [n, 1, 28, 28] in [0, 1] and give logits [n, 10].
+
+A file at PATH is replaced, and so is a folder that this command has made.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
-from lenet_dist.files import failures_named, write_atomically
+from lenet_dist.files import (
+    check_file_can_be_written,
+    check_folder_can_be_written,
+    replace_folder,
+    write_atomically,
+)
 from lenet_dist.runtime.run_directory import locate_weights
 
 if TYPE_CHECKING:
-    from lenet_dist.model.lenet5 import LeNet5
+    from lenet_dist.reporting.run import Run
 
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
-_HUB_FILES = {"README.md", "config.json", "model.safetensors"}
 
 
 def main(arguments: list[str]) -> None:
@@ -35,77 +39,73 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", metavar="PATH", type=Path, required=True)
     request = parser.parse_args(arguments)
     weights_file, _ = locate_weights(request.target)
-    out: Path = request.out
-    if not out.absolute().parent.is_dir():
-        raise RequestError(f"--out {out}: there is no folder {out.absolute().parent}")
     if request.format == "hub":
-        _check_folder(out)
-    elif out.is_dir():
-        raise RequestError(f"--out {out}: is a folder; name a file")
-    from lenet_dist.model import formats, weights
-
-    model = weights.read(weights_file)
-    if request.format == "hub":
-        _write_folder(out, lambda folder: formats.hub(model, folder, _card(request.target, model)))
+        _check_folder(request.out)
+        replace_folder(request.out, _folder(request.target, weights_file))
     else:
-        formats_of_files = {
-            "safetensors": formats.safetensors, "torch-export": formats.torch_export,
-            "onnx": formats.onnx,
-        }  # fmt: skip
-        write_atomically(out, formats_of_files[request.format](model))
-    print(out)
+        _check_file(request.out, weights_file)
+        write_atomically(request.out, _file(request.format, weights_file))
+    print(request.out)
+
+
+def _check_file(out: Path, weights_file: Path) -> None:
+    check_file_can_be_written("--out", out)
+    if out.exists() and out.samefile(weights_file):
+        raise RequestError(f"--out {out}: is the weights file itself; name another file")
 
 
 def _check_folder(out: Path) -> None:
-    """A folder with anything else in it is not ours to replace."""
-    if out.exists() and not out.is_dir():
-        raise RequestError(f"--out {out}: is a file; name a folder")
-    strange = {path.name for path in out.iterdir()} - _HUB_FILES if out.exists() else set()
-    if strange:
-        raise RequestError(f"--out {out}: holds {min(strange)}; name a folder that is empty or new")
-
-
-def _write_folder(out: Path, write: Callable[[Path], None]) -> None:
-    """Have the folder whole, or as it was before."""
-    temporary, previous = (out.with_name(f".{out.name}.{kind}") for kind in ("tmp", "old"))
-    with failures_named(out):
-        for folder in (temporary, previous):
-            shutil.rmtree(folder, ignore_errors=True)
-        write(temporary)
-        if out.exists():
-            out.rename(previous)
-        temporary.rename(out)
-        shutil.rmtree(previous, ignore_errors=True)
-
-
-def _card(target: Path, model: LeNet5) -> str:
-    """The hub's model card: what the run has measured, if it is one."""
-    result_file = target / "result.json"
-    result = json.loads(result_file.read_text()) if result_file.exists() else None
-    front = [
-        "---", "license: mit", "library_name: lenet_dist", "pipeline_tag: image-classification",
-        "tags: [lenet-5, mnist, model_hub_mixin, pytorch_model_hub_mixin]",
-    ]  # fmt: skip
-    measured = "It comes without its run's result."
-    if result:
-        test = result["test"]
-        front += ["metrics: [accuracy]"]
-        measured = (
-            f"Test accuracy {test['accuracy']:.2%} ({test['correct']} of {test['count']} images),"
-            f" after {result['epochs']:g} epochs. SHA-256 of the weights:"
-            f" `{result['weights_sha256']}`."
+    check_folder_can_be_written("--out", out)
+    if out.is_dir() and any(out.iterdir()) and not _was_exported(out):
+        raise RequestError(
+            f"--out {out}: holds something else than such an export;"
+            " name a folder that is empty or not there yet"
         )
-    return "\n".join(
-        [
-            *front, "---", "", "# LeNet-5", "",
-            "LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998) with max-pooling and ReLU: 61,706"
-            " parameters. It takes float32 pixels [n, 1, 28, 28] in [0, 1], light ink on black,"
-            f" and gives logits [n, 10]; mean {model.mean:g} and std {model.std:g} are inside.",
-            "", measured, "",
-            "```python", "from lenet_dist.model.hub import HubLeNet5", "",
-            'model = HubLeNet5.from_pretrained("FOLDER or USER/NAME")', "```", "",
-        ]
-    )  # fmt: skip
+
+
+def _was_exported(folder: Path) -> bool:
+    """Whether it holds what this command writes, and nothing besides."""
+    from lenet_dist.model import formats
+    from lenet_dist.reporting import card
+
+    if {path.name for path in folder.iterdir()} != formats.HUB_FILES:
+        return False
+    return card.is_ours((folder / formats.CARD).read_text(encoding="utf-8", errors="replace"))
+
+
+def _file(form: str, weights_file: Path) -> bytes:
+    from lenet_dist.model import formats, weights
+
+    model = weights.read(weights_file)
+    match form:
+        case "torch-export":
+            return formats.torch_export(model)
+        case "onnx":
+            return formats.onnx(model)
+        case _:
+            return weights_file.read_bytes()
+
+
+def _folder(target: Path, weights_file: Path) -> dict[str, bytes]:
+    from lenet_dist.model import formats, weights
+    from lenet_dist.reporting import card
+
+    model, content = weights.read(weights_file), weights_file.read_bytes()
+    run = _measured(target, content) if target.is_dir() else None
+    return formats.hub(model, content, card.text(model, run))
+
+
+def _measured(target: Path, content: bytes) -> Run:
+    """The run, if its result is that of these weights: a card must not praise others."""
+    from lenet_dist.reporting import run
+
+    found = run.read(target)
+    if found.result and found.result.weights_sha256 != hashlib.sha256(content).hexdigest():
+        raise RequestError(
+            f"{target / 'model.safetensors'}: not the weights that result.json was measured with;"
+            " give the file instead of the run to export it without that result"
+        )
+    return found
 
 
 if __name__ == "__main__":

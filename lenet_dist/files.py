@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lenet_dist.exits import RunFailed
+from lenet_dist.exits import RequestError, RunFailed
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -17,9 +18,67 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     with failures_named(path):
-        write_durably(temporary, content)
+        try:
+            write_durably(temporary, content)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         os.replace(temporary, path)
         sync_folder(path.parent)
+
+
+def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
+    """Have the folder at `path` hold these files and no others, whole, on disk, or be as before.
+
+    Killed between its two renames, it leaves what was there beside it, as `.NAME.old`. Raises
+    RunFailed naming the folder and the reason.
+    """
+    temporary, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    with failures_named(path):
+        try:
+            _write_folder(temporary, content)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            os.rename(path, previous)
+        os.rename(temporary, path)
+        sync_folder(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, file_content in content.items():
+        write_durably(folder / name, file_content)
+    sync_folder(folder)
+
+
+def check_file_can_be_written(option: str, path: Path) -> None:
+    """Raises RequestError, naming the option that asks for it, if no file can be written there."""
+    if path.is_dir():
+        raise RequestError(f"{option} {path}: is a folder; name the file")
+    _check_parent(option, path)
+
+
+def check_folder_can_be_written(option: str, path: Path) -> None:
+    """Raises RequestError, naming the option that asks for it, if no folder can be put there."""
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"{option} {path}: is a file; name the folder")
+    if path.is_symlink():
+        raise RequestError(f"{option} {path}: is a link; name the folder itself")
+    if path.resolve() == Path.cwd():
+        raise RequestError(f"{option} {path}: is where you are; name a folder in it")
+    _check_parent(option, path)
+
+
+def _check_parent(option: str, path: Path) -> None:
+    if not path.parent.is_dir():
+        raise RequestError(f"{option} {path}: {path.parent} is no folder")
+    if not os.access(path.parent, os.W_OK):
+        raise RequestError(f"{option} {path}: can't write into {path.parent}; name another place")
 
 
 def append_line(path: Path, line: str) -> None:

@@ -12,7 +12,6 @@ again, it is the same report, updated.
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
+from lenet_dist.files import check_file_can_be_written
 
 if TYPE_CHECKING:
     from lenet_dist.reporting.run import Run
@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> None:
     from lenet_dist.reporting import page, run
 
     runs = [run.read(path) for path in request.runs]
-    _check("--out", out)
+    check_file_can_be_written("--out", out)
     if request.wandb_json:
-        _check("--wandb-json", request.wandb_json)
+        check_file_can_be_written("--wandb-json", request.wandb_json)
     print(page.write(runs, out, request.data), flush=True)
     if request.wandb or request.wandb_json:
         _wandb(runs, request)
@@ -67,16 +67,6 @@ def _wandb(runs: Sequence[Run], request: Namespace) -> None:
         print(request.wandb_json, flush=True)
     elif project:
         print(wandb_report.publish(runs, project))
-
-
-def _check(option: str, out: Path) -> None:
-    """Raises RequestError if a file can't be written there."""
-    if out.is_dir():
-        raise RequestError(f"{option} {out}: is a folder; name the file")
-    if not out.parent.is_dir():
-        raise RequestError(f"{option} {out}: {out.parent} is no folder")
-    if not os.access(out.parent, os.W_OK):
-        raise RequestError(f"{option} {out}: can't write into {out.parent}; name another place")
 
 
 if __name__ == "__main__":

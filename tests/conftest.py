@@ -16,6 +16,7 @@ from tests.processes import Job, Jobs, LaunchedJobs
 
 _STARTS_PROCESSES = (
     "benchmark",
+    "calibrate",
     "commands",
     "demo",
     "export",

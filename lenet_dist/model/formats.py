@@ -1,29 +1,28 @@
 """LeNet-5 in the formats that other programs read.
 
-Everywhere it takes `pixels`, float32 [n, 1, 28, 28] in [0, 1], and gives `logits` [n, 10]; mean and
-std are inside.
+A program takes `pixels`, float32 [n, 1, 28, 28] in [0, 1], and gives `logits` [n, 10]; mean and std
+are inside.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from lenet_dist.exits import RequestError
-from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import LeNet5
 
-
-def safetensors(model: LeNet5) -> bytes:
-    """A weights file, as a run leaves it."""
-    return weights.to_bytes(dict(model.state_dict()), model.mean, model.std)
+CARD = "README.md"
+"""The name that the hub's model card has in its folder."""
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
+HUB_FILES = {CARD, _CONFIG, _WEIGHTS}
+_BATCH = "images"
+"""What the dimension is called that may be of any size."""
 
 
 def torch_export(model: LeNet5) -> bytes:
@@ -40,26 +39,31 @@ def onnx(model: LeNet5) -> bytes:
     """
     if find_spec("onnxscript") is None:
         raise RequestError("--format onnx needs onnxscript: pip install 'lenet_dist[onnx]'")
-    # It reports its progress on stdout.
-    with contextlib.redirect_stdout(io.StringIO()):
-        program = torch.onnx.export(
-            _program(model), input_names=["pixels"], output_names=["logits"], dynamo=True
-        )
-    assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    exported = torch.onnx.export(
+        _program(model), input_names=["pixels"], output_names=["logits"],
+        dynamic_shapes={"pixels": {0: _BATCH}}, dynamo=True, verbose=False,
+    )  # fmt: skip
+    assert exported is not None
+    ClearMetadataAndDocStringPass()(exported.model)
+    return exported.model_proto.SerializeToString()
 
 
-def hub(model: LeNet5, folder: Path, card: str) -> None:
-    """A folder for `hub.HubLeNet5.from_pretrained`, and to upload to the hub, with its card."""
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(safetensors(model))
-    (folder / "config.json").write_text(json.dumps({"mean": model.mean, "std": model.std}))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+def hub(model: LeNet5, weights: bytes, card: str) -> dict[str, bytes]:
+    """The files, by name, of a folder for the hub and for `hub.HubLeNet5.from_pretrained`.
+
+    `weights`: the content of the model's weights file.
+    """
+    scale = json.dumps({"mean": model.mean, "std": model.std})
+    return {_WEIGHTS: weights, _CONFIG: scale.encode(), CARD: card.encode()}
 
 
 def _program(model: LeNet5) -> ExportedProgram:
     pixels: Tensor = torch.zeros(2, 1, 28, 28)
-    return torch.export.export(
-        model.eval(), (pixels,), dynamic_shapes={"pixels": {0: Dim("images", min=1)}}
-    )
+    batch = Dim(_BATCH, min=1)
+    program = torch.export.export(model.eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
+    # They name this machine's folders, which are no business of whoever gets the file.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
