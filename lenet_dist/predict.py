@@ -3,12 +3,16 @@
     python -m lenet_dist.predict IMAGE... [--weights FILE] [--json]
 
 A picture is a PNG or JPEG of one digit, of any size: dark on light or light on dark, drawn, scanned
-or photographed on paper. The weights are those that come with the package, or a run's.
+or photographed on paper. The weights are those that come with the package, or a run's. Below a
+probability of 90 % a digit is called unsure, and the next one is named too. If one picture can't be
+read, nothing is printed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +21,7 @@ from lenet_dist import exits
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SURE = 0.9
+SURE = 0.9
 """A probability below this is said to be unsure."""
 PRETRAINED = Path(__file__).parent / "pretrained" / "lenet5.safetensors"
 
@@ -37,7 +41,9 @@ def main(arguments: list[str]) -> None:
     if request.json:
         print(json.dumps([_as_json(*prediction) for prediction in predictions]))
     else:
-        print("\n".join(_as_line(*prediction) for prediction in predictions))
+        lines = "".join(f"{_as_line(*prediction)}\n" for prediction in predictions)
+        # A file's name need not be text.
+        sys.stdout.buffer.write(os.fsencode(lines))
 
 
 def _probabilities(images: list[Path], weights_file: Path) -> Tensor:
@@ -68,7 +74,7 @@ def _as_json(image: Path, probabilities: list[float]) -> dict[str, object]:
 def _as_line(image: Path, probabilities: list[float]) -> str:
     first, second, *_ = _ranked(probabilities)
     line = f"{image}: {first} ({probabilities[first]:.1%})"
-    if probabilities[first] < _SURE:
+    if probabilities[first] < SURE:
         line += f", unsure: {first} or {second} ({probabilities[second]:.1%})"
     return line
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import ExifTags, Image, ImageDraw
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, picture
@@ -62,15 +65,46 @@ def test_mnists_own_images_go_through_nearly_unchanged(digits: Images) -> None:
     assert accuracy(made, digits.labels) >= accuracy(list(originals), digits.labels) - 0.01
 
 
-@pytest.mark.parametrize("form", ["png", "jpg"])
-def test_photographs_of_paper_are_read_as_well_as_the_originals(
-    digits: Images, tmp_path: Path, form: str
+def save_small(digit: Bytes, file: Path, _: np.random.Generator) -> None:
+    Image.fromarray(digit).save(file)
+
+
+def save_large(digit: Bytes, file: Path, _: np.random.Generator) -> None:
+    Image.fromarray(255 - enlarged(digit, 280)).save(file)
+
+
+def save_photograph(digit: Bytes, file: Path, generator: np.random.Generator) -> None:
+    Image.fromarray(photograph(digit, generator)).save(file)
+
+
+def save_turned(digit: Bytes, file: Path, generator: np.random.Generator) -> None:
+    """As a camera held upright saves it."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # To be turned a quarter to the right when shown.
+    turned = Image.fromarray(photograph(digit, generator)).rotate(90, expand=True)
+    turned.save(file, exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("save", "suffix"),
+    [
+        (save_small, "png"),
+        (save_large, "png"),
+        (save_photograph, "png"),
+        (save_photograph, "jpg"),
+        (save_turned, "jpg"),
+    ],
+)
+def test_files_as_people_have_them_are_read_as_well_as_the_originals(
+    digits: Images,
+    tmp_path: Path,
+    save: Callable[[Bytes, Path, np.random.Generator], None],
+    suffix: str,
 ) -> None:
-    generator = np.random.default_rng(0)
+    generator, file = np.random.default_rng(0), tmp_path / f"digit.{suffix}"
     made = []
     for digit in digits.images.numpy():
-        file = tmp_path / f"photograph.{form}"
-        Image.fromarray(photograph(digit, generator)).save(file)
+        save(digit, file, generator)
         made.append(picture.read(file))
     originals = accuracy(list(digits.images.numpy()), digits.labels)
     assert accuracy(made, digits.labels) >= originals - 0.02
@@ -119,7 +153,7 @@ def test_a_photographs_orientation_is_taken_from_its_exif(tmp_path: Path) -> Non
     image = Image.fromarray(255 - enlarged(DIGITS[1], 200))
     image.save(upright, quality=95)
     exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned a quarter to the right when shown.
+    exif[ExifTags.Base.Orientation] = 6  # To be turned a quarter to the right when shown.
     image.rotate(90, expand=True).save(turned, quality=95, exif=exif)
     difference = picture.read(upright).astype(int) - picture.read(turned)
     assert np.abs(difference).mean() < 3
@@ -135,7 +169,26 @@ def test_ink_on_nothing_is_read_whatever_its_colour(tmp_path: Path, grey: int) -
     assert np.abs(made.astype(int) - plain).mean() < 3
 
 
-@pytest.mark.parametrize("mode", ["1", "P", "L", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_transparent_corners_of_a_sheet_are_paper(tmp_path: Path, is_dark: bool) -> None:
+    drawn = enlarged(DIGITS[2], 120) if is_dark else 255 - enlarged(DIGITS[2], 120)
+    sheet = Image.fromarray(drawn).convert("LA")
+    corners = Image.new("L", sheet.size)
+    ImageDraw.Draw(corners).rounded_rectangle((0, 0, 119, 119), radius=30, fill=255)
+    sheet.putalpha(corners)
+    sheet.save(tmp_path / "sheet.png")
+    plain = picture.as_mnist(drawn.astype(np.float32))
+    assert np.abs(picture.read(tmp_path / "sheet.png").astype(int) - plain).mean() < 3
+
+
+def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
+    frames = [Image.fromarray(255 - enlarged(digit, 100)) for digit in DIGITS]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    plain = picture.as_mnist(enlarged(DIGITS[0], 100).astype(np.float32))
+    assert np.abs(picture.read(tmp_path / "moving.gif").astype(int) - plain).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
 def test_pictures_of_every_mode_are_read(tmp_path: Path, mode: str) -> None:
     drawn = 255 - enlarged(DIGITS[0], 100)
     image = Image.fromarray(drawn)
@@ -156,26 +209,84 @@ def test_dirt_is_not_part_of_the_digit() -> None:
     assert (picture.as_mnist(dirty) == picture.as_mnist(drawn)).all()
 
 
-def write_refused(folder: Path) -> dict[str, Path]:
-    """Files that are no pictures of a digit, by what is said of them."""
-    blank = Image.new("L", (50, 50), 230)
+def write_refused(folder: Path) -> list[tuple[str, Path]]:
+    """Files that are no pictures of a digit, each after what is said of it."""
     noisy = np.random.default_rng(0).normal(200, 5, (80, 80)).clip(0, 255).astype(np.uint8)
-    whole = folder / "whole.png"
-    Image.fromarray(enlarged(DIGITS[0], 100)).save(whole)
-    files = {name: folder / f"{name.replace(' ', '-')}.png" for name in (
-        "nothing is drawn", "nothing is drawn on it", "damaged", "not a picture", "pixels",
-    )}  # fmt: skip
-    blank.save(files["nothing is drawn"])
-    Image.fromarray(noisy).save(files["nothing is drawn on it"])
-    files["damaged"].write_bytes(whole.read_bytes()[:150])
-    files["not a picture"].write_text("A digit.")
-    Image.new("1", (20_000, 20_000)).save(files["pixels"])
-    return files | {"no such file": folder / "nowhere.png", "directory": folder}
+    digit = Image.fromarray(enlarged(DIGITS[0], 100))
+    blank = "nothing is drawn on it"
+    saved = [
+        (blank, "blank.png", Image.new("L", (50, 50), 230)),
+        (blank, "dot.png", Image.new("L", (1, 1))),
+        (blank, "noisy.png", Image.fromarray(noisy)),
+        (blank, "clear.png", Image.new("RGBA", (50, 50))),
+        ("more than 50,000,000 pixels", "large.png", Image.new("1", (7100, 7100))),
+        ("more than 50,000,000 pixels", "absurd.png", Image.new("1", (20_000, 20_000))),
+        ("a damaged one", "cut.png", digit),
+        ("a damaged one", "cut.jpg", digit),
+        ("not a picture", "postscript.eps", digit),
+    ]
+    for _, name, image in saved:
+        image.save(folder / name)
+    for name in ("cut.png", "cut.jpg"):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2])
+    # The header is enough to refuse it: nothing is decoded.
+    header = (folder / "absurd.png").read_bytes()[:60]
+    (folder / "header.png").write_bytes(header)
+    (folder / "text.png").write_text("A digit.")
+    (folder / "empty.png").touch()
+    return [
+        *[(said, folder / name) for said, name, _ in saved],
+        ("more than 50,000,000 pixels", folder / "header.png"),
+        ("not a picture", folder / "text.png"),
+        ("not a picture", folder / "empty.png"),
+        ("no such file", folder / "nowhere.png"),
+        ("Is a directory", folder),
+    ]
 
 
 def test_what_is_not_a_picture_of_a_digit_is_refused_by_name(tmp_path: Path) -> None:
-    for said, file in write_refused(tmp_path).items():
+    for said, file in write_refused(tmp_path):
         with pytest.raises(RequestError) as refused:
             picture.read(file)
         assert str(refused.value).startswith(f"{file}: ")
-        assert said in str(refused.value).lower()
+        assert said in str(refused.value)
+
+
+def saved(form: str, **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(255 - enlarged(DIGITS[1], 60)).save(content, form, **options)
+    return content.getvalue()
+
+
+def oriented() -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    return exif
+
+
+WHOLE = (
+    saved("PNG", exif=oriented()), saved("JPEG", exif=oriented()), saved("JPEG", progressive=True),
+    saved("GIF"), saved("BMP"), saved("WEBP"),
+)  # fmt: skip
+
+
+@settings(PROPERTY, max_examples=300)
+@given(data=st.data(), whole=st.sampled_from(WHOLE))
+def test_any_damage_gives_an_image_or_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, whole: bytes
+) -> None:
+    damaged = bytearray(whole)
+    # Most of what can go wrong is in the first bytes, which say what the rest is.
+    places = st.one_of(st.integers(0, min(len(whole), 200) - 1), st.integers(0, len(whole) - 1))
+    for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=5)):
+        damaged[place] = value
+    length = data.draw(st.one_of(st.just(len(whole)), st.integers(0, len(whole))))
+    file = tmp_path_factory.getbasetemp() / "damaged"
+    file.write_bytes(damaged[:length])
+    try:
+        made = picture.read(file)
+    except RequestError as refused:
+        assert str(refused).startswith(f"{file}: ")
+    else:
+        assert (made.shape, made.dtype) == ((28, 28), np.uint8)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset
+from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
-from tests.processes import command
+from lenet_dist.predict import PRETRAINED, SURE
+from tests.processes import ROOT, command, user_environment
 
 PREDICT = ("python", "-m", "lenet_dist.predict")
 
@@ -77,6 +84,72 @@ def test_the_files_temperature_makes_probabilities_milder(
         done = command(*PREDICT, "--json", str(pictures[0]), "--weights", str(file))
         probabilities.append(torch.tensor(json.loads(done.stdout)[0]["probabilities"]))
     torch.testing.assert_close((probabilities[0].log() / 2).softmax(0), probabilities[1])
+
+
+@pytest.mark.parametrize("temperature", ["0", "-1", "NaN", "Infinity", '"warm"', "null"])
+def test_a_file_whose_temperature_is_no_number_above_0_is_refused_by_name(
+    tmp_path: Path, temperature: str
+) -> None:
+    file = tmp_path / "w.safetensors"
+    tensors = dict(lenet5.build(0, 0.0, 1.0).state_dict())
+    header = f'{{"mean": 0.0, "std": 1.0, "temperature": {temperature}}}'
+    file.write_bytes(safetensors.torch.save(tensors, {"lenet_dist": header}))
+    with pytest.raises(RequestError) as refused:
+        weights.temperature(file)
+    assert str(refused.value).startswith(f"{file}: ")
+
+
+def test_without_a_temperature_a_files_bytes_are_as_they_always_were() -> None:
+    tensors = dict(lenet5.build(0, 0.0, 1.0).state_dict())
+    content = weights.to_bytes(tensors, 0.0, 1.0, temperature=1.0)
+    assert content == weights.to_bytes(tensors, 0.0, 1.0)
+    assert b"temperature" not in content
+
+
+def test_the_packages_own_probabilities_can_be_believed(mnist: Path) -> None:
+    model, temperature = weights.read(PRETRAINED).eval(), weights.temperature(PRETRAINED)
+    test = dataset.load(Data(root=str(mnist)), "test")
+    with torch.no_grad():
+        parts = test.images.split(1000)
+        logits = torch.cat([model(dataset.pixels(part)) for part in parts]).double()
+    probabilities = (logits / temperature).softmax(1)
+    assert expected_calibration_error(probabilities, test.labels) < 0.01
+    probability, digit = probabilities.max(1)
+    hits = digit == test.labels
+    sure = probability >= SURE
+    assert hits[sure].double().mean() > 0.99
+    # What is called unsure is wrong often enough to be worth saying.
+    assert hits[~sure].double().mean() < 0.8
+
+
+IMPORTED = """
+import sys
+from lenet_dist import predict
+assert "torch" not in sys.modules, "before the request is read"
+predict.main(sys.argv[1:])
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+
+
+def test_predicting_does_not_wait_for_what_training_needs(pictures: list[Path]) -> None:
+    done = command("python", "-c", IMPORTED, str(pictures[0]))
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert "PIL" in imported
+    assert not {"accelerate", "matplotlib", "torchvision", "wandb"} & imported
+
+
+def test_a_file_name_that_is_no_text_is_printed_as_it_is(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / os.fsdecode(b"d\xe9j\xe0.png")
+    shutil.copy(pictures[0], file)
+    done = subprocess.run(
+        [sys.executable, *PREDICT[1:], file], cwd=ROOT, capture_output=True, check=False,
+        env=user_environment({"PYTHONIOENCODING": "utf-8:strict"}), timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(os.fsencode(file) + b": 7 (")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ is for pictures as people have them: any size, dark on light or light on dark, p
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,10 @@ Grey = npt.NDArray[np.float32]
 _SIDE, _BOX = 28, 20
 _CENTRE = 14.5
 """In pixels from the edge: the middle of pixel 14, from 0."""
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
+"""Not all that Pillow knows: PostScript goes to another program, TIFF to one that prints."""
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError)
+"""What Pillow's decoders raise on damaged bytes."""
 _MOST_PIXELS = 50_000_000
 _WORKING_SIDE = 256
 """Larger pictures are reduced to this first: of a digit 20 pixels are left in the end."""
@@ -54,41 +59,63 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
 
 def _grey(path: Path) -> Grey:
+    """Grey levels from 0 to 255 of a file's first picture, upright, nothing transparent."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-        if picture.width * picture.height > _MOST_PIXELS:
-            raise ValueError(
-                f"{picture.width} x {picture.height} pixels are more than {_MOST_PIXELS:,}"
-            )
-        picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
-        upright = _flattened(ImageOps.exif_transpose(picture))
+            # Of metadata that is damaged, say: it is the pixels that count.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as picture:
+                reduced = _reduced(_upright(picture))
     except FileNotFoundError:
         raise ValueError("no such file") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError) as error:
-        reason = getattr(error, "strerror", None) or "not a picture, or a damaged one"
-        raise ValueError(reason) from None
-    upright.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
-    return np.asarray(upright, np.float32)
+        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels; save it smaller") from None
+    except _DAMAGE as error:
+        known = ", ".join(_FORMATS)
+        reason = getattr(error, "strerror", None)
+        raise ValueError(reason or f"not a picture ({known}), or a damaged one") from None
+    return _flattened(reduced)
 
 
-def _flattened(picture: Image.Image) -> Image.Image:
-    """In grey; what is transparent becomes what stands out from the rest: white or black."""
-    if not picture.has_transparency_data:
-        return picture.convert("L") if picture.mode != "I;16" else _from_16_bits(picture)
-    grey, opacity = picture.convert("LA").split()
-    levels, weights = (np.asarray(band, np.float32) for band in (grey, opacity))
-    is_light = weights.any() and np.average(levels, weights=weights) > 127
-    background = Image.new("L", picture.size, 0 if is_light else 255)
-    background.paste(grey, mask=opacity)
-    return background
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture decoded and turned as it is to be shown, if its header says no absurd size."""
+    if picture.width * picture.height > _MOST_PIXELS:
+        raise Image.DecompressionBombError
+    # A JPEG can be decoded at an eighth, a quarter or half its size.
+    picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
+    return ImageOps.exif_transpose(picture)
 
 
-def _from_16_bits(picture: Image.Image) -> Image.Image:
-    return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+def _reduced(picture: Image.Image) -> Image.Image:
+    """In grey, with its opacity where it has one, its longer side at most 256."""
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    grey = picture.convert("LA" if picture.has_transparency_data else "L")
+    grey.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    return grey
+
+
+def _flattened(picture: Image.Image) -> Grey:
+    """Its grey levels; what is transparent becomes paper."""
+    levels = np.asarray(picture.getchannel("L"), np.float32)
+    if picture.mode == "L":
+        return levels
+    opacity = np.asarray(picture.getchannel("A"), np.float32) / np.float32(255)
+    return levels * opacity + np.float32(_paper_under(levels, opacity)) * (1 - opacity)
+
+
+def _paper_under(levels: Grey, opacity: Grey) -> float:
+    """The grey of the paper that a picture with transparent places is laid on.
+
+    Ink alone is laid on what it stands out from. A whole sheet, with round corners, say, has its
+    own paper, and gets more of it.
+    """
+    if not opacity.any():
+        return 255.0
+    opaque = levels[opacity > 0.5]
+    if opaque.size > levels.size / 2 and np.ptp(np.percentile(opaque, [1, 99])) > _LEAST_CONTRAST:
+        return float(np.median(opaque))
+    return 0.0 if np.average(levels, weights=opacity) > 127 else 255.0
 
 
 def _ink(grey: Grey) -> Grey:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors.torch
@@ -38,23 +41,39 @@ def read(path: Path) -> LeNet5:
 
     Raises RequestError naming the file if it does not hold LeNet-5's weights.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            scale = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
+    with _refusals(path):
+        scale = _header(path)
         scale.pop(_TEMPERATURE, None)
-        model = LeNet5(**{name: float(number) for name, number in scale.items()})
+        model = LeNet5(**scale)
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
         if not model.std > 0 or not all(w.isfinite().all() for w in weights.values()):
             raise ValueError("a value in it is not finite, or its std is not above 0")
-    except (OSError, SafetensorError, ValueError, LookupError, *_WRONG_KINDS) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
     return model
 
 
 def temperature(path: Path) -> float:
-    """What the logits of a file that was read are divided by before the softmax."""
+    """What the logits of a weights file's model are divided by before the softmax; 1 if unsaid.
+
+    Raises RequestError naming the file if that is no number above 0.
+    """
+    with _refusals(path):
+        value = _header(path).get(_TEMPERATURE, 1.0)
+        if not 0 < value < math.inf:
+            raise ValueError(f"its temperature is {value}, not a number above 0")
+    return value
+
+
+def _header(path: Path) -> dict[str, float]:
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
-    return float(header.get(_TEMPERATURE, 1.0))
+    return {name: float(number) for name, number in header.items()}
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, LookupError, *_WRONG_KINDS) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
