@@ -204,7 +204,7 @@ def _pictures(run: Path, config: Config) -> Pictures:
     import torch
 
     from lenet_dist.data import dataset, sampler
-    from lenet_dist.data.augment import Affine
+    from lenet_dist.data.augment import Distortion
     from lenet_dist.data.dataset import pixels
     from lenet_dist.model import weights
     from lenet_dist.model.inspect import worst_mistakes
@@ -219,7 +219,7 @@ def _pictures(run: Path, config: Config) -> Pictures:
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
     images, _, ids = training_set.__getitems__(first_ids)
-    augmented = Affine(config.augment, config.seed)(pixels(images), ids, 0)[:, 0]
+    augmented = Distortion(config.augment, config.seed)(pixels(images), ids, 0)[:, 0]
     distorted = augmented.mul(255).round().byte().numpy()
     return Pictures(
         [Mistake(m.image.numpy(), m.label, m.prediction, m.probability) for m in worst],

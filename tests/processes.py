@@ -31,6 +31,7 @@ SMALL = (
     "train.max_steps=60",
     "train.clip_norm=1",
     "augment.shear=0.1",
+    "augment.elastic=0.05",
     "compute.threads=1",
     "checkpoint.every_steps=10",
     "log.every_steps=7",

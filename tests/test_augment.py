@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenet_dist.config import Augment
-from lenet_dist.data.augment import Affine
+from lenet_dist.data.augment import Distortion
 from tests.properties import PROPERTY
 
 SIDE = 28
 OFF = Augment(rotate=0, translate=0, scale=0, shear=0)
-STRONG = Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3)
+STRONG = Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3, elastic=0.1)
 SEEDS = st.integers(0, 2**63 - 1)
 EPOCHS = st.integers(0, 1000)
 IDS = st.lists(st.integers(0, 59_999), min_size=1, max_size=16, unique=True)
@@ -29,7 +30,7 @@ def pictures(ids: list[int]) -> Tensor:
 
 
 def distorted(ids: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
-    return Affine(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
+    return Distortion(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
 
 
 def center_of_mass(images: Tensor) -> Tensor:
@@ -51,10 +52,10 @@ def dots(count: int, right: int, down: int) -> Tensor:
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
 def test_with_all_ranges_0_images_stay_as_they_are(seed: int, epoch: int, ids: list[int]) -> None:
     images = pictures(ids)
-    assert Affine(OFF, seed).is_identity
-    assert torch.equal(Affine(OFF, seed)(images, torch.tensor(ids), epoch), images)
+    assert Distortion(OFF, seed).is_identity
+    assert torch.equal(Distortion(OFF, seed)(images, torch.tensor(ids), epoch), images)
     still = torch.eye(2, 3, dtype=torch.float64).expand(len(ids), 2, 3)
-    assert torch.equal(Affine(OFF, seed).matrices(torch.tensor(ids), epoch), still)
+    assert torch.equal(Distortion(OFF, seed).matrices(torch.tensor(ids), epoch), still)
 
 
 @PROPERTY
@@ -77,10 +78,10 @@ def test_an_image_is_distorted_alike_at_any_place_in_any_batch_of_that_size(
 def test_an_epochs_stream_can_be_a_scalar_on_the_device(
     seed: int, epoch: int, ids: list[int]
 ) -> None:
-    affine = Affine(STRONG, seed)
-    stream = torch.tensor(affine.stream(epoch))
+    distortion = Distortion(STRONG, seed)
+    stream = torch.tensor(distortion.stream(epoch))
     assert stream.dtype == torch.int64
-    there = affine.distort(pictures(ids), torch.tensor(ids), stream)
+    there = distortion.distort(pictures(ids), torch.tensor(ids), stream)
     assert torch.equal(there, distorted(ids, seed, epoch))
 
 
@@ -93,13 +94,13 @@ def test_an_image_alone_is_distorted_as_in_a_batch(seed: int, epoch: int, ids: l
 
 def test_another_seed_epoch_or_id_is_another_distortion() -> None:
     ids = torch.tensor([5, 6])
-    same = Affine(STRONG, 1).matrices(ids, 2)
-    assert torch.equal(Affine(STRONG, 1).matrices(ids, 2), same)
+    same = Distortion(STRONG, 1).matrices(ids, 2)
+    assert torch.equal(Distortion(STRONG, 1).matrices(ids, 2), same)
     for other in (
-        Affine(STRONG, 2).matrices(ids, 2),
-        Affine(STRONG, 1).matrices(ids, 3),
-        Affine(STRONG, 2).matrices(ids, 1),
-        Affine(STRONG, 1).matrices(ids + 2, 2),
+        Distortion(STRONG, 2).matrices(ids, 2),
+        Distortion(STRONG, 1).matrices(ids, 3),
+        Distortion(STRONG, 2).matrices(ids, 1),
+        Distortion(STRONG, 1).matrices(ids + 2, 2),
     ):
         assert not (other == same).any()
     assert not (same[0] == same[1]).any()
@@ -112,12 +113,13 @@ def ranges() -> st.SearchStrategy[Augment]:
         translate=st.floats(0, 1),
         scale=st.floats(0, 0.99),
         shear=st.floats(0, 1),
+        elastic=st.floats(0, 1),
     )
 
 
 def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tensor]:
     """What was drawn for each image, read off its matrix."""
-    m = Affine(config, seed).matrices(ids, epoch)
+    m = Distortion(config, seed).matrices(ids, epoch)
     size = 1 / torch.hypot(m[:, 0, 0], m[:, 1, 0])
     angle = torch.atan2(m[:, 1, 0], m[:, 0, 0])
     # Turned back and sized back, the second column is (shear, 1).
@@ -163,7 +165,7 @@ def test_a_shift_alone_moves_a_dot_by_what_was_drawn(seed: int, epoch: int) -> N
     config = Augment(rotate=0, translate=0.1, scale=0, shear=0)
     ids = torch.arange(32)
     before = dots(len(ids), 10, 16)
-    after = Affine(config, seed)(before, ids, epoch)
+    after = Distortion(config, seed)(before, ids, epoch)
     moved = center_of_mass(after) - center_of_mass(before)
     shifts = drawn(config, seed, epoch, ids)
     # The matrix leads from where a pixel is shown to where it is taken from: hence the sign.
@@ -179,7 +181,7 @@ def test_a_rotation_alone_keeps_the_center_and_turns_a_dot_by_what_was_drawn(
 ) -> None:
     config = Augment(rotate=45, translate=0, scale=0, shear=0)
     ids = torch.arange(32)
-    distort = Affine(config, seed)
+    distort = Distortion(config, seed)
     block = torch.zeros(len(ids), 1, SIDE, SIDE)
     block[:, :, 11:17, 11:17] = 1
     middle = center_of_mass(distort(block, ids, epoch))
@@ -200,7 +202,49 @@ def test_a_scale_alone_makes_the_picture_so_much_larger(scale: float) -> None:
     ids = torch.arange(32)
     hump = torch.exp(-((torch.arange(SIDE) - (SIDE - 1) / 2) ** 2) / 18)
     before = (hump[:, None] * hump).expand(len(ids), 1, SIDE, SIDE)
-    after = Affine(config, 0)(before, ids, 0)
+    after = Distortion(config, 0)(before, ids, 0)
     areas = after.sum(dim=(1, 2, 3)) / before.sum(dim=(1, 2, 3))
     sizes = 1 + drawn(config, 0, 0, ids)["scale"].float()
     torch.testing.assert_close(areas.sqrt(), sizes, rtol=0.01, atol=0)
+
+
+def elastic_shifts(elastic: float, seed: int, epoch: int, ids: Tensor) -> Tensor:
+    """Where each pixel is taken from, less where it is [n, 2, h, w]: right and down, in pixels."""
+    right = torch.arange(SIDE).float().expand(SIDE, SIDE)
+    ramps = torch.stack([right, right.T])[:, None]
+    config = Augment(rotate=0, translate=0, scale=0, shear=0, elastic=elastic)
+    distort = Distortion(config, seed)
+    # Between pixels of a ramp a number is its own place.
+    return torch.cat(
+        [distort(ramp.expand(len(ids), 1, SIDE, SIDE), ids, epoch) - ramp for ramp in ramps], 1
+    )
+
+
+@PROPERTY
+@given(elastic=st.floats(0.01, 0.06), seed=SEEDS, epoch=EPOCHS)
+def test_an_elastic_distortion_shifts_within_its_range_and_neighbours_alike(
+    elastic: float, seed: int, epoch: int
+) -> None:
+    shifts = elastic_shifts(elastic, seed, epoch, torch.arange(64))
+    at_knots = shifts[:, :, 3::7, 3::7]
+    assert at_knots.abs().max() <= elastic * SIDE + 1e-3
+    inside = shifts[:, :, 3:25, 3:25]
+    for along in (2, 3):
+        # From one knot to the next, seven pixels on, the shift changes by at most twice the range;
+        # a bicubic curve is at most 1.5 times as steep, and overshoots across it by 1.375.
+        assert inside.diff(dim=along).abs().max() <= 2 * elastic * SIDE / 7 * 1.5 * 1.375 + 1e-3
+
+
+def test_elastic_shifts_fill_their_range_evenly_and_each_apart_from_the_others() -> None:
+    drawn_shifts = elastic_shifts(0.1, 0, 0, torch.arange(5000))[:, :, 3::7, 3::7].flatten(1).T
+    table = drawn_shifts.double() / (0.1 * SIDE)
+    torch.testing.assert_close(table.mean(1), torch.zeros(32).double(), rtol=0, atol=0.04)
+    expected = torch.full((32,), 1 / math.sqrt(3)).double()
+    torch.testing.assert_close(table.std(1), expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(torch.corrcoef(table), torch.eye(32).double(), rtol=0, atol=0.08)
+
+
+def test_elastic_or_not_the_rest_of_the_distortion_is_the_same() -> None:
+    ids = torch.arange(100)
+    rest = replace(STRONG, elastic=0)
+    assert torch.equal(Distortion(STRONG, 3).matrices(ids, 4), Distortion(rest, 3).matrices(ids, 4))

@@ -1,4 +1,4 @@
-"""Affine distortion of a batch, each image's by its own counters."""
+"""Distortion of a batch, each image's by its own counters."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from lenet_dist.data import counter
 
 _DRAWS = 5
 """Random numbers an image: rotation, shift right, shift down, scale, shear."""
+_KNOTS = 4
+"""An elastic distortion's random shifts along a side: seven pixels apart, about as smooth as what
+Simard, Steinkraus and Platt (ICDAR 2003, section 2) blur with a Gaussian of 4 pixels."""
+_ELASTIC_DRAWS = 2 * _KNOTS**2
+_FIRST_ELASTIC = 2**40
+"""Their counters come after those of all others, which are the same with them or without."""
 
 
-class Affine:
-    """Rotation, shift, scale and shear of images, a function of (seed, epoch, sample id)."""
+class Distortion:
+    """Rotation, shift, scale, shear and elastic distortion, by (seed, epoch, sample id)."""
 
     def __init__(self, config: Augment, seed: int) -> None:
         self.config = config
         self.seed = seed
-        self.is_identity = not any((config.rotate, config.translate, config.scale, config.shear))
+        self.is_identity = not any(vars(config).values())
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """Distort `images` [n, 1, h, w] of samples `ids` [n] as `epoch` (from 0) sees them."""
@@ -35,7 +41,11 @@ class Affine:
         """The same by the epoch's `stream`: a number, or a scalar on the images' device."""
         if self.is_identity:
             return images
-        grid = _grid(self._matrices(ids, stream).to(images.dtype), *images.shape[2:])
+        height, width = images.shape[2:]
+        places = _places(self._matrices(ids, stream).to(images.dtype), height, width)
+        if self.config.elastic:
+            _add_smooth(places, self._knots(ids, stream).to(images.dtype))
+        grid = places.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
     def matrices(self, ids: Tensor, epoch: int) -> Tensor:
@@ -56,9 +66,16 @@ class Affine:
         second_row = [sine, sine * shear + cosine, down * shift]
         return torch.stack(first_row + second_row, 1).view(-1, 2, 3)
 
+    def _knots(self, ids: Tensor, stream: int | Tensor) -> Tensor:
+        """Shifts (right, down) of a coarse grid's places [n, 2, knots, knots], float64."""
+        counters = ids[:, None] * _ELASTIC_DRAWS + torch.arange(_ELASTIC_DRAWS, device=ids.device)
+        draws = counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1
+        # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
+        return (2 * self.config.elastic * draws).view(-1, 2, _KNOTS, _KNOTS)
 
-def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
-    """Where each output pixel comes from [n, h, w, 2], as F.affine_grid gives it.
+
+def _places(matrices: Tensor, height: int, width: int) -> Tensor:
+    """Where each output pixel comes from (right, down) [n, 2, h, w], as F.affine_grid gives it.
 
     That makes a matrix product for each image, and takes ten times as long. A column's part and a
     row's part added are the same, and do not depend on how many images there are.
@@ -66,7 +83,27 @@ def _grid(matrices: Tensor, height: int, width: int) -> Tensor:
     across, down, shift = matrices.unsqueeze(3).unbind(2)
     by_column = across * _centers(width, matrices)
     by_row = down * _centers(height, matrices) + shift
-    return (by_column[:, :, None, :] + by_row[:, :, :, None]).permute(0, 2, 3, 1)
+    return by_column[:, :, None, :] + by_row[:, :, :, None]
+
+
+def _add_smooth(places: Tensor, knots: Tensor) -> None:
+    """Add to `places` [n, c, h, w] the bicubic surface through `knots` [n, c, k, k], in place.
+
+    F.interpolate makes the same surface, and takes ten times as long.
+    """
+    down, across = (_bicubic(side, knots) for side in places.shape[2:])
+    columns = torch.zeros_like(places[:, :, :, : knots.shape[3]])
+    for row, weights in zip(knots.unbind(2), down.T, strict=True):
+        columns.addcmul_(row[:, :, None, :], weights[:, None])
+    for column, weights in zip(columns.unbind(3), across.T, strict=True):
+        places.addcmul_(column[:, :, :, None], weights)
+
+
+def _bicubic(side: int, knots: Tensor) -> Tensor:
+    """What each knot counts at each pixel of a side [side, k]."""
+    count = knots.shape[3]
+    each = torch.eye(count, device=knots.device, dtype=knots.dtype)[None, None]
+    return F.interpolate(each, (side, count), mode="bicubic")[0, 0]
 
 
 def _centers(count: int, like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from lenet_dist.config import Config
-from lenet_dist.data.augment import Affine
+from lenet_dist.data.augment import Distortion
 from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
@@ -70,7 +70,7 @@ class TrainStep:
         self.weights = optimizers.weights_of(self.optimizer)
         self.scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
         self.average = average
-        self.affine = Affine(config.augment, config.seed)
+        self.distortion = Distortion(config.augment, config.seed)
         self.sums = self._by_ddp if _is_ddps(config, plan) else self._by_shards
         self.shard_gradient: ShardGradient = ByAutograd(wrapped, config, self.scaler)
         if is_by_hand(config, accelerator):
@@ -92,7 +92,7 @@ class TrainStep:
             lr=learning_rate(
                 self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps
             ),
-            distortion=self.affine.stream(epoch),
+            distortion=self.distortion.stream(epoch),
             average_share=self.average.share(step + 1) if self.average else 0.0,
         )
         if self.scalars is None:
@@ -120,7 +120,7 @@ class TrainStep:
         """Gradient, loss and samples right of the global batch, summed in the fixed order."""
 
         def rows(part: Batch) -> Tensor:
-            inputs = self.affine.distort(pixels(part.images), part.ids, distortion)
+            inputs = self.distortion.distort(pixels(part.images), part.ids, distortion)
             size = self.plan.shard_size
             shards = zip(inputs.split(size), part.labels.split(size), strict=True)
             return torch.stack([self.shard_gradient(*shard) for shard in shards])
@@ -138,7 +138,7 @@ class TrainStep:
 
     def _by_ddp(self, batch: Batch, distortion: int | Tensor) -> Tensor:
         """The same, the gradient averaged by DDP's all-reduce, the rest of this process's share."""
-        inputs = self.affine.distort(pixels(batch.images), batch.ids, distortion)
+        inputs = self.distortion.distort(pixels(batch.images), batch.ids, distortion)
         labels = batch.labels
         logits = self.model(inputs)
         loss_sum = gradients.loss(logits, labels, self.config.train.label_smoothing)
