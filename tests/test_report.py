@@ -16,11 +16,13 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+import torch
 
 from lenet_dist import config as configuration
 from lenet_dist import report
+from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
-from lenet_dist.reporting import page, plots, run
+from lenet_dist.reporting import page, pictures, plots, robustness, run
 from tests.browser import Browser, fetch_axe
 from tests.processes import SMALL, Job, Jobs, command, outcome, result
 
@@ -101,16 +103,33 @@ def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interru
     html = page.of_run(run.read(interrupted))
     test = result(interrupted)["test"]
     wrong = test["count"] - test["correct"]
-    pictures = re.findall(
+    shown = re.findall(
         r'<img src="data:image/png;base64,[^"]+" [^>]*'
         r'alt="Test image (\d+): (\d), taken for (\d) with probability ([\d.]+) %"',
         html,
     )
-    assert len(pictures) == min(wrong, 24) > 0
-    certainties = [float(probability) for *_, probability in pictures]
+    assert len(shown) == min(wrong, 24) > 0
+    certainties = [float(probability) for *_, probability in shown]
     assert certainties == sorted(certainties, reverse=True)
-    for _, label, prediction, _ in pictures:
+    for _, label, prediction, _ in shown:
         assert test["confusion"][int(label)][int(prediction)] > 0 and label != prediction
+
+
+def test_a_page_says_what_is_left_of_the_accuracy_on_harder_images(interrupted: Path) -> None:
+    model, test = pictures.load(run.read(interrupted), None)
+    found, shown = robustness.measure(model, test), page_of(interrupted)
+    assert found.count == 1000
+    assert f"{100 * found.clean:.1f}" in shown
+    for loss in found.losses:
+        cells = zip(loss.accuracies, loss.kind.strengths, strict=True)
+        row = " ".join(f"{100 * accuracy:.1f} {strength:g}" for accuracy, strength in cells)
+        assert f"{loss.kind.name.capitalize()} {loss.kind.unit} {row}" in shown
+    rotation = next(loss for loss in found.losses if loss.kind.name == "rotation")
+    turned = rotation.kind.corrupt(dataset.pixels(test.images[::2]), 30)
+    with torch.no_grad():
+        right = int((model(turned).argmax(1) == test.labels[::2]).sum())
+    assert rotation.accuracies[1] == right / 1000
+    assert min(rotation.accuracies) < found.clean
 
 
 def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:
@@ -380,6 +399,16 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
     assert "train.max_steps 20 20 60" in shown
     assert "log.every_steps" not in shown.partition("Runs")[0]
     assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
+
+
+def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
+    runs = [run.read(path) for path in several]
+    shown = text_of(page.of_runs(runs))
+    ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
+    found = robustness.measure(*pictures.load(ordered[1], None))
+    means = " ".join(f"{100 * loss.mean:.1f}" for loss in found.losses)
+    assert f"A {100 * found.clean:.1f} {means} {100 * found.mean:.1f}" in shown
+    assert "Config C, none: no run is complete" in shown
 
 
 def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:

@@ -12,9 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from lenet_dist.data import dataset
+from lenet_dist.data.corruption import KINDS
+from lenet_dist.data.dataset import Images
 from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
 from lenet_dist.model.inspect import Mistake
+from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.reporting.run import Run
 
 _MISTAKES = 24
@@ -48,11 +51,12 @@ class Pictures:
     image: Picture
     s2: Picture
     s4: Picture
+    harder: dict[str, list[Picture]]
+    """Test image 0 as each kind of corruption has it, from weak to strong."""
 
 
-@torch.no_grad()
-def make(run: Run, data_root: str | None) -> Pictures:
-    """The pictures of a run, from its weights and the test images on this machine's disk.
+def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
+    """A run's final model, and the test images on this machine's disk.
 
     Nothing is fetched. Raises RequestError saying what is missing or does not belong to the run.
     """
@@ -63,7 +67,12 @@ def make(run: Run, data_root: str | None) -> Pictures:
     if digest != run.result.weights_sha256:
         raise RequestError("model.safetensors is not the file that result.json speaks of")
     data = replace(run.config.data, root=data_root or run.config.data.root, download=False)
-    test = dataset.load(data, "test")
+    return model, dataset.load(data, "test")
+
+
+@torch.no_grad()
+def make(model: LeNet5, test: Images) -> Pictures:
+    """The pictures of a model and what it makes of the test images."""
     parts = test.images.split(_CHUNK)
     logits = torch.cat([model(dataset.pixels(part)) for part in parts])
     mistakes = inspect.worst_mistakes(logits, test.labels, test.images, _MISTAKES)
@@ -77,7 +86,19 @@ def make(run: Run, data_root: str | None) -> Pictures:
         image=ink(test.images[0]),
         s2=tiles(s2, columns=3),
         s4=tiles(s4, columns=4),
+        harder=_harder(test),
     )
+
+
+def _harder(test: Images) -> dict[str, list[Picture]]:
+    pixels = dataset.pixels(test.images[:1])
+    return {
+        kind.name: [
+            ink((255 * kind.corrupt(pixels, strength)[0, 0]).round().to(torch.uint8))
+            for strength in kind.strengths
+        ]
+        for kind in KINDS
+    }
 
 
 def ink(image: Tensor) -> Picture:
