@@ -103,13 +103,17 @@ def test_only_reporting_and_the_reader_of_pictures_know_pictures() -> None:
     assert outside == {"data/picture.py"}
 
 
+def test_only_the_hubs_class_and_its_card_know_the_hub() -> None:
+    assert importers("huggingface_hub") == {"model/hub.py", "reporting/card.py"}
+
+
 def test_only_the_trackers_own_process_knows_the_trackers() -> None:
     ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
     knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}
     assert knowing == {"track.py"}
 
 
-@pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train"])
+@pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train", "lenet_dist.export"])
 def test_reading_a_request_does_not_wait_for_torch(module: str) -> None:
     script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run(
