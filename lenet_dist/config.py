@@ -113,13 +113,14 @@ class Schedule:
 
 @dataclass
 class Augment:
-    """Distortion; each key is the half-width of a uniform range, 0 = off."""
+    """Distortion; each key but `fade` is the half-width of a uniform range, 0 = off."""
 
     rotate: float = _key(10.0, "degrees", low=0, high=180)
     translate: float = _key(0.08, "fraction of the image's side", low=0, high=1)
     scale: float = _key(0.1, "fraction of the size", low=0, below=1)
     shear: float = _key(0.0, "fraction of the height", low=0, high=1)
     elastic: float = _key(0.0, "fraction of the image's side, 7 pixels apart", low=0, high=1)
+    fade: float = _key(0.0, "share of the epochs, the last, over which it fades out", low=0, high=1)
 
 
 @dataclass

@@ -32,6 +32,7 @@ SMALL = (
     "train.clip_norm=1",
     "augment.shear=0.1",
     "augment.elastic=0.05",
+    "augment.fade=0.5",
     "compute.threads=1",
     "checkpoint.every_steps=10",
     "log.every_steps=7",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenet_dist.config import Augment
-from lenet_dist.data.augment import Distortion
+from lenet_dist.data.augment import Distortion, strength
 from tests.properties import PROPERTY
 
 SIDE = 28
@@ -104,6 +105,36 @@ def test_another_seed_epoch_or_id_is_another_distortion() -> None:
     ):
         assert not (other == same).any()
     assert not (same[0] == same[1]).any()
+
+
+@given(fade=st.floats(0.01, 1), epochs=st.integers(1, 300))
+def test_distortion_is_full_until_it_fades_evenly_to_none_in_the_last_epoch(
+    fade: float, epochs: int
+) -> None:
+    strengths = [strength(Augment(fade=fade), epoch, epochs) for epoch in range(epochs)]
+    before = [s for epoch, s in enumerate(strengths) if epoch + 1 <= (1 - fade) * epochs - 1e-6]
+    assert strengths[-1] == 0 and all(s == 1 for s in before)
+    falls = [a - b for a, b in itertools.pairwise(strengths)]
+    assert all(-1e-9 <= fall <= 1 / (fade * epochs) + 1e-9 for fall in falls)
+
+
+@given(epochs=st.integers(1, 300))
+def test_without_fading_distortion_is_full_to_the_end(epochs: int) -> None:
+    assert {strength(STRONG, epoch, epochs) for epoch in range(epochs)} == {1.0}
+
+
+@PROPERTY
+@given(seed=SEEDS, epoch=EPOCHS, ids=IDS, share=st.floats(0, 1))
+def test_a_strength_narrows_all_ranges_alike(
+    seed: int, epoch: int, ids: list[int], share: float
+) -> None:
+    config = {name: share * full for name, full in vars(STRONG).items()}
+    narrowed = Distortion(Augment(**config), seed)(pictures(ids), torch.tensor(ids), epoch)
+    distortion = Distortion(STRONG, seed)
+    weak = distortion.distort(
+        pictures(ids), torch.tensor(ids), distortion.stream(epoch), torch.tensor(share).double()
+    )
+    torch.testing.assert_close(weak, narrowed, rtol=0, atol=1e-4)
 
 
 def ranges() -> st.SearchStrategy[Augment]:

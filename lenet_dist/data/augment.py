@@ -27,34 +27,45 @@ class Distortion:
     def __init__(self, config: Augment, seed: int) -> None:
         self.config = config
         self.seed = seed
-        self.is_identity = not any(vars(config).values())
+        self.is_identity = not (
+            config.rotate or config.translate or config.scale or config.shear or config.elastic
+        )
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """Distort `images` [n, 1, h, w] of samples `ids` [n] as `epoch` (from 0) sees them."""
+        """Distort in full `images` [n, 1, h, w] of samples `ids` [n] as `epoch` (from 0) does."""
         return self.distort(images, ids, self.stream(epoch))
 
     def stream(self, epoch: int) -> int:
         """What stands for `epoch` (from 0) in its random numbers: 64 bits, as a signed number."""
         return counter.signed(counter.stream(self.seed, "augment", epoch))
 
-    def distort(self, images: Tensor, ids: Tensor, stream: int | Tensor) -> Tensor:
-        """The same by the epoch's `stream`: a number, or a scalar on the images' device."""
+    def distort(
+        self,
+        images: Tensor,
+        ids: Tensor,
+        stream: int | Tensor,
+        strength: float | Tensor = 1.0,
+    ) -> Tensor:
+        """The same by the epoch's `stream`, all ranges narrowed to the share `strength` of them.
+
+        Both are numbers, or scalars on the images' device.
+        """
         if self.is_identity:
             return images
         height, width = images.shape[2:]
-        places = _places(self._matrices(ids, stream).to(images.dtype), height, width)
+        places = _places(self._matrices(ids, stream, strength).to(images.dtype), height, width)
         if self.config.elastic:
-            _add_smooth(places, self._knots(ids, stream).to(images.dtype))
+            _add_smooth(places, self._knots(ids, stream, strength).to(images.dtype))
         grid = places.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
     def matrices(self, ids: Tensor, epoch: int) -> Tensor:
         """Sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
-        return self._matrices(ids, self.stream(epoch))
+        return self._matrices(ids, self.stream(epoch), 1.0)
 
-    def _matrices(self, ids: Tensor, stream: int | Tensor) -> Tensor:
+    def _matrices(self, ids: Tensor, stream: int | Tensor, strength: float | Tensor) -> Tensor:
         counters = ids[:, None] * _DRAWS + torch.arange(_DRAWS, device=ids.device)
-        draws = counter.uniform(stream, counters) * 2 - 1
+        draws = (counter.uniform(stream, counters) * 2 - 1) * strength
         angle, right, down, scale, shear = draws.unbind(1)
         angle = angle * math.radians(self.config.rotate)
         size = 1 + scale * self.config.scale
@@ -66,12 +77,23 @@ class Distortion:
         second_row = [sine, sine * shear + cosine, down * shift]
         return torch.stack(first_row + second_row, 1).view(-1, 2, 3)
 
-    def _knots(self, ids: Tensor, stream: int | Tensor) -> Tensor:
+    def _knots(self, ids: Tensor, stream: int | Tensor, strength: float | Tensor) -> Tensor:
         """Shifts (right, down) of a coarse grid's places [n, 2, knots, knots], float64."""
         counters = ids[:, None] * _ELASTIC_DRAWS + torch.arange(_ELASTIC_DRAWS, device=ids.device)
-        draws = counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1
+        draws = (counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1) * strength
         # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
         return (2 * self.config.elastic * draws).view(-1, 2, _KNOTS, _KNOTS)
+
+
+def strength(config: Augment, epoch: int, epochs: int) -> float:
+    """How strong distortion is in `epoch` (from 0) of `epochs`, from 1 down to 0 in the last.
+
+    What a network is tested on is not distorted: it ends on images of that kind. Without
+    ``fade`` it is 1 throughout.
+    """
+    if not config.fade:
+        return 1.0
+    return min(1.0, (epochs - 1 - epoch) / (config.fade * epochs))
 
 
 def _places(matrices: Tensor, height: int, width: int) -> Tensor:

@@ -10,6 +10,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
 from lenet_dist.config import Config
+from lenet_dist.data import augment
 from lenet_dist.data.augment import Distortion
 from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
@@ -39,8 +40,10 @@ class StepNumbers(NamedTuple):
     """What a step takes from its number alone."""
 
     lr: float | Tensor
-    distortion: int | Tensor
-    """The stream of random numbers, 64 bits as int64."""
+    stream: int | Tensor
+    """The distortion's random numbers, 64 bits as int64."""
+    strength: float | Tensor
+    """How strong it is, 1 in full."""
     average_share: float | Tensor
     """What the new weights count in the running mean."""
 
@@ -77,7 +80,7 @@ class TrainStep:
             self.shard_gradient = ByHand(model, config)
         # On a GPU they are scalars there, so that a captured step sees each step's own.
         self.scalars = _scalars(accelerator.device) if accelerator.device.type == "cuda" else None
-        self.numbers = StepNumbers(*(self.scalars or (0.0, 0, 0.0)))
+        self.numbers = StepNumbers(*(self.scalars or (0.0, 0, 0.0, 0.0)))
         self.workers = workers if is_by_workers(config, accelerator) else ALONE
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
@@ -88,11 +91,13 @@ class TrainStep:
     def set_numbers(self, step: int) -> None:
         """Make ready for step number `step` (from 0), without waiting for the device."""
         epoch = step // self.plan.steps_per_epoch
+        epochs = self.plan.epoch_of(self.plan.total_steps)
         numbers = StepNumbers(
             lr=learning_rate(
                 self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps
             ),
-            distortion=self.distortion.stream(epoch),
+            stream=self.distortion.stream(epoch),
+            strength=augment.strength(self.config.augment, epoch, epochs),
             average_share=self.average.share(step + 1) if self.average else 0.0,
         )
         if self.scalars is None:
@@ -106,7 +111,7 @@ class TrainStep:
         numbers = self.numbers
         for group in self.optimizer.param_groups:
             group["lr"] = numbers.lr
-        sums = self.sums(batch, numbers.distortion)
+        sums = self.sums(batch, numbers)
         gradient, loss_sum, correct = sums.split([PARAMETERS, 1, 1])
         self.weights.grad = gradient
         grad_norm = self._clip()
@@ -116,11 +121,11 @@ class TrainStep:
             self.average.update(numbers.average_share)
         return StepStats(loss_sum[0], correct[0], grad_norm)
 
-    def _by_shards(self, batch: Batch, distortion: int | Tensor) -> Tensor:
+    def _by_shards(self, batch: Batch, numbers: StepNumbers) -> Tensor:
         """Gradient, loss and samples right of the global batch, summed in the fixed order."""
 
         def rows(part: Batch) -> Tensor:
-            inputs = self.distortion.distort(pixels(part.images), part.ids, distortion)
+            inputs = self._distorted(part, numbers)
             size = self.plan.shard_size
             shards = zip(inputs.split(size), part.labels.split(size), strict=True)
             return torch.stack([self.shard_gradient(*shard) for shard in shards])
@@ -129,6 +134,11 @@ class TrainStep:
             found = self.workers.map(rows, self._dealt(batch))
         return sum_over_shards(torch.cat(found), self.accelerator)
 
+    def _distorted(self, batch: Batch, numbers: StepNumbers) -> Tensor:
+        return self.distortion.distort(
+            pixels(batch.images), batch.ids, numbers.stream, numbers.strength
+        )
+
     def _dealt(self, batch: Batch) -> list[Batch]:
         """The batch in a part of whole shards for each worker, as equal as can be."""
         shards, size = self.plan.shards_per_process, self.plan.shard_size
@@ -136,10 +146,9 @@ class TrainStep:
         sizes = [(shards + part) // count * size for part in range(count)]
         return [Batch(*part) for part in zip(*(t.split(sizes) for t in batch), strict=True)]
 
-    def _by_ddp(self, batch: Batch, distortion: int | Tensor) -> Tensor:
+    def _by_ddp(self, batch: Batch, numbers: StepNumbers) -> Tensor:
         """The same, the gradient averaged by DDP's all-reduce, the rest of this process's share."""
-        inputs = self.distortion.distort(pixels(batch.images), batch.ids, distortion)
-        labels = batch.labels
+        inputs, labels = self._distorted(batch, numbers), batch.labels
         logits = self.model(inputs)
         loss_sum = gradients.loss(logits, labels, self.config.train.label_smoothing)
         self.scaler.scale(loss_sum / len(labels)).backward()
@@ -159,9 +168,9 @@ class TrainStep:
         return norm
 
 
-def _scalars(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    lr, share = torch.zeros(2, device=device)
-    return lr, torch.zeros((), dtype=torch.int64, device=device), share
+def _scalars(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    lr, strength, share = torch.zeros(3, device=device)
+    return lr, torch.zeros((), dtype=torch.int64, device=device), strength, share
 
 
 def _is_ddps(config: Config, plan: Plan) -> bool:
