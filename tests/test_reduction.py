@@ -40,7 +40,7 @@ def tree(rows: list[Tensor]) -> Tensor:
 def test_on_one_process_it_is_the_tree_over_the_rows(one_process: Accelerator, count: int) -> None:
     for seed in range(10):
         rows = random_rows(count, seed=seed)
-        assert torch.equal(sum_over_shards(rows, one_process), tree(list(rows)))
+        assert torch.equal(sum_over_shards(rows, one_process.gather), tree(list(rows)))
 
 
 def test_the_order_matters_for_these_rows() -> None:
@@ -77,7 +77,7 @@ def test_any_number_of_processes_has_the_bits_of_one(
 ) -> None:
     for shards_each in range(1, 17):
         rows = random_rows(world_size * shards_each, seed=shards_each)
-        assert torch.equal(on_many(rows, world_size), sum_over_shards(rows, one_process))
+        assert torch.equal(on_many(rows, world_size), sum_over_shards(rows, one_process.gather))
 
 
 @pytest.mark.parametrize("shards", [6, 8, 12, 16, 24, 60, 64])
@@ -91,5 +91,5 @@ def test_every_number_of_processes_that_divides_the_shards_has_the_same_bits(sha
 
 def test_the_sum_is_as_exact_as_a_sum_can_be(one_process: Accelerator) -> None:
     rows = torch.randn(64, 100, generator=torch.Generator().manual_seed(1))
-    total = sum_over_shards(rows, one_process)
+    total = sum_over_shards(rows, one_process.gather)
     torch.testing.assert_close(total, rows.double().sum(0).float(), rtol=1e-5, atol=1e-5)

@@ -162,7 +162,7 @@ def _scaling(request: Request) -> Iterator[Contest]:
         for kind in ("strong", "weak"):
             for count in _process_counts(request):
                 size = 256 if kind == "strong" else 256 * count
-                steps = _steps(request, _SHORT_IMAGES * count, size)
+                steps = _steps(request, _FAST_IMAGES, size)
                 yield Contest(
                     "scaling", f"{reduction}, {kind}", _processes(count),
                     _job(

@@ -9,11 +9,12 @@ SC 2023.
 from __future__ import annotations
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
+from lenet_dist.runtime.exchange import Gather
 
-def sum_over_shards(rows: Tensor, accelerator: Accelerator) -> Tensor:
+
+def sum_over_shards(rows: Tensor, gather: Gather) -> Tensor:
     """The sum [P] over all shards of all processes of `rows` [shards of this process, P].
 
     Every process gets the same bits. Shards are dealt to processes in order, equally many each.
@@ -22,8 +23,7 @@ def sum_over_shards(rows: Tensor, accelerator: Accelerator) -> Tensor:
     # processes: each adds its own, and there is less to send.
     while len(rows) % 2 == 0:
         rows = add_pairs(rows)
-    if accelerator.num_processes > 1:
-        rows = accelerator.gather(rows)
+    rows = gather(rows)
     while len(rows) > 1:
         rows = add_pairs(rows)
     return rows[0]

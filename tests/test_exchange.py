@@ -1,0 +1,24 @@
+"""What shared memory gathers is what Accelerate gathers; without it, Accelerate does."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processes import Jobs
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_of_one_machine_gather_through_memory_what_accelerate_gathers(
+    jobs: Jobs, world_size: int
+) -> None:
+    job = jobs.start(module="tests.gathering", world_size=world_size).expect(0)
+    assert [rank.text().strip() for rank in job.ranks] == ["shared memory"] * world_size
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_where_one_process_has_no_shared_memory_all_gather_as_accelerate_does(
+    jobs: Jobs, lacking: int
+) -> None:
+    without = {lacking: {"TEST_NO_SHARED_MEMORY": "1"}}
+    job = jobs.start(module="tests.gathering", world_size=3, own_environment=without).expect(0)
+    assert [rank.text().strip() for rank in job.ranks] == ["Accelerate's"] * 3
