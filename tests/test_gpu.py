@@ -37,7 +37,9 @@ def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
     built = optimizers.build(config.optimizer, flatten(model), capturable=captured)
     optimizer = accelerator.prepare(built)
     average = MovingAverage(model, 0.99)
-    step = TrainStep(config, plan, accelerator, model, wrapped, optimizer, average, ALONE)
+    step = TrainStep(
+        config, plan, accelerator, model, wrapped, optimizer, average, ALONE, accelerator.gather
+    )
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS
     )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from lenet_dist.runtime.exchange import Gather
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _AGREE_EVERY = 8
@@ -71,13 +73,13 @@ def is_agreement_due(step: int, world_size: int) -> bool:
     return world_size == 1 or step % _AGREE_EVERY == 0
 
 
-def agree(accelerator: Accelerator, wish: Action) -> Action:
+def agree(accelerator: Accelerator, gather: Gather, wish: Action) -> Action:
     """The strongest of all processes' wishes. A collective: every process must call it."""
     if accelerator.num_processes == 1:
         return wish
     import torch
 
-    wishes = accelerator.gather(torch.tensor([wish], device=accelerator.device))
+    wishes = gather(torch.tensor([[wish]], dtype=torch.float32, device=accelerator.device))
     return Action(int(wishes.max()))
 
 

@@ -21,10 +21,11 @@ from lenet_dist.data.dataset import Images, SampleIds
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.flat import flatten
-from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.plan import Plan, validate
 from lenet_dist.runtime.accelerator import device_name, on_each, on_each_node, on_main
 from lenet_dist.runtime.clock import Clock
+from lenet_dist.runtime.exchange import Gather, gather_of
 from lenet_dist.runtime.run_directory import RunDirectory
 from lenet_dist.runtime.stop import StopRequest
 from lenet_dist.runtime.versions import versions
@@ -62,6 +63,7 @@ class Job:
     average: MovingAverage | None
     take_step: TrainStep | CapturedStep
     workers: Workers
+    gather: Gather
     batches: DataLoader[Any]
     """What `take_step` takes: a Batch, or its sample ids alone."""
     validation: Images
@@ -166,7 +168,11 @@ def assemble(
     if checkpoint:
         _restore(checkpoint, accelerator, model, optimizer, average, window, clock)
     workers = Workers(beginning.threads if device.type == "cpu" else 1)
-    train_step = TrainStep(config, plan, accelerator, model, wrapped, optimizer, average, workers)
+    numbers = plan.shards_per_process * (PARAMETERS + 2)
+    gather = gather_of(accelerator, numbers, config.compute.timeout_seconds)
+    train_step = TrainStep(
+        config, plan, accelerator, model, wrapped, optimizer, average, workers, gather
+    )
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(
@@ -186,6 +192,7 @@ def assemble(
         average=average,
         take_step=CapturedStep(train_step, training_set) if is_captured else train_step,
         workers=workers,
+        gather=gather,
         batches=batches,
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
         data_sha256=data_sha256,

@@ -90,7 +90,7 @@ def _agree(job: Job) -> Action:
     every = job.config.checkpoint.every_seconds
     is_late = every > 0 and time.monotonic() - job.last_save >= every
     wish = Action.STOP if job.stop.is_made() else Action.SAVE if is_late else Action.GO_ON
-    return agree(job.accelerator, wish)
+    return agree(job.accelerator, job.gather, wish)
 
 
 def _is_save_due(job: Job) -> bool:
@@ -139,7 +139,7 @@ def _validate_if_due(job: Job) -> Evaluation | None:
 def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     def between_chunks() -> None:
         wish = Action.STOP if job.stop.is_made() else Action.GO_ON
-        if agree(job.accelerator, wish) is Action.STOP:
+        if agree(job.accelerator, job.gather, wish) is Action.STOP:
             _save(job)
             raise _stopped(job)
 

@@ -16,7 +16,7 @@ from lenet_dist.data.dataset import Batch, pixels
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
 from lenet_dist.plan import Plan
-from lenet_dist.runtime import exchange
+from lenet_dist.runtime.exchange import Gather
 from lenet_dist.runtime.workers import ALONE, Workers
 from lenet_dist.training import gradient as gradients
 from lenet_dist.training import optimizer as optimizers
@@ -62,6 +62,7 @@ class TrainStep:
         optimizer: AcceleratedOptimizer,
         average: MovingAverage | None,
         workers: Workers,
+        gather: Gather,
     ) -> None:
         self.config = config
         self.plan = plan
@@ -76,8 +77,7 @@ class TrainStep:
         self.average = average
         self.distortion = Distortion(config.augment, config.seed)
         self.sums = self._by_ddp if _is_ddps(config, plan) else self._by_shards
-        numbers = plan.shards_per_process * (PARAMETERS + 2)
-        self.gather = exchange.gather_of(accelerator, numbers, config.compute.timeout_seconds)
+        self.gather = gather
         self.shard_gradient: ShardGradient = ByAutograd(wrapped, config, self.scaler)
         if is_by_hand(config, accelerator):
             self.shard_gradient = ByHand(model, config)
