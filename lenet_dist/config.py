@@ -79,7 +79,7 @@ class Train:
         None, "stop after so many steps, if sooner; null = no limit", low=1
     )
     batch_size: int = _key(256, "GLOBAL batch of one optimizer step, all processes together", low=1)
-    shards: int = _key(8, "equal parts of it, each with a backward pass of its own", low=1)
+    shards: int = _key(16, "equal parts of it, whose gradients are summed in a fixed tree", low=1)
     reduction: Literal["fixed", "ddp"] = _key(
         "fixed", "fixed: the same bits on any number of processes; ddp: DDP's own all-reduce"
     )

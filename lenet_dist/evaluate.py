@@ -36,7 +36,6 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.model import weights
     from lenet_dist.runtime import accelerator as accelerators
     from lenet_dist.runtime import slurm
-    from lenet_dist.runtime.workers import Workers
     from lenet_dist.training.evaluation import evaluate
 
     slurm.adopt_ranks()
@@ -45,15 +44,13 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     with accelerators.peer_watch(config.compute.timeout_seconds):
         threads = config.compute.threads
         threads = accelerators.auto_threads() if threads == "auto" else threads
-        torch.set_num_threads(1)  # It is the workers that are several.
+        torch.set_num_threads(threads)
         model = accelerators.on_each(accelerator, lambda: weights.read(weights_file))
         accelerators.on_each_node(accelerator, lambda: fetch.ensure(config.data))
         images = accelerators.on_each(accelerator, lambda: dataset.load(config.data, "test"))
         device = accelerator.device
-        result = evaluate(
-            model.to(device), images.to(device), config.evaluate.batch_size, accelerator,
-            workers=Workers(threads if device.type == "cpu" else 1),
-        )  # fmt: skip
+        chunk_size = config.evaluate.batch_size
+        result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
     if as_json:
         accelerators.say(accelerator, json.dumps(result.summary()))
     else:

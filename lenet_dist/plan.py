@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lenet_dist.config import TRAINING_IMAGES, Config
 from lenet_dist.exits import RequestError
@@ -16,7 +17,6 @@ class Plan:
     training_images: int
     batch_size: int
     shards: int
-    shards_per_process: int
     steps_per_epoch: int
     total_steps: int
     line_every_steps: int
@@ -27,6 +27,25 @@ class Plan:
     def shard_size(self) -> int:
         """Images in one shard."""
         return self.batch_size // self.shards
+
+    @property
+    def dealt(self) -> list[range]:
+        """The shards of each process, by rank."""
+        return deal(self.shards, self.world_size)
+
+    @property
+    def advice(self) -> str | None:
+        """What to do about processes that have nothing to compute; None if there are none."""
+        idle = self.world_size - self.shards
+        if idle <= 0:
+            return None
+        more = range(self.world_size, self.batch_size + 1)
+        fitting = next((n for n in more if self.batch_size % n == 0), None)
+        return (
+            f"{idle} of {self.world_size} processes have no shard to compute; "
+            + (f"train.shards={fitting} would use" if fitting else "no train.shards can use")
+            + " them all"
+        )
 
     def epoch_of(self, step: int) -> int:
         """The epoch, from 1, that step number `step` (from 1) belongs to."""
@@ -46,13 +65,22 @@ class Plan:
 
     def __str__(self) -> str:
         epochs = self.total_steps / self.steps_per_epoch
+        most, least = len(self.dealt[0]), len(self.dealt[-1])
+        each = _count(most, "shard") if most == least else f"{least} or {_count(most, 'shard')}"
         dropped = self.training_images - self.steps_per_epoch * self.batch_size
         return (
             f"global batch {self.batch_size} = {_count(self.world_size, 'process', 'es')}"
-            f" x {_count(self.shards_per_process, 'shard')} x {self.shard_size} images; "
+            f" x {each} x {self.shard_size} images; "
             f"{self.training_images} training images = {self.steps_per_epoch} steps an epoch"
             f" ({dropped} left out of each); {epochs:g} epochs = {self.total_steps} steps"
         )
+
+
+def deal(shards: int, world_size: int) -> list[range]:
+    """The shards of each process, by rank: in order, as evenly as they can be."""
+    each, more = divmod(shards, world_size)
+    stops = [each * rank + min(rank, more) for rank in range(1, world_size + 1)]
+    return [range(start, stop) for start, stop in pairwise([0, *stops])]
 
 
 def validate(config: Config, world_size: int) -> Plan:
@@ -76,17 +104,6 @@ def validate(config: Config, world_size: int) -> Plan:
             f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
             f" the nearest sizes that can: {_or(nearest)}"
         )
-    if shards % world_size:
-        divisors = [n for n in range(1, shards + 1) if shards % n == 0]
-        fitting = [
-            n for n in range(world_size, train.batch_size + 1, world_size)
-            if train.batch_size % n == 0
-        ][:3]  # fmt: skip
-        raise RequestError(
-            f"train.shards={shards} can't be dealt evenly to {world_size} processes;"
-            f" use {_or(divisors)} processes"
-            + (f", or train.shards={_or(fitting)}" if fitting else "")
-        )
     steps_per_epoch = images // train.batch_size
     total_steps = train.epochs * steps_per_epoch
     if train.max_steps is not None:
@@ -96,7 +113,6 @@ def validate(config: Config, world_size: int) -> Plan:
         training_images=images,
         batch_size=train.batch_size,
         shards=shards,
-        shards_per_process=shards // world_size,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         line_every_steps=config.log.every_steps,

@@ -67,6 +67,8 @@ def _train(config: configuration.Config, stop: StopRequest, started: float) -> N
         is_new = result is None
         if result is None:
             accelerators.say(accelerator, plan)
+            if plan.advice and accelerator.is_main_process:
+                print(f"warning: {plan.advice}", file=sys.stderr, flush=True)
             job = assemble(config, accelerator, directory, stop, started)
             has_follower = trackers and accelerator.is_main_process
             say = job.progress.say

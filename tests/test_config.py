@@ -47,7 +47,7 @@ def test_a_file_beats_the_default_and_the_command_line_beats_the_file(tmp_path: 
     file = tmp_path / "c.yaml"
     file.write_text("train:\n  epochs: 3\n  batch_size: 64\n")
     config = load(file, ["train.epochs=4"])
-    assert (config.train.epochs, config.train.batch_size, config.train.shards) == (4, 64, 8)
+    assert (config.train.epochs, config.train.batch_size, config.train.shards) == (4, 64, 16)
     assert load(file).train.epochs == 3
     assert load().train.epochs == 14
 
@@ -398,8 +398,11 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
         plan = validate(config, world_size)
     except RequestError:
         assume(False)
-    per_process = plan.shard_size * plan.shards_per_process
-    assert per_process * world_size == plan.batch_size == config.train.batch_size
+    assert plan.shard_size * plan.shards == plan.batch_size == config.train.batch_size
+    dealt = plan.dealt
+    assert [shard for shards in dealt for shard in shards] == list(range(plan.shards))
+    assert len(dealt) == world_size and len(dealt[0]) - len(dealt[-1]) in (0, 1)
+    assert (plan.advice is None) == all(dealt)
     assert plan.training_images == TRAINING_IMAGES[config.data.name] - config.data.validation
     used = plan.steps_per_epoch * plan.batch_size
     assert 0 < used <= plan.training_images < used + plan.batch_size
@@ -408,7 +411,7 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
     assert plan.epoch_of(1) == 1
     assert plan.epoch_of(whole) == config.train.epochs
     if config.train.reduction == "ddp":
-        assert plan.shards_per_process == 1
+        assert {len(shards) for shards in dealt} == {1}
     else:
         assert plan.shards == config.train.shards
     numbers = {int(number) for number in re.findall(r"\d+", str(plan))}
@@ -436,18 +439,45 @@ def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
         assert str(max(images, 0)) in message and config.train.batch_size > images
         return
     sizes = numbers_after(message, "the nearest sizes that can: ")
-    processes, shards = numbers_after(message, "; use "), numbers_after(message, "or train.shards=")
-    assert sizes or processes
-    fits = config.train.reduction == "ddp" or config.train.shards % world_size == 0
+    assert sizes
     for size in sizes:
         config.train.batch_size = size
-        # Two things can be wrong: then the advice mends the one it is about.
-        assert validates(config, world_size if fits else 1), f"{size}: {message}"
-    for number in processes:
-        assert validates(config, number), f"{number}: {message}"
-    for number in shards:
+        assert validates(config, world_size), f"{size}: {message}"
+
+
+@PROPERTY
+@given(request=requests())
+def test_the_number_of_shards_in_the_advice_gives_every_process_one(
+    request: tuple[Config, int],
+) -> None:
+    config, world_size = request
+    try:
+        advice = validate(config, world_size).advice
+    except RequestError:
+        assume(False)
+    fitting = numbers_after(advice or "", "train.shards=")
+    assert bool(fitting) == (advice is not None and world_size <= config.train.batch_size)
+    for number in fitting:
         config.train.shards = number
-        assert validates(config, world_size), f"{number}: {message}"
+        assert all(validate(config, world_size).dealt)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes", "advice"),
+    [
+        (3, [3, 3, 2], None),
+        (8, [1] * 8, None),
+        (16, [1] * 8 + [0] * 8, "8 of 16 processes have no shard to compute; train.shards=16"),
+        (12, [1] * 8 + [0] * 4, "4 of 12 processes have no shard to compute; train.shards=16"),
+        (100, [1] * 8 + [0] * 92, "no train.shards can use them all"),
+    ],
+)
+def test_shards_are_dealt_as_evenly_as_they_can_be(
+    world_size: int, sizes: list[int], advice: str | None
+) -> None:
+    plan = validate(load(None, ["train.batch_size=64", "train.shards=8"]), world_size)
+    assert [len(shards) for shards in plan.dealt] == sizes
+    assert (advice or "") in (plan.advice or "") and (advice is None) == (plan.advice is None)
 
 
 def validates(config: Config, world_size: int) -> bool:
@@ -461,11 +491,9 @@ def validates(config: Config, world_size: int) -> bool:
 @pytest.mark.parametrize(
     ("sizes", "world_size", "message"),
     [
-        (["train.batch_size=100"], 1, "nearest sizes that can: 96 or 104"),
-        (["train.batch_size=4"], 1, "nearest sizes that can: 8"),
+        (["train.batch_size=100"], 1, "nearest sizes that can: 96 or 112"),
+        (["train.batch_size=4"], 1, "nearest sizes that can: 16"),
         (["train.batch_size=7", "train.reduction=ddp"], 2, "nearest sizes that can: 6 or 8"),
-        ([], 3, "train.shards=8 can't be dealt evenly to 3 processes; use 1, 2, 4 or 8 processes"),
-        (["train.batch_size=240"], 6, "or train.shards=6, 12 or 24"),
         (["data.validation=60000"], 1, "data.validation=60000 leaves 0 training images"),
         (["data.name=synthetic", "data.validation=11900"], 1, "fewer than train.batch_size=256"),
     ],
@@ -518,7 +546,7 @@ def test_seed_yaml_is_the_recipe_of_the_seed_document() -> None:
     assert config.train.epochs == 5
     assert config.train.max_steps is None
     assert config.train.batch_size == 64
-    assert config.train.reduction == "ddp"
+    assert (config.train.reduction, config.train.shards) == ("fixed", 8)
     assert config.train.clip_norm == 0
     assert config.train.label_smoothing == 0
     assert config.train.ema_decay == 0

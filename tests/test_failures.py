@@ -146,9 +146,9 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     assert not job.directory.exists()
 
 
-def test_shards_that_do_not_divide_among_the_processes_are_refused(jobs: Jobs) -> None:
-    job = jobs.start(world_size=3).expect(2)
-    assert "train.shards=8 can't be dealt evenly to 3 processes" in job.text()
+def test_a_batch_that_ddp_cannot_cut_into_equal_shares_is_refused(jobs: Jobs) -> None:
+    job = jobs.start("train.reduction=ddp", world_size=3).expect(2)
+    assert "train.batch_size=256 can't be cut into the number of processes = 3" in job.text()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.flat import flatten
 from lenet_dist.plan import validate
 from lenet_dist.runtime import accelerator as accelerators
-from lenet_dist.runtime.workers import ALONE
+from lenet_dist.training import gradient
 from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep
@@ -37,9 +37,9 @@ def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
     built = optimizers.build(config.optimizer, flatten(model), capturable=captured)
     optimizer = accelerator.prepare(built)
     average = MovingAverage(model, 0.99)
-    step = TrainStep(
-        config, plan, accelerator, model, wrapped, optimizer, average, ALONE, accelerator.gather
-    )
+    of_batch = gradient.build(config, plan, accelerator, model, wrapped, accelerator.gather, images)
+    scaler = torch.amp.GradScaler(enabled=False)
+    step = TrainStep(config, plan, of_batch, optimizer.optimizer, scaler, average)
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS
     )

@@ -80,7 +80,7 @@ def test_the_walk_sees_what_is_there() -> None:
     assert {"train.py", "config.py", "training/loop.py"} <= set(MODULES)
     assert "lenet_dist.training.loop.train" in imports("train.py")
     assert parts_imported("train.py") >= {"base", "runtime", "training"}
-    assert "training/step.py" in importers("accelerate")
+    assert "training/gradient.py" in importers("accelerate")
 
 
 def test_only_commands_training_runtime_and_what_it_is_measured_against_know_accelerate() -> None:

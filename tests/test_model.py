@@ -23,7 +23,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.gradient import ByHand
+from lenet_dist.training.rows import ByHand
 from tests.properties import PROPERTY
 
 
@@ -104,15 +104,18 @@ def test_a_shards_gradient_by_hand_is_that_of_the_seed_documents_class(smoothing
     model.load_state_dict(original.state_dict())
     pixels, labels = random_pixels(32), torch.arange(32) % 10
     config = configuration.load(None, [f"train.label_smoothing={smoothing}"])
-    row = ByHand(model, config)(pixels, labels)
+    by_hand = ByHand(model, config.train)
+    rows = by_hand(pixels, labels), by_hand.of_all(pixels, labels)
     logits = original((pixels - 0.13) / 0.31)
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
     (loss / config.train.batch_size).backward()
     expected = [p.grad.flatten() for p in original.parameters() if p.grad is not None]
     correct = (logits.argmax(1) == labels).sum()
-    torch.testing.assert_close(
-        row, torch.cat([*expected, loss.detach()[None], correct[None]]), rtol=1e-4, atol=1e-6
-    )
+    for row in rows:
+        torch.testing.assert_close(
+            row, torch.cat([*expected, loss.detach()[None], correct[None]])[None],
+            rtol=1e-4, atol=1e-6,
+        )  # fmt: skip
 
 
 def test_our_weights_load_into_the_seed_documents_class() -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from lenet_dist.training.reduction import add_pairs, sum_over_shards
-
-
-@pytest.fixture
-def one_process(clean_environment: None) -> Iterator[Accelerator]:
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
+from lenet_dist.plan import deal
+from lenet_dist.training.reduction import ShardSum, add_pairs, block_sum, blocks, rows_sent
 
 
 def random_rows(count: int, width: int = 9, seed: int = 0) -> Tensor:
@@ -36,13 +30,6 @@ def tree(rows: list[Tensor]) -> Tensor:
     return rows[0]
 
 
-@pytest.mark.parametrize("count", range(1, 18))
-def test_on_one_process_it_is_the_tree_over_the_rows(one_process: Accelerator, count: int) -> None:
-    for seed in range(10):
-        rows = random_rows(count, seed=seed)
-        assert torch.equal(sum_over_shards(rows, one_process.gather), tree(list(rows)))
-
-
 def test_the_order_matters_for_these_rows() -> None:
     rows = random_rows(8)
     in_a_line = rows[0]
@@ -60,36 +47,70 @@ def test_a_row_without_a_partner_is_passed_on(count: int) -> None:
         assert torch.equal(level[-1], rows[-1])
 
 
-def on_many(rows: Tensor, world_size: int) -> Tensor:
-    """By hand what the processes do together, each with its block of the rows."""
-    blocks = list(rows.chunk(world_size))
-    while len(blocks[0]) % 2 == 0:
-        blocks = [add_pairs(block) for block in blocks]
-    gathered = torch.cat(blocks)
-    while len(gathered) > 1:
-        gathered = add_pairs(gathered)
-    return gathered[0]
+def on_many(rows: Tensor, world_size: int, largest: int | None = None) -> list[Tensor]:
+    """The sum as each process has it: processes are threads here, with the product's own code."""
+    count, dealt = len(rows), deal(len(rows), world_size)
+    sent: list[Tensor] = [rows] * world_size
+    barrier = threading.Barrier(world_size, timeout=60)
+
+    def total(rank: int) -> Tensor:
+        def gather(mine: Tensor) -> Tensor:
+            sent[rank] = mine
+            barrier.wait()
+            return torch.cat(sent)
+
+        of_all = ShardSum(dealt, rank, rows.shape[1], gather, rows.device)
+        mine = blocks(dealt[rank], count, largest)
+        return of_all((block, block_sum(rows[block.first : block.stop])) for block in mine)
+
+    with ThreadPoolExecutor(world_size) as processes:
+        return list(processes.map(total, range(world_size)))
 
 
-@pytest.mark.parametrize("world_size", range(1, 17))
-def test_any_number_of_processes_has_the_bits_of_one(
-    one_process: Accelerator, world_size: int
-) -> None:
-    for shards_each in range(1, 17):
-        rows = random_rows(world_size * shards_each, seed=shards_each)
-        assert torch.equal(on_many(rows, world_size), sum_over_shards(rows, one_process.gather))
+@pytest.mark.parametrize("world_size", range(1, 21))
+def test_any_number_of_processes_has_the_bits_of_the_tree(world_size: int) -> None:
+    for count in (*range(1, 19), 24, 31, 64):
+        rows = random_rows(count, seed=count)
+        expected = tree(list(rows))
+        for total in on_many(rows, world_size):
+            assert torch.equal(total, expected), count
 
 
-@pytest.mark.parametrize("shards", [6, 8, 12, 16, 24, 60, 64])
-def test_every_number_of_processes_that_divides_the_shards_has_the_same_bits(shards: int) -> None:
-    rows = random_rows(shards, seed=shards)
-    expected = tree(list(rows))
-    for world_size in range(1, shards + 1):
-        if shards % world_size == 0:
-            assert torch.equal(on_many(rows, world_size), expected), world_size
+@pytest.mark.parametrize("largest", [1, 2, 3, 4, 7, 16])
+def test_the_size_of_blocks_changes_no_bit(largest: int) -> None:
+    for count in range(1, 26):
+        rows = random_rows(count, seed=count)
+        for world_size in (1, 2, 3, 5):
+            for total in on_many(rows, world_size, largest):
+                assert torch.equal(total, tree(list(rows))), (count, world_size)
 
 
-def test_the_sum_is_as_exact_as_a_sum_can_be(one_process: Accelerator) -> None:
+@pytest.mark.parametrize("largest", [1, 2, 5, 8, None])
+def test_blocks_are_all_the_shards_in_order_none_larger_than_asked(largest: int | None) -> None:
+    for count in range(1, 40):
+        for first in range(count):
+            for stop in range(first, count + 1):
+                found = blocks(range(first, stop), count, largest)
+                covered = [n for block in found for n in range(block.first, block.stop)]
+                assert covered == list(range(first, stop))
+                assert all(block.stop - block.first <= (largest or count) for block in found)
+
+
+def test_a_process_adds_what_it_can_before_it_sends() -> None:
+    assert blocks(range(0, 8), 16) == [(0, 8)]
+    assert blocks(range(3, 6), 8) == [(3, 4), (4, 6)]
+    assert [rows_sent(deal(16, n)) for n in (1, 2, 3, 4, 5, 8, 16, 20)] == [1, 1, 3, 1, 2, 1, 1, 1]
+
+
+def test_of_one_shard_every_process_has_a_sum_of_its_own() -> None:
+    rows = random_rows(1)
+    for total in on_many(rows, 3):
+        assert torch.equal(total, rows[0])
+        total.zero_()  # As clipping may: the row that was sent is not to change.
+    assert rows.any()
+
+
+def test_the_sum_is_as_exact_as_a_sum_can_be() -> None:
     rows = torch.randn(64, 100, generator=torch.Generator().manual_seed(1))
-    total = sum_over_shards(rows, one_process.gather)
-    torch.testing.assert_close(total, rows.double().sum(0).float(), rtol=1e-5, atol=1e-5)
+    for total in on_many(rows, 2):
+        torch.testing.assert_close(total, rows.double().sum(0).float(), rtol=1e-5, atol=1e-5)

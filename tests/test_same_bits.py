@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from tests.processes import Job, Jobs, outcome, read_lines, result
 
+BF16 = ("compute.precision=bf16", "train.max_steps=20")
 
-@pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_several_processes_end_with_the_bits_of_one(
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_any_number_of_processes_ends_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, world_size: int
 ) -> None:
     run = jobs.run(world_size=world_size)
@@ -25,16 +30,62 @@ def test_several_threads_end_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-def test_bf16_has_the_same_bits_on_one_two_and_four_processes(
-    jobs: Jobs, uninterrupted: Job
+@pytest.fixture(scope="module")
+def of_one_in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    """A SMALL run in bf16 on one process."""
+    with Jobs(tmp_path_factory.mktemp("bf16")) as jobs:
+        yield jobs.run(*BF16)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 6, 7, 8, 12, 16])
+def test_bf16_has_the_bits_of_one_process_on_any_number(
+    jobs: Jobs, of_one_in_bf16: Job, world_size: int
 ) -> None:
-    runs = [
-        jobs.run("compute.precision=bf16", name=f"on-{world_size}", world_size=world_size)
-        for world_size in (1, 2, 4)
-    ]
-    one, two, four = (outcome(run.directory) for run in runs)
-    assert one == two == four
-    assert one != outcome(uninterrupted.directory)
+    run = jobs.run(*BF16, world_size=world_size)
+    assert outcome(run.directory) == outcome(of_one_in_bf16.directory)
+
+
+def test_bf16_has_other_bits_than_float32(of_one_in_bf16: Job, jobs: Jobs) -> None:
+    exact = jobs.run(*BF16, "compute.precision=no")
+    assert outcome(of_one_in_bf16.directory) != outcome(exact.directory)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 16])
+def test_rows_that_go_through_tcp_have_the_same_bits(
+    jobs: Jobs, uninterrupted: Job, world_size: int
+) -> None:
+    run = jobs.run(world_size=world_size, module="tests.through_tcp")
+    assert run.text().count("through Accelerate") == world_size
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_machine_on_which_shards_are_computed_one_by_one_has_the_same_bits(
+    jobs: Jobs, uninterrupted: Job, world_size: int
+) -> None:
+    assert "16 shards are computed at once" in uninterrupted.text()
+    run = jobs.run(world_size=world_size, module="tests.one_by_one")
+    assert "shards are computed one by one on every rank" in run.text()
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
+def test_a_run_may_go_on_with_any_number_of_processes(jobs: Jobs, uninterrupted: Job) -> None:
+    world_sizes = [3, 1, 16, 5, 2]
+    for number, world_size in enumerate(world_sizes[:-1]):
+        job = jobs.start(world_size=world_size)
+        job.until_step(7 * (number + 1))
+        job.main.send(signal.SIGTERM)
+        job.wait()
+    run = jobs.run(world_size=world_sizes[-1])
+    assert result(run.directory)["resumes"] == len(world_sizes) - 1
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
+def test_processes_without_a_shard_are_warned_of_once(jobs: Jobs, uninterrupted: Job) -> None:
+    job = jobs.run("train.shards=2", "train.max_steps=3", world_size=3)
+    warning = "warning: 1 of 3 processes have no shard to compute; train.shards=4 would use them"
+    assert job.text().count(warning) == 1
+    assert "no shard" not in uninterrupted.text()
 
 
 @pytest.mark.parametrize(
@@ -68,8 +119,14 @@ def test_another_seed_gives_other_bits(jobs: Jobs, uninterrupted: Job) -> None:
 def test_ddp_losses_agree_to_1e_5_over_100_steps_of_the_seed_recipe(jobs: Jobs) -> None:
     # Not of any recipe: a rounding error that flips one ReLU is a different gradient, and Adam at
     # a high learning rate makes it a different path.
-    recipe = ("--config", "configs/seed.yaml", "data.name=synthetic", "compute.threads=1")
-    recipe = (*recipe, "train.max_steps=100", "log.every_steps=1", "wandb.mode=disabled")
+    recipe = ("--config", "configs/seed.yaml", "data.name=synthetic", "train.reduction=ddp")
+    recipe = (
+        *recipe,
+        "compute.threads=1",
+        "train.max_steps=100",
+        "log.every_steps=1",
+        "wandb.mode=disabled",
+    )
     runs = [
         jobs.run(base=recipe, name=f"on-{world_size}", world_size=world_size)
         for world_size in (1, 2, 4)

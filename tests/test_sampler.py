@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lenet_dist.data import sampler
 from lenet_dist.data.dataset import Batch, Images
+from lenet_dist.plan import deal
 from tests.properties import PROPERTY
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -184,3 +185,27 @@ def test_accelerate_deals_each_global_batch_to_the_processes_in_order(
     together = [torch.cat(shares).tolist() for shares in zip(*dealt, strict=True)]
     assert together == [batch.tolist() for batch in steps]
     assert all(len(shares) == share for rank in dealt for shares in rank)
+
+
+@PROPERTY
+@given(world_size=st.integers(1, 8), shards=st.integers(1, 9), size=st.integers(1, 4))
+def test_shares_that_differ_are_dealt_in_order_with_empty_places_at_their_ends(
+    world_size: int, shards: int, size: int
+) -> None:
+    batch_size = shards * size
+    steps = sampler.GlobalBatches(
+        torch.arange(2 * batch_size), batch_size=batch_size, seed=3, first_step=0, last_step=5
+    )
+    shares = [len(dealt) * size for dealt in deal(shards, world_size)]
+    padded: Any = sampler.DealtBatches(steps, shares)
+    assert len(padded) == 5
+    dealt: list[list[Tensor]] = [
+        list(BatchSamplerShard(padded, world_size, rank, split_batches=True, even_batches=False))
+        for rank in range(world_size)
+    ]
+    for batch, *parts in zip(steps, *dealt, strict=True):
+        real = [part[:share] for part, share in zip(parts, shares, strict=True)]
+        assert torch.equal(torch.cat(real), batch)
+        empty = [part[share:] for part, share in zip(parts, shares, strict=True)]
+        assert torch.cat(empty).eq(-1).all()
+        assert len({len(part) for part in parts}) == 1

@@ -171,21 +171,19 @@ def job_evaluation(assignment: Assignment) -> dict[str, Any]:
     from lenet_dist.data import dataset
     from lenet_dist.model.lenet5 import LeNet5
     from lenet_dist.runtime import accelerator as accelerators
-    from lenet_dist.runtime.workers import Workers
     from lenet_dist.training.evaluation import evaluate
 
     accelerator = accelerators.start(Compute())
-    torch.set_num_threads(1)
-    workers = Workers(accelerators.auto_threads() if accelerator.device.type == "cpu" else 1)
+    torch.set_num_threads(accelerators.auto_threads())
     images = dataset.load(Data(name="mnist", root=str(assignment.data)), "test")
     images = images.to(accelerator.device)
     model = LeNet5().to(accelerator.device)
-    evaluate(model, images, assignment.batch_size, accelerator, workers=workers)
+    evaluate(model, images, assignment.batch_size, accelerator)
     wait_for_gpu()
     began = time.perf_counter()
     passes = max(1, assignment.steps * assignment.batch_size // len(images))
     for _ in range(passes):
-        evaluate(model, images, assignment.batch_size, accelerator, workers=workers)
+        evaluate(model, images, assignment.batch_size, accelerator)
     wait_for_gpu()
     seconds = time.perf_counter() - began
     return {"samples_per_second": passes * len(images) / seconds, **conditions()}

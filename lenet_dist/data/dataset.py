@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -36,6 +38,14 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     ids: Tensor
+
+    def split(self, sizes: Sequence[int]) -> list[Batch]:
+        """Parts of these sizes, from the first image on; what is left over is in none."""
+        ends = itertools.accumulate(sizes)
+        return [
+            Batch(*(t[end - size : end] for t in self))
+            for size, end in zip(sizes, ends, strict=True)
+        ]
 
 
 @dataclass(frozen=True)

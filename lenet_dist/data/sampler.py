@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lenet_dist.data import counter
@@ -56,3 +57,30 @@ class GlobalBatches:
             batches = order(self.seed, epoch, self.ids).split(self.batch_size)
             yield from batches[position:last_position]
             step += last_position - position
+
+
+class DealtBatches:
+    """Global batches of which process number r gets the next `shares[r]` samples, for a DataLoader.
+
+    Accelerate deals equal shares. To smaller ones empty places are added, of id -1; they fetch an
+    image like any other, and nobody looks at it.
+    """
+
+    drop_last = True
+
+    def __init__(self, batches: GlobalBatches, shares: Sequence[int]) -> None:
+        self.batches = batches
+        self.batch_size = len(shares) * max(shares)
+        """With the empty places."""
+        ends = torch.tensor(shares).cumsum(0)
+        places = torch.arange(max(shares)) + (ends - torch.tensor(shares))[:, None]
+        places[places >= ends[:, None]] = -1
+        self.places = places.flatten().to(batches.ids.device)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            is_full = len(batch) == self.batch_size
+            yield batch if is_full else F.pad(batch, (0, 1), value=-1)[self.places]

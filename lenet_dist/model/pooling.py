@@ -15,6 +15,7 @@ from torch import Tensor
 _aten = torch.ops.aten
 _threshold_backward = _aten.threshold_backward.default
 _max_pool = _aten.max_pool2d_with_indices.default
+_convolution_backward = _aten.convolution_backward.default
 _max_pool_backward = _aten.max_pool2d_with_indices_backward.default
 _POOL = ([2, 2], [2, 2], [0, 0], [1, 1], False)
 """Kernel, stride, padding, dilation and ceil mode of S2 and S4."""
@@ -25,7 +26,6 @@ class C1(NamedTuple):
     """What C1 and S2 leave to the backward pass; `maps` [n, 6, 14, 14] are S2's, after ReLU."""
 
     images: Tensor
-    kernel: Tensor
     outputs: Tensor
     maps: Tensor
 
@@ -35,7 +35,6 @@ class C3(NamedTuple):
 
     s2: Tensor
     inputs: Tensor
-    kernel: Tensor
     outputs: Tensor
     indices: Tensor
     maps: Tensor
@@ -55,13 +54,16 @@ def c1_s2(images: Tensor, weight: Tensor, bias: Tensor) -> C1:
     torch.maximum(maps, third, out=maps)
     torch.maximum(maps, fourth, out=maps)
     maps.clamp_(min=0)
-    return C1(images, wide, outputs, maps)
+    return C1(images, outputs, maps)
 
 
-def c1_s2_gradient(gradient: Tensor, passed: C1) -> tuple[Tensor, Tensor]:
-    """The gradients of C1's weight and bias, from that of S2's maps."""
+def c1_s2_gradient(gradient: Tensor, passed: C1, shards: int | None) -> tuple[Tensor, Tensor]:
+    """The gradients of C1's weight [shards, 6, 1, 5, 5] and bias [shards, 6], from S2's maps'.
+
+    The images are those of `shards` equal shards in a row; None: as for `weight_gradients`.
+    """
     rest = _threshold_backward(gradient, passed.maps, 0)
-    bias_gradient = rest.sum((0, 2, 3))
+    bias_gradient = rest.view(shards or 1, -1, 6, 14 * 14).sum((1, 3))
     output_gradient = torch.empty_like(passed.outputs)
     # Of equal outputs the first has the gradient, as in torch's pooling.
     *earlier, last = zip(passed.outputs.chunk(4, 1), output_gradient.chunk(4, 1), strict=True)
@@ -69,11 +71,12 @@ def c1_s2_gradient(gradient: Tensor, passed: C1) -> tuple[Tensor, Tensor]:
         share.copy_(_threshold_backward(rest, output - passed.maps, _BELOW_ZERO))
         rest -= share
     last[1].copy_(rest)
-    wide_gradient = _convolution_backward(
-        output_gradient, passed.images, passed.kernel, stride=2, padding=2, of=(False, True)
-    )[1]
-    weight_gradient = torch.bmm(wide_gradient.view(4, 6, 36), _shifts().transpose(1, 2)).sum(0)
-    return weight_gradient.view(6, 1, 5, 5), bias_gradient
+    wide = weight_gradients(output_gradient, passed.images, (6, 6), shards, stride=2, padding=2)
+    first, second, third, fourth = wide.unflatten(1, (4, 6)).unbind(1)
+    weight_gradient = first[..., :5, :5] + second[..., :5, 1:]
+    weight_gradient += third[..., 1:, :5]
+    weight_gradient += fourth[..., 1:, 1:]
+    return weight_gradient, bias_gradient
 
 
 def c3_s4(s2: Tensor, weight: Tensor, bias: Tensor) -> C3:
@@ -87,21 +90,60 @@ def c3_s4(s2: Tensor, weight: Tensor, bias: Tensor) -> C3:
     outputs = torch.conv2d(inputs, kernel, bias)
     maps, indices = _max_pool(outputs, *_POOL)
     maps.clamp_(min=0)
-    return C3(s2, inputs, kernel, outputs, indices, maps)
+    return C3(s2, inputs, outputs, indices, maps)
 
 
-def c3_s4_gradient(gradient: Tensor, passed: C3, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of S2's maps, C3's weight and its bias, from that of S4's maps."""
+def c3_s4_gradient(
+    gradient: Tensor, passed: C3, weight: Tensor, shards: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of S2's maps, C3's weight [shards, 16, 6, 5, 5] and its bias [shards, 16], from
+    S4's maps'; of `shards` shards as for c1_s2_gradient."""
     gradient = _threshold_backward(gradient, passed.maps, 0)
-    bias_gradient = gradient.sum((0, 2, 3))
+    bias_gradient = gradient.view(shards or 1, -1, 16, 5 * 5).sum((1, 3))
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     gradient = _max_pool_backward(gradient, passed.outputs, *_POOL, passed.indices)
-    weight_gradient = _convolution_backward(
-        gradient, passed.inputs, passed.kernel, of=(False, True)
-    )[1]
-    gradient = gradient.contiguous()
-    s2_gradient = _convolution_backward(gradient, passed.s2, weight, of=(True, False))[0]
+    weight_gradient = weight_gradients(gradient, passed.inputs, (5, 5), shards)
+    sizes = ([1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    s2_gradient = _convolution_backward(
+        gradient.contiguous(), passed.s2, weight, None, *sizes, [True, False, False]
+    )[0]
     return s2_gradient, weight_gradient, bias_gradient
+
+
+def weight_gradients(
+    gradient: Tensor, inputs: Tensor, kernel_size: tuple[int, int], shards: int | None,
+    *, stride: int = 1, padding: int = 0,
+) -> Tensor:  # fmt: skip
+    """A convolution's weight gradient of each of `shards` equal shards in a row [shards, out, in,
+    kh, kw], from the gradient of its outputs [n, out, h, w] and its inputs [n, in, h, w].
+
+    The same bits for a shard whatever the number of shards and threads. None: of all the images
+    together [1, ...], without that promise and a bit sooner.
+    """
+    kernel = inputs.new_empty(gradient.shape[1], inputs.shape[1], *kernel_size)
+    sizes = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
+    of = [False, True, False]
+    if shards is None:
+        return _convolution_backward(gradient, inputs, kernel, None, *sizes, 1, of)[1][None]
+    # One call, each shard a group of channels. oneDNN computes a group alone by other kernels, and
+    # gives the images of a group to several threads where it has two for each: then there are more
+    # groups than shards.
+    groups = max(2, shards, torch.get_num_threads() // 2 + 1)
+    outputs, inputs = (_as_groups(t, shards, groups) for t in (gradient, inputs))
+    kernel = kernel.repeat(groups, 1, 1, 1)
+    found = _convolution_backward(outputs, inputs, kernel, None, *sizes, groups, of)[1]
+    return found.unflatten(0, (groups, -1))[:shards]
+
+
+def _as_groups(images: Tensor, shards: int, groups: int) -> Tensor:
+    """[shards * n, c, h, w] as [n, groups * c, h, w], channels innermost in memory.
+
+    The groups that are too many repeat the first shard.
+    """
+    of_shards = images.unflatten(0, (shards, -1))
+    if groups > shards:
+        of_shards = torch.cat([of_shards, of_shards[:1].expand(groups - shards, -1, -1, -1, -1)])
+    return of_shards.permute(1, 3, 4, 0, 2).contiguous().flatten(3).permute(0, 3, 1, 2)
 
 
 @functools.cache
@@ -114,14 +156,3 @@ def _shifts() -> Tensor:
                 for right in range(2):
                     places[down, right, i, j, i + down, j + right] = 1
     return places.view(4, 25, 36)
-
-
-def _convolution_backward(
-    gradient: Tensor, inputs: Tensor, weight: Tensor, *, of: tuple[bool, bool],
-    stride: int = 1, padding: int = 0,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradients of a convolution's inputs and weight, those that are asked for."""
-    sizes = ([stride] * 2, [padding] * 2, [1, 1])
-    return _aten.convolution_backward.default(
-        gradient, inputs, weight, None, *sizes, False, [0, 0], 1, [*of, False]
-    )

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lenet_dist.data.dataset import CLASSES, Images, pixels
-from lenet_dist.runtime.workers import ALONE, Workers
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,8 @@ def evaluate(
     chunk_size: int,
     accelerator: Accelerator,
     between_chunks: Callable[[], None] = lambda: None,
-    workers: Workers = ALONE,
 ) -> Evaluation:
-    """Evaluate on all images, in fixed chunks, each computed whole by one of the workers.
+    """Evaluate on all images, in fixed chunks, each computed whole by one of the processes.
 
     The chunks' results are summed in the chunks' order, so neither the number of processes nor
     which of them did what changes a bit. `between_chunks` is called equally often on each process.
@@ -74,13 +72,11 @@ def evaluate(
     device = accelerator.device
     losses = torch.zeros(len(chunks), dtype=torch.float64, device=device)
     confusion = torch.zeros(CLASSES * CLASSES, dtype=torch.int64, device=device)
-    for first in range(0, len(chunks), accelerator.num_processes * workers.count):
+    for first in range(0, len(chunks), accelerator.num_processes):
         between_chunks()
-        mine = range(first, len(chunks))[accelerator.process_index :: accelerator.num_processes]
-        mine = mine[: workers.count]
-        found = workers.map(lambda number: _evaluate_chunk(model, chunks[number]), mine)
-        for number, (loss, counts) in zip(mine, found, strict=True):
-            losses[number] = loss
+        number = first + accelerator.process_index
+        if number < len(chunks):
+            losses[number], counts = _evaluate_chunk(model, chunks[number])
             confusion += counts
     # Each place is one process's number and the others' zeros: exact in any order.
     losses, confusion = accelerator.reduce((losses, confusion), "sum")

@@ -1,73 +1,133 @@
-"""The gradient of a shard: by autograd, or by the written-out passes where they are faster."""
+"""The gradient of a step's global batch: shard by shard in a fixed order, or by DDP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-from lenet_dist.config import Config
-from lenet_dist.data.dataset import CLASSES
-from lenet_dist.model import backpropagation
+from lenet_dist.config import Config, Train
+from lenet_dist.data.dataset import Batch, Images, pixels
 from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.plan import Plan
+from lenet_dist.runtime.accelerator import say
+from lenet_dist.runtime.exchange import Gather
+from lenet_dist.training import rows as rows_of_shards
+from lenet_dist.training.reduction import Block, ShardSum, block_sum, blocks
+from lenet_dist.training.rows import WIDTH, ByAutograd, ByHand, Rows, is_bit_equal, one_by_one
 
-ShardGradient = Callable[[Tensor, Tensor], Tensor]
-"""Of inputs [n, 1, 28, 28] and labels [n] a row [PARAMETERS + 2]: the gradient of the loss summed
-over the samples, divided by the global batch; that sum; the number of samples right."""
+_IMAGES_AT_ONCE = 256
+"""Fewer spend more time on what lies around the kernels, more fall out of the caches."""
+
+Gradient = Callable[[Batch, Callable[[Batch], Tensor]], Tensor]
+"""Of this process's share of a batch, and what makes inputs [n, 1, 28, 28] of any part of it: a row
+[WIDTH] of the global batch; under DDP with the loss and hits of the share alone. A collective."""
 
 
-class ByAutograd:
-    """For any device and precision."""
+class ByShards:
+    """The same bits on any number of processes: the share is taken in blocks of shards, and neither
+    who takes which nor how large they are changes a sum's order."""
 
-    def __init__(self, model: nn.Module, config: Config, scaler: torch.amp.GradScaler) -> None:
+    def __init__(self, rows: Rows, blocks: list[Block], shard_size: int, total: ShardSum) -> None:
+        self.rows = rows
+        self.blocks = blocks
+        self.sizes = [(block.stop - block.first) * shard_size for block in blocks]
+        self.total = total
+
+    def __call__(self, share: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
+        """See Gradient."""
+        parts = zip(self.blocks, share.split(self.sizes), strict=True)
+        return self.total(
+            (block, block_sum(self.rows(inputs_of(part), part.labels, block.stop - block.first)))
+            for block, part in parts
+        )
+
+
+class ByDdp:
+    """DDP's own all-reduce, overlapped with the backward pass; its order is its own."""
+
+    def __init__(self, model: nn.Module, train: Train, scaler: GradScaler) -> None:
         self.model = model
         self.parameters = list(model.parameters())
-        self.smoothing = config.train.label_smoothing
-        self.batch_size = config.train.batch_size
+        self.smoothing = train.label_smoothing
         self.scaler = scaler
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """A shard's row, for ShardGradient. Under fp16 its gradient is times the scaler's scale."""
-        logits = self.model(inputs)
-        loss_sum = loss(logits, labels, self.smoothing)
-        scaled = self.scaler.scale(loss_sum / self.batch_size)
-        gradients = torch.autograd.grad(scaled, self.parameters)
-        return row(*gradients, loss_sum, correct(logits, labels))
+    def __call__(self, share: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
+        """See Gradient."""
+        logits = self.model(inputs_of(share))
+        loss_sum = rows_of_shards.loss(logits, share.labels, self.smoothing)
+        self.scaler.scale(loss_sum / len(share.labels)).backward()
+        found = [p.grad for p in self.parameters if p.grad is not None]
+        row = rows_of_shards.row(*found, loss_sum, rows_of_shards.correct(logits, share.labels))
+        for parameter in self.parameters:
+            parameter.grad = None
+        return row
 
 
-class ByHand:
-    """For float32 on a CPU, about a fifth faster: no graph is built and walked."""
+def build(
+    config: Config,
+    plan: Plan,
+    accelerator: Accelerator,
+    model: LeNet5,
+    wrapped: nn.Module,
+    gather: Gather,
+    samples: Images,
+) -> Gradient:
+    """What `config` asks for, on this machine; says how shards are computed. A collective.
 
-    def __init__(self, model: LeNet5, config: Config) -> None:
-        self.model = model
-        self.parameters = [p.detach() for p in model.parameters()]
-        self.smoothing = config.train.label_smoothing
-        self.batch_size = config.train.batch_size
-        self.targets = torch.eye(CLASSES) * (1 - self.smoothing) + self.smoothing / CLASSES
-
-    @torch.inference_mode()
-    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """A shard's row, for ShardGradient."""
-        logits, passed = backpropagation.forward(self.model.standardised(inputs), self.parameters)
-        loss_sum = loss(logits, labels, self.smoothing)
-        # The cross-entropy's gradient is what is given less what is wanted.
-        out = logits.softmax(1).sub_(self.targets[labels]).div_(self.batch_size)
-        gradients = backpropagation.backward(out, passed, self.parameters)
-        return row(*gradients, loss_sum, correct(logits, labels))
-
-
-def loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of logits [n, 10] and labels [n], summed over the samples: a scalar."""
-    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-
-
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of logits [n, 10] are greatest at their label, a float32 scalar."""
-    return (logits.detach().argmax(1) == labels).sum().float()
+    `samples`: images and labels to try that with.
+    """
+    train, rank = config.train, accelerator.process_index
+    scaler = accelerator.scaler or GradScaler(enabled=False)
+    if train.reduction == "ddp" and plan.world_size > 1:
+        return ByDdp(wrapped, train, scaler)
+    total = ShardSum(plan.dealt, rank, WIDTH, gather, accelerator.device)
+    mine = blocks(plan.dealt[rank], plan.shards, max(1, _IMAGES_AT_ONCE // plan.shard_size))
+    if not is_by_hand(config, accelerator.device):
+        rows = one_by_one(ByAutograd(accelerator, wrapped, train, scaler))
+        say(accelerator, "shards are computed one by one, by autograd")
+    elif train.reduction == "ddp":
+        by_hand = ByHand(model, train)
+        rows = one_by_one(by_hand.of_all)
+    else:
+        by_hand = ByHand(model, train)
+        is_equal = _is_bit_equal(by_hand, mine, plan.shard_size, samples)
+        _say_how(accelerator, mine, is_equal)
+        rows = by_hand if is_equal else one_by_one(by_hand)
+    return ByShards(rows, mine, plan.shard_size, total)
 
 
-def row(*parts: Tensor) -> Tensor:
-    """All that is summed over shards, as one vector."""
-    return torch.cat([part.detach().flatten() for part in parts])
+def is_by_hand(config: Config, device: torch.device) -> bool:
+    """Whether the written-out passes do, which are for float32 on a CPU."""
+    compute = config.compute
+    return device.type == "cpu" and compute.precision == "no" and not compute.compile
+
+
+def _is_bit_equal(by_hand: ByHand, mine: list[Block], shard_size: int, samples: Images) -> bool:
+    for shards in {block.stop - block.first for block in mine}:
+        count = shards * shard_size
+        inputs, labels = pixels(samples.images[:count]), samples.labels[:count]
+        if not is_bit_equal(by_hand, inputs, labels, shards):
+            return False
+    return True
+
+
+def _say_how(accelerator: Accelerator, mine: list[Block], is_equal: bool) -> None:
+    unequal = [rank for rank, equal in enumerate(gather_object([is_equal])) if not equal]
+    at_once = max((block.stop - block.first for block in mine), default=0)
+    if unequal:
+        say(
+            accelerator,
+            f"shards are computed one by one on {_ranks(unequal, accelerator.num_processes)}, for"
+            " many at once have other bits there; it takes longer and changes no result",
+        )
+    elif at_once > 1:
+        say(accelerator, f"{at_once} shards are computed at once, with the bits of one by one")
+
+
+def _ranks(ranks: list[int], world_size: int) -> str:
+    return "every rank" if len(ranks) == world_size else f"ranks {', '.join(map(str, ranks))}"

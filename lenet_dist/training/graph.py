@@ -43,7 +43,7 @@ class CapturedStep:
     def __init__(self, step: TrainStep, images: Images) -> None:
         self.step = step
         self.images = images
-        share = step.plan.batch_size // step.plan.world_size
+        share = len(step.plan.dealt[0]) * step.plan.shard_size  # Empty places included.
         self.ids = torch.zeros(share, dtype=torch.int64, device=images.labels.device)
         self.steps_to_warm_up = _WARM_UP_STEPS
         self.graph: torch.cuda.CUDAGraph | None = None

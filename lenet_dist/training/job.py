@@ -21,7 +21,7 @@ from lenet_dist.data.dataset import Images, SampleIds
 from lenet_dist.model import lenet5
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.flat import flatten
-from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
+from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.plan import Plan, validate
 from lenet_dist.runtime.accelerator import device_name, on_each, on_each_node, on_main
 from lenet_dist.runtime.clock import Clock
@@ -29,15 +29,16 @@ from lenet_dist.runtime.exchange import Gather, gather_of
 from lenet_dist.runtime.run_directory import RunDirectory
 from lenet_dist.runtime.stop import StopRequest
 from lenet_dist.runtime.versions import versions
-from lenet_dist.runtime.workers import Workers
 from lenet_dist.tracking.metrics import MetricsFile
 from lenet_dist.tracking.progress import Progress
-from lenet_dist.training import graph
+from lenet_dist.training import gradient, graph
 from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.beginning import begin
 from lenet_dist.training.checkpoint import Checkpoint
 from lenet_dist.training.graph import CapturedStep
-from lenet_dist.training.step import TrainStep, is_by_workers
+from lenet_dist.training.reduction import rows_sent
+from lenet_dist.training.rows import WIDTH
+from lenet_dist.training.step import TrainStep
 from lenet_dist.training.window import Window
 
 T = TypeVar("T")
@@ -62,7 +63,6 @@ class Job:
     optimizer: AcceleratedOptimizer
     average: MovingAverage | None
     take_step: TrainStep | CapturedStep
-    workers: Workers
     gather: Gather
     batches: DataLoader[Any]
     """What `take_step` takes: a Batch, or its sample ids alone."""
@@ -134,7 +134,7 @@ def assemble(
     )
     config = copy.deepcopy(config)
     config.compute.threads = beginning.threads
-    torch.set_num_threads(1 if is_by_workers(config, accelerator) else beginning.threads)
+    torch.set_num_threads(beginning.threads)
     checkpoint = beginning.checkpoint
     step = checkpoint.state["step"] if checkpoint else 0
 
@@ -143,13 +143,15 @@ def assemble(
         model.load_state_dict(checkpoint.model)
     if config.compute.compile:
         model.compile()
-    batch_ids: Any = sampler.GlobalBatches(
+    global_batches = sampler.GlobalBatches(
         training_ids.to(device),
         batch_size=config.train.batch_size,
         seed=config.seed,
         first_step=step,
         last_step=plan.total_steps,
     )
+    shares = [len(shards) * plan.shard_size for shards in plan.dealt]
+    batch_ids: Any = sampler.DealtBatches(global_batches, shares)
     batches: DataLoader[Any] = DataLoader(
         SampleIds() if is_captured else training_set,
         batch_sampler=batch_ids,
@@ -167,12 +169,12 @@ def assemble(
     clock = Clock(started)
     if checkpoint:
         _restore(checkpoint, accelerator, model, optimizer, average, window, clock)
-    workers = Workers(beginning.threads if device.type == "cpu" else 1)
-    numbers = plan.shards_per_process * (PARAMETERS + 2)
+    numbers = rows_sent(plan.dealt) * WIDTH
     gather = gather_of(accelerator, numbers, config.compute.timeout_seconds)
-    train_step = TrainStep(
-        config, plan, accelerator, model, wrapped, optimizer, average, workers, gather
-    )
+    of_batch = gradient.build(config, plan, accelerator, model, wrapped, gather, training_set)
+    # Accelerate's own step looks for optional packages at every call: this is what it wraps.
+    scaler = accelerator.scaler or torch.amp.GradScaler(enabled=False)
+    train_step = TrainStep(config, plan, of_batch, optimizer.optimizer, scaler, average)
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(
@@ -191,7 +193,6 @@ def assemble(
         optimizer=optimizer,
         average=average,
         take_step=CapturedStep(train_step, training_set) if is_captured else train_step,
-        workers=workers,
         gather=gather,
         batches=batches,
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),

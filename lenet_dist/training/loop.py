@@ -147,7 +147,7 @@ def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     model = LeNet5(job.config.model.mean, job.config.model.std).to(job.accelerator.device)
     model.load_state_dict(job.weights())
     chunk_size = job.config.evaluate.batch_size
-    evaluation = evaluate(model, images, chunk_size, job.accelerator, between_chunks, job.workers)
+    evaluation = evaluate(model, images, chunk_size, job.accelerator, between_chunks)
     job.clock.switch(previous)
     if not math.isfinite(evaluation.loss):
         raise RunFailed(f"the {kind} loss is {evaluation.loss} after step {job.step}")

@@ -1,0 +1,115 @@
+"""A row for each shard: its gradient, its loss and its hits, by autograd or by the written-out
+passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+from lenet_dist.config import Train
+from lenet_dist.data.dataset import CLASSES
+from lenet_dist.model import backpropagation
+from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
+
+WIDTH = PARAMETERS + 2
+"""Numbers in a row: the gradient of the loss summed over the shard's samples, divided by the global
+batch; that sum; the number of samples that are right."""
+
+Rows = Callable[[Tensor, Tensor, int], Tensor]
+"""Of inputs [n, 1, 28, 28], labels [n] and a number of equal shards that they are, in a row, the
+rows [shards, WIDTH]."""
+
+
+class ByAutograd:
+    """For any device and precision, one shard at a time."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: nn.Module, train: Train, scaler: GradScaler
+    ) -> None:
+        self.accelerator = accelerator
+        self.model = model
+        self.parameters = list(model.parameters())
+        self.smoothing = train.label_smoothing
+        self.batch_size = train.batch_size
+        self.scaler = scaler
+
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """A shard's row [1, WIDTH]. Under fp16 its gradient is times the scaler's scale."""
+        with self.accelerator.no_sync(self.model):
+            logits = self.model(inputs)
+            loss_sum = loss(logits, labels, self.smoothing)
+            scaled = self.scaler.scale(loss_sum / self.batch_size)
+            gradients = torch.autograd.grad(scaled, self.parameters)
+        return row(*gradients, loss_sum, correct(logits, labels))[None]
+
+
+class ByHand:
+    """For float32 on a CPU: no graph is built and walked, and many shards are computed at once."""
+
+    def __init__(self, model: LeNet5, train: Train) -> None:
+        self.model = model
+        self.parameters = [p.detach() for p in model.parameters()]
+        self.batch_size = train.batch_size
+        smoothing = train.label_smoothing
+        self.targets = torch.eye(CLASSES) * (1 - smoothing) + smoothing / CLASSES
+
+    def __call__(self, inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
+        """The shards' rows, for Rows."""
+        return self._rows(inputs, labels, shards)
+
+    def of_all(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """All images' row [1, WIDTH], a bit sooner, with the bits of no shard."""
+        return self._rows(inputs, labels, None)
+
+    @torch.inference_mode()
+    def _rows(self, inputs: Tensor, labels: Tensor, shards: int | None) -> Tensor:
+        logits, passed = backpropagation.forward(self.model.standardised(inputs), self.parameters)
+        targets = self.targets[labels]
+        losses = -(logits.log_softmax(1) * targets).sum(1)
+        hits = (logits.argmax(1) == labels).float()
+        # The cross-entropy's gradient is what is given less what is wanted.
+        out = logits.softmax(1).sub_(targets).div_(self.batch_size)
+        gradients = backpropagation.backward(out, passed, self.parameters, shards)
+        count = shards or 1
+        sums = (values.view(count, -1).sum(1) for values in (losses, hits))
+        return torch.cat([part.reshape(count, -1) for part in (*gradients, *sums)], 1)
+
+
+def one_by_one(row_of_shard: Callable[[Tensor, Tensor], Tensor]) -> Rows:
+    """Rows from what gives a single shard's row [1, WIDTH]."""
+
+    def rows(inputs: Tensor, labels: Tensor, shards: int) -> Tensor:
+        parts = zip(inputs.chunk(shards), labels.chunk(shards), strict=True)
+        return torch.cat([row_of_shard(*part) for part in parts])
+
+    return rows
+
+
+def is_bit_equal(by_hand: ByHand, inputs: Tensor, labels: Tensor, shards: int) -> bool:
+    """Whether many shards at once have the bits that they have one by one, on this machine.
+
+    No library promises it: its kernels may change with the number of images.
+    """
+    together = by_hand(inputs, labels, shards)
+    alone = one_by_one(by_hand)(inputs, labels, shards)
+    return torch.equal(together.view(torch.int32), alone.view(torch.int32))
+
+
+def loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy of logits [n, 10] and labels [n], summed over the samples: a scalar."""
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of logits [n, 10] are greatest at their label, a float32 scalar."""
+    return (logits.detach().argmax(1) == labels).sum().float()
+
+
+def row(*parts: Tensor) -> Tensor:
+    """All that is summed over shards, as one vector."""
+    return torch.cat([part.detach().flatten() for part in parts])
