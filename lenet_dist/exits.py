@@ -38,7 +38,14 @@ class LostProcess(RunFailed):
 
 
 class Stopped(Exception):
-    """A stop that was asked for; everything needed to continue is on disk."""
+    """A stop that was asked for; everything needed to continue is on disk.
+
+    `for_good`: by someone who does not want a launcher to start the job again.
+    """
+
+    def __init__(self, message: str, *, for_good: bool = False) -> None:
+        super().__init__(message)
+        self.for_good = for_good
 
 
 def is_main_process() -> bool:
@@ -58,11 +65,28 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     except (RequestError, RunFailed, Stopped) as outcome:
         tell(outcome)
         _, code = _said_and_code(outcome)
+        if is_elastic() and not _may_be_mended_by_restart(outcome):
+            os.kill(os.getppid(), signal.SIGTERM)  # The launcher: it ends then.
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: Python's finalization waits for peers that are gone, and aborts now and then
     # when a thread of torch.distributed wants the interpreter that is being taken down.
     os._exit(code)
+
+
+def is_elastic() -> bool:
+    """Whether this is a process of a torchrun that starts again what did not end well."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+
+
+def _may_be_mended_by_restart(outcome: Exception) -> bool:
+    match outcome:
+        case LostProcess():
+            return True
+        case Stopped():
+            return not outcome.for_good
+        case _:
+            return False
 
 
 def tell(outcome: RequestError | RunFailed | Stopped) -> None:

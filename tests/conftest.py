@@ -19,6 +19,7 @@ _STARTS_PROCESSES = (
     "calibrate",
     "commands",
     "demo",
+    "elastic",
     "export",
     "failures",
     "gpu",

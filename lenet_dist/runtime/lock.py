@@ -6,10 +6,13 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import IO
 
 from lenet_dist.exits import RequestError
+
+_TRY_EVERY_SECONDS = 0.2
 
 
 class RunLock:
@@ -22,22 +25,32 @@ class RunLock:
         self.path = path
         self._file: IO[str] | None = None
 
-    def acquire(self) -> None:
-        """Take the lock. Raises RequestError naming the owner if another process has it."""
+    def acquire(self, patience_seconds: float = 0) -> None:
+        """Take the lock. Raises RequestError naming the owner if another process has it still after
+        `patience_seconds`."""
         file = open(self.path, "a+")  # noqa: SIM115 (open as long as the process lives)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + patience_seconds
+        while not (is_locked := _try_to_lock(file)) and time.monotonic() < deadline:
+            time.sleep(_TRY_EVERY_SECONDS)
+        if not is_locked:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise RequestError(
                 f"{self.path.parent}: another job is at work there: {owner};"
                 " wait for it, or choose another run.name"
-            ) from None
+            )
         file.truncate(0)
         file.write(json.dumps(_owner()))
         file.flush()
         self._file = file
+
+
+def _try_to_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _owner() -> dict[str, str | int]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from lenet_dist import config as configuration
 from lenet_dist.config import Config
-from lenet_dist.exits import RequestError
+from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.files import append_line
 from lenet_dist.runtime.lock import RunLock
+
+_ELASTIC_PATIENCE_SECONDS = 60
 
 
 class RunDirectory:
@@ -54,7 +56,9 @@ class RunDirectory:
             raise RequestError(f"run.resume=must, but {self.path} holds no run")
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock.acquire()
+            # An elastic launcher may start the job here before the main process that it had on a
+            # lost machine is quite gone.
+            self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         return configuration.load(self.config) if self.config.exists() else None

@@ -30,6 +30,8 @@ class Action(IntEnum):
     GO_ON = 0
     SAVE = 1
     STOP = 2
+    STOP_FOR_GOOD = 3
+    """Even if the launcher would start the job again."""
 
 
 class StopRequest:
@@ -38,6 +40,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._file: Path | None = None
+        self._is_by_file = False
         self._launcher = os.getppid() if _has_launcher() else None
         self._last_look = -_LOOK_EVERY_SECONDS
 
@@ -62,7 +65,14 @@ class StopRequest:
                 self._last_look = now
                 if self._file.exists():
                     self.reason = f"the file {self._file}"
+                    self._is_by_file = True
         return self.reason is not None
+
+    def wish(self) -> Action:
+        """What this process would have all do."""
+        if not self.is_made():
+            return Action.GO_ON
+        return Action.STOP_FOR_GOOD if self._is_by_file else Action.STOP
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.reason = self.reason or signal.Signals(number).name

@@ -43,8 +43,8 @@ def train(job: Job) -> dict[str, Any]:
         action = _agree(job)
         if action is not Action.GO_ON or _is_save_due(job):
             _save(job)
-        if action is Action.STOP:
-            raise _stopped(job)
+        if action >= Action.STOP:
+            raise _stopped(job, action)
         validation = _validate_if_due(job)
     test_set = on_each(job.accelerator, lambda: dataset.load(job.config.data, "test"))
     test = _evaluate(job, "test", test_set.to(job.accelerator.device))
@@ -89,7 +89,7 @@ def _agree(job: Job) -> Action:
         return Action.GO_ON
     every = job.config.checkpoint.every_seconds
     is_late = every > 0 and time.monotonic() - job.last_save >= every
-    wish = Action.STOP if job.stop.is_made() else Action.SAVE if is_late else Action.GO_ON
+    wish = max(job.stop.wish(), Action.SAVE if is_late else Action.GO_ON)
     return agree(job.accelerator, job.gather, wish)
 
 
@@ -118,7 +118,7 @@ def _write_checkpoint(job: Job) -> None:
     checkpoints.save(job.directory.checkpoints, job.checkpoint(), job.config.checkpoint.keep)
 
 
-def _stopped(job: Job) -> Stopped:
+def _stopped(job: Job, action: Action) -> Stopped:
     job.progress.close()
     if job.accelerator.is_main_process:
         # Honoured once: the next start is to go on, not to find the request again.
@@ -126,7 +126,8 @@ def _stopped(job: Job) -> Stopped:
     return Stopped(
         f"stopped by {job.stop.reason or 'a request to another process'} after step {job.step} of"
         f" {job.plan.total_steps}; saved in {job.directory.checkpoints};"
-        " run the same command again to continue"
+        " run the same command again to continue",
+        for_good=action is Action.STOP_FOR_GOOD,
     )
 
 
@@ -138,10 +139,10 @@ def _validate_if_due(job: Job) -> Evaluation | None:
 
 def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     def between_chunks() -> None:
-        wish = Action.STOP if job.stop.is_made() else Action.GO_ON
-        if agree(job.accelerator, job.gather, wish) is Action.STOP:
+        action = agree(job.accelerator, job.gather, job.stop.wish())
+        if action >= Action.STOP:
             _save(job)
-            raise _stopped(job)
+            raise _stopped(job, action)
 
     previous = job.clock.switch("evaluate")
     model = LeNet5(job.config.model.mean, job.config.model.std).to(job.accelerator.device)

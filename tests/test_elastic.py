@@ -1,0 +1,202 @@
+"""An elastic job loses and gains launchers, and ends with the bits of one process undisturbed.
+
+The launchers are torchrun's agents, each with a process of the job, as docs/elastic.md starts them.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import (
+    BIN,
+    ROOT,
+    SMALL,
+    Job,
+    Jobs,
+    checkpoint_steps,
+    free_port,
+    outcome,
+    read_lines,
+    result,
+    user_environment,
+)
+
+STEPS = 600
+RUN = (*SMALL, f"train.max_steps={STEPS}", "train.batch_size=64", "checkpoint.every_steps=50")
+SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+    with Jobs(tmp_path_factory.mktemp("undisturbed")) as jobs:
+        yield jobs.run(base=RUN)
+
+
+class Agents:
+    """The launchers of one elastic job, as on machines of their own, and where they meet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.directory = folder / "run"
+        self.port = free_port()
+        self._started: list[psutil.Popen] = []
+        self._place = self._start(
+            "rendezvous", "-m", "lenet_dist.rendezvous", f"--port={self.port}"
+        )
+        self._until(lambda: "can meet" in self.text(), "the place to meet is open")
+
+    def start(self, *overrides: str) -> psutil.Popen:
+        """A launcher with one process; it may come late."""
+        conf = "is_host=false,last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
+        return self._start(
+            f"agent-{len(self._started)}", str(BIN / "torchrun"), "--nnodes=1:4",
+            "--nproc-per-node=1", "--max-restarts=20", "--rdzv-backend=c10d",
+            f"--rdzv-endpoint=localhost:{self.port}", "--rdzv-id=test", f"--rdzv-conf={conf}",
+            "-m", "lenet_dist.train", *RUN, f"run.root={self.folder}", "run.name=run", *overrides,
+        )  # fmt: skip
+
+    def _start(self, name: str, *arguments: str) -> psutil.Popen:
+        variables = user_environment({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})
+        with open(self.folder / f"{name}.log", "w") as log:
+            process = psutil.Popen(
+                [sys.executable, *arguments], cwd=ROOT, env=variables, stdout=log,
+                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def lose(self, agent: psutil.Popen) -> None:
+        """What is left of a machine without power: nothing, at once."""
+        lost = [*agent.children(recursive=True), agent]
+        for process in lost:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        agent.wait(10)
+
+    def until_step(self, step: int) -> None:
+        self.until(lambda: any(line["step"] >= step for line in read_lines(self.directory)))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        self._until(condition, "it is so")
+
+    def until_world_size(self, size: int) -> None:
+        """Until the newest start is one with so many processes."""
+        self.until(lambda: bool(self.world_sizes()) and self.world_sizes()[-1] == size)
+
+    def world_sizes(self) -> list[int]:
+        """Of each start of the run so far."""
+        from lenet_dist import config as configuration
+        from lenet_dist.runtime.run_directory import RunDirectory
+
+        place = [f"run.root={self.folder}", "run.name=run"]
+        starts = RunDirectory(configuration.load(None, place)).read_starts()
+        return [start["world_size"] for start in starts]
+
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: not after {SECONDS} s\n{self.text()}"
+            time.sleep(0.005)
+
+    def text(self) -> str:
+        return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
+
+    def __enter__(self) -> Agents:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self._started:
+            if process.is_running():
+                self.lose(process)
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[Agents]:
+    with Agents(tmp_path) as agents:
+        yield agents
+
+
+def test_a_job_that_loses_a_machine_goes_on_with_the_rest_and_has_the_same_bits(
+    agents: Agents, undisturbed: Job
+) -> None:
+    staying, lost = agents.start(), agents.start()
+    agents.until_world_size(2)
+    agents.until_step(100)
+    agents.lose(lost)
+    assert staying.wait(SECONDS) == 0, agents.text()
+    assert agents.world_sizes()[-1] == 1
+    assert outcome(agents.directory) == outcome(undisturbed.directory)
+
+
+def test_the_main_process_may_be_lost_too(agents: Agents, undisturbed: Job) -> None:
+    both = [agents.start(), agents.start()]
+    agents.until_world_size(2)
+    agents.until_step(100)
+    main = next(agent for agent in both if _has_main_process(agent))
+    agents.lose(main)
+    both.remove(main)
+    assert both[0].wait(SECONDS) == 0, agents.text()
+    assert outcome(agents.directory) == outcome(undisturbed.directory)
+
+
+def test_a_machine_that_comes_back_takes_part_again(agents: Agents, undisturbed: Job) -> None:
+    staying, lost = agents.start(), agents.start()
+    agents.until_world_size(2)
+    agents.until_step(100)
+    agents.lose(lost)
+    agents.until_world_size(1)
+    again = agents.start()
+    agents.until_world_size(2)
+    assert (staying.wait(SECONDS), again.wait(SECONDS)) == (0, 0), agents.text()
+    assert result(agents.directory)["world_size"] == 2
+    assert outcome(agents.directory) == outcome(undisturbed.directory)
+
+
+def test_a_machine_may_be_lost_while_a_checkpoint_is_written(
+    agents: Agents, undisturbed: Job
+) -> None:
+    each_step = "checkpoint.every_steps=1"
+    both = [agents.start(each_step), agents.start(each_step)]
+    agents.until_world_size(2)
+    agents.until(lambda: len(checkpoint_steps(agents.directory)) > 1)
+    main = next(agent for agent in both if _has_main_process(agent))
+    agents.until(lambda: any(agents.directory.glob("checkpoints/.step-*.tmp")))
+    agents.lose(main)
+    both.remove(main)
+    again = agents.start(each_step)
+    agents.until_step(100)
+    agents.lose(both[0])
+    assert again.wait(SECONDS) == 0, agents.text()
+    assert outcome(agents.directory) == outcome(undisturbed.directory)
+
+
+def test_a_stop_file_ends_an_elastic_job_for_good(agents: Agents) -> None:
+    both = [agents.start(), agents.start()]
+    agents.until_world_size(2)
+    agents.until_step(100)
+    (agents.directory / "STOP").touch()
+    assert all(agent.wait(SECONDS) != 0 for agent in both)
+    assert agents.world_sizes() == [2], agents.text()
+    assert checkpoint_steps(agents.directory)
+    assert not (agents.directory / "STOP").exists()
+
+
+def test_a_wrong_request_is_not_started_again(agents: Agents) -> None:
+    agent = agents.start("train.shards=7")
+    began = time.monotonic()
+    assert agent.wait(SECONDS) != 0
+    assert time.monotonic() - began < 30
+    assert agents.text().count("train.batch_size=64 can't be cut into train.shards = 7") == 1
+
+
+def _has_main_process(agent: psutil.Popen) -> bool:
+    return any(child.environ().get("RANK") == "0" for child in agent.children())
