@@ -1,4 +1,5 @@
-# The life of a job, for train.sh and seeds.sh: check, start the processes, requeue if it was stopped.
+# The life of a job, for train.sh, seeds.sh and elastic.sh: check, start the processes, requeue if it
+# was stopped.
 # Runs in the batch script, on the job's first node, in the repository.
 
 fail() {
@@ -12,15 +13,19 @@ fail() {
 job=$SLURM_JOB_ID
 [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
-# Run lenet_dist.train with these arguments, one process a task of the job.
-run_job() {
+# What the site has, and what the job does, said.
+prepare() {
     source slurm/site.sh
     check_python
     # NCCL's flight recorder: what each rank was waiting for, written down when it timed out.
     export TORCH_FR_BUFFER_SIZE=2000 TORCH_FR_DUMP_ON_TIMEOUT=1
     export TORCH_FR_DUMP_TEMP_FILE=$PWD/slurm-$job.trace-rank_
     say_start "$@"
+}
 
+# Run lenet_dist.train with these arguments, one process a task of the job.
+run_job() {
+    prepare "$@"
     # SLURM sends a time limit's warning (--signal=USR2@...) to the processes, and SIGTERM to them
     # and to this script: cancelled, preempted, requeued or out of time, what follows is its affair.
     ended_by_slurm= interrupted=
@@ -31,7 +36,11 @@ run_job() {
     srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
         "${SRUN_FLAGS[@]}" "${PYTHON[@]}" -m lenet_dist.train "$@" &
     wait_for $!
+    finish "$@"
+}
 
+# Leave with `code`, the processes', or the requeue's if they were stopped.
+finish() {
     if [ "$code" -eq 75 ] && [ -z "$ended_by_slurm" ]; then
         "${PYTHON[@]}" -m lenet_dist.requeue --most "$MAX_REQUEUES" "$@"
         code=$?

@@ -147,11 +147,19 @@ class BatchJob:
         name = {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": task}
         asked = name if task else {"SLURM_JOB_ID": job}
         return {
-            int(variables["SLURM_PROCID"]): pid
+            int(variables.get("RANK", variables["SLURM_PROCID"])): pid
             for pid, arguments, variables in _processes()
             if "lenet_dist.train" in arguments and "SLURM_STEP_ID" in variables
+            and "torch.distributed.run" not in arguments
             and asked.items() <= variables.items()
         }  # fmt: skip
+
+    def has_launcher(self) -> bool:
+        """Whether torchrun has been started in it."""
+        return any(
+            variables.get("SLURM_JOB_ID") == self.number and "torch.distributed.run" in arguments
+            for _, arguments, variables in _processes()
+        )
 
     @contextmanager
     def held(self) -> Iterator[list[int]]:

@@ -86,7 +86,7 @@ def assert_one_readable_log(job: BatchJob) -> None:
 # Outside a cluster: fast.
 
 
-@pytest.mark.parametrize("script", ["train.sh", "seeds.sh"])
+@pytest.mark.parametrize("script", ["train.sh", "seeds.sh", "elastic.sh"])
 def test_outside_slurm_the_script_says_to_submit_it(script: str) -> None:
     done = command("bash", f"slurm/{script}")
     assert done.returncode == 2
@@ -94,7 +94,7 @@ def test_outside_slurm_the_script_says_to_submit_it(script: str) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("script", ["train.sh", "seeds.sh"])
+@pytest.mark.parametrize("script", ["train.sh", "seeds.sh", "elastic.sh"])
 def test_outside_the_repository_the_script_says_where_to_submit_it(
     script: str, tmp_path: Path
 ) -> None:
@@ -358,3 +358,81 @@ def test_shares_of_a_node_are_counted_by_slurms_own_words(batch: Batch) -> None:
     )  # fmt: skip
     job.expect("COMPLETED")
     assert result(batch.run)["threads"] == min(2, len(os.sched_getaffinity(0)))
+
+
+# slurm/elastic.sh: a lost node does not end the job.
+
+ELASTIC = ("train.max_steps=1200", "train.batch_size=64", "checkpoint.every_steps=50")
+
+
+@pytest.fixture(scope="module")
+def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
+    """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
+    with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
+        return outcome(jobs.run(*ELASTIC, base=RUN).directory)
+
+
+def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
+    return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
+
+
+def world_sizes(directory: Path) -> list[int]:
+    """Of each start of a run."""
+    file = directory / "starts.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line)["world_size"] for line in lines]
+
+
+def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 50)
+    batch.cluster.lose("n2")
+    try:
+        job.until(lambda: world_sizes(batch.run)[-1] == 1)
+        with job.held():
+            job.until(lambda: job.fields()["NodeList"] == "n1")
+            assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+            joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
+            joining.until(joining.has_launcher)
+    finally:
+        assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.expect("COMPLETED", seconds=120)
+    joining.expect("COMPLETED")
+    assert job.restarts == 0
+    assert world_sizes(batch.run) == [2, 1, 2]
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 100)
+    batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+    job.until(lambda: job.restarts == 1, 60)
+    assert "stopped by SIGUSR2 after step" in job.text() and "requeueing job" in job.text()
+    job.finish()
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 100)
+    batch.cluster.lose("n1")
+    batch.cluster.run("scontrol", "requeue", job.number)
+    job.until(lambda: job.restarts == 1, 90)
+    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.finish()
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
+    overrides = ("train.shards=7",)
+    job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
+    job.expect("FAILED", "1:0")
+    message = "error: train.batch_size=256 can't be cut into train.shards = 7 equal parts"
+    assert job.text().count(message) == 1
