@@ -130,7 +130,7 @@ def test_a_graph_that_can_not_be_captured_is_said_once_and_changes_no_bit(
     ("overrides", "named"),
     [
         (("compute.precision=fp16",), "compute.precision=fp16"),
-        (("train.batch_size=100",), "96 or 104"),
+        (("train.batch_size=100",), "96 or 112"),
         (("run.root=/dev/null/runs",), "run.root=/dev/null/runs"),
         (("data.name=mnist", "data.download=false", "data.root=nowhere"), "nowhere/mnist"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),

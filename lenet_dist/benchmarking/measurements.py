@@ -173,7 +173,7 @@ def _scaling(request: Request) -> Iterator[Contest]:
 
 
 def _reduction(request: Request) -> Iterator[Contest]:
-    for size in (256, 1024):
+    for size in BATCH_SIZES:
         for count in _process_counts(request)[:2]:
             for reduction in ("fixed", "ddp"):
                 steps = _steps(request, _SHORT_IMAGES, size)
@@ -232,6 +232,7 @@ def _job(
     epochs = steps // (_IMAGES // batch_size) + 1
     keys = (
         f"train.batch_size={batch_size}", f"train.max_steps={steps}", f"train.epochs={epochs}",
+        f"train.shards={8 if batch_size < 256 else 16}",
         "log.report=false", f"compute.cuda_graph={str(request.gpus > 0).lower()}", *overrides,
     )  # fmt: skip
     return lambda folder: _train(request, "seed.yaml", folder, *keys, processes=processes)
