@@ -35,6 +35,10 @@ address_of() {
     scontrol --oneliner show node "$1" | tr ' ' '\n' | sed -n 's/^NodeAddr=//p'
 }
 
+is_of_the_job() {
+    scontrol show hostnames "$(squeue --noheader --jobs="$job" --format=%N)" | grep -qx "$1"
+}
+
 # The job at whose first node the launchers meet: this one, or the one that it joins.
 meeting=${JOIN:-$SLURM_JOB_ID}
 first=$(squeue --noheader --jobs="$meeting" --format=%B)
@@ -74,12 +78,13 @@ declare -A launcher
 for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
     launch "$node" "$@"
 done
-# A launcher that ends well says that the run is complete; the others end with it, or are lost.
+# A launcher that ends well says that the run is complete; the others end with it. srun also ends with
+# 0 for a node that was lost, which is then no longer the job's.
 while [ -z "$done" ] && [ "${#launcher[@]}" -gt 0 ]; do
     sleep 1
     for node in "${!launcher[@]}"; do
         kill -0 "${launcher[$node]}" 2> /dev/null && continue
-        wait "${launcher[$node]}" && done=yes
+        wait "${launcher[$node]}" && is_of_the_job "$node" && done=yes
         unset "launcher[$node]"
     done
 done

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from tests.processes import ROOT, read_lines
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
@@ -154,12 +156,17 @@ class BatchJob:
             and asked.items() <= variables.items()
         }  # fmt: skip
 
-    def has_launcher(self) -> bool:
-        """Whether torchrun has been started in it."""
-        return any(
-            variables.get("SLURM_JOB_ID") == self.number and "torch.distributed.run" in arguments
-            for _, arguments, variables in _processes()
-        )
+    def has_met_others(self) -> bool:
+        """Whether its torchrun is connected to the place where the launchers meet."""
+        launchers = [
+            pid
+            for pid, arguments, variables in _processes()
+            if variables.get("SLURM_JOB_ID") == self.number
+            and arguments[1:3] == ["-m", "torch.distributed.run"]
+        ]
+        with suppress(psutil.NoSuchProcess):
+            return any(psutil.Process(pid).net_connections("tcp") for pid in launchers)
+        return False
 
     @contextmanager
     def held(self) -> Iterator[list[int]]:

@@ -38,7 +38,7 @@ SECONDS = 90
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     with Jobs(tmp_path_factory.mktemp("undisturbed")) as jobs:
-        yield jobs.run(base=RUN)
+        yield jobs.start(base=RUN).expect(0, 180)
 
 
 class Agents:

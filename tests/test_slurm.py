@@ -369,7 +369,7 @@ ELASTIC = ("train.max_steps=1200", "train.batch_size=64", "checkpoint.every_step
 def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
     """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
     with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
-        return outcome(jobs.run(*ELASTIC, base=RUN).directory)
+        return outcome(jobs.start(*ELASTIC, base=RUN).expect(0, 180).directory)
 
 
 def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
@@ -395,7 +395,7 @@ def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
             job.until(lambda: job.fields()["NodeList"] == "n1")
             assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
             joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
-            joining.until(joining.has_launcher)
+            joining.until(joining.has_met_others)
     finally:
         assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
     job.expect("COMPLETED", seconds=120)
