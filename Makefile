@@ -1,10 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TESTS_AT_ONCE ?= 4
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint bench clean
+.PHONY: help setup train check test lint bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,11 +18,18 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on two CPU cores
-	$(BIN)/accelerate launch -m lenet_dist.train --config configs/default.yaml $(ARGS)
+# A process for each GPU, or one on the CPU. Without such a file Accelerate warns of its defaults.
+GPUS = $(shell nvidia-smi --list-gpus 2> /dev/null | grep -c ^GPU)
+LAUNCH = configs/launch/$(if $(filter 0 1,$(GPUS)),gpu,gpus).yaml --num_processes $(if $(filter 0,$(GPUS)),1,$(GPUS))
 
-test: $(READY) ## Run the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on two CPU cores
+	$(BIN)/accelerate launch --config_file $(LAUNCH) -m lenet_dist.train --config configs/default.yaml $(ARGS)
+
+check: $(READY) ## Run the tests that start no processes, in less than a minute
+	$(BIN)/python -m pytest -m "not processes" $(ARGS)
+
+test: $(READY) ## Run the whole test suite, several tests at a time
+	$(BIN)/python -m pytest --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

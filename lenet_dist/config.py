@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import re
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from lenet_dist.exits import RequestError
 
@@ -221,11 +222,19 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
         raise RequestError(_explain(error)) from None
     for entry in keys():
         _check_range(entry, value_of(config, entry.name))
-    if not re.fullmatch(r"\w[\w.-]*", config.run.name):
-        raise RequestError(
-            f"run.name={config.run.name!r}: must be a plain name, of letters, digits, '-', '_', '.'"
-        )
+    _check_name(config.run.name)
     return config
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise RequestError(
+            f"run.name={name!r}: must be a plain name, of letters, digits, '-', '_', '.'"
+        )
+    if (size := len(name.encode())) > _LONGEST_NAME:
+        raise RequestError(
+            f"run.name={name[:20]}...: {size} bytes; must be no more than {_LONGEST_NAME}"
+        )
 
 
 def to_yaml(config: Config) -> str:
@@ -302,20 +311,31 @@ def value_of(config: Config, name: str) -> Any:
     return value
 
 
+_LONGEST_NAME = 255
+"""Bytes. File systems take no longer name."""
+_TEXT = (str, str | None)
+_WORD = Key("", str, "", "", {})
+_NULL = "tag:yaml.org,2002:null"
 _NO_MAPPING = "expected keys and values, as in configs/default.yaml"
 
 
 def _read(file: Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(file)
+        text = file.read_text(encoding="utf-8")
+        loaded = OmegaConf.load(io.StringIO(text))
     except OSError as error:
         # OmegaConf raises one, without a reason, for YAML that holds a bare value.
         reason = error.strerror or _NO_MAPPING
         raise RequestError(f"--config {file}: {reason}") from None
-    except (YAMLError, ValueError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"--config {file}: not YAML: {error}") from None
     if not isinstance(loaded, DictConfig):
         raise RequestError(f"--config {file}: {_NO_MAPPING}")
+    root = yaml.compose(text, yaml.SafeLoader)
+    for key in keys():
+        words = _words(key, _node_at(root, key.name))
+        if words is not None:
+            OmegaConf.update(loaded, key.name, words)
     return loaded
 
 
@@ -325,9 +345,51 @@ def _parse(override: str) -> DictConfig:
         example = f"{_full_name(name) or 'train.epochs'}={value or '...'}"
         raise RequestError(f"{override}: expected key=value; write {example}")
     try:
+        words = next((_words_typed(key, value) for key in keys() if key.name == name), None)
+        if words is not None:
+            return OmegaConf.create(_nested(name, words))
         return OmegaConf.from_dotlist([override])
-    except (YAMLError, ValueError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"{override!r}: {error}") from None
+
+
+def _words_typed(key: Key, text: str) -> str | list[str] | None:
+    """As `_words`, of what follows ``key=`` on the command line."""
+    if not text.isprintable():
+        return None
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        node = None
+    is_plain = not (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'))
+    if key.type in _TEXT and text and is_plain and getattr(node, "tag", "") != _NULL:
+        return text
+    return _words(key, node)
+
+
+def _words(key: Key, node: yaml.Node | None) -> str | list[str] | None:
+    """What a key of text takes of a YAML node, as it was typed: 007 is no number there, off no
+    truth value. None where there is nothing to be taken literally."""
+    if key.type in _TEXT and isinstance(node, yaml.ScalarNode) and node.tag != _NULL:
+        return node.value
+    if key.type == list[str] and isinstance(node, yaml.SequenceNode):
+        words = [_words(_WORD, item) for item in node.value]
+        return words if all(isinstance(word, str) for word in words) else None  # type: ignore[return-value]
+    return None
+
+
+def _node_at(root: yaml.Node | None, name: str) -> yaml.Node | None:
+    node = root
+    for part in name.split("."):
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for key, value in entries if key.value == part), None)
+    return node
+
+
+def _nested(name: str, value: Any) -> dict[str, Any]:
+    """A dotted key and its value, as sections within sections."""
+    section, dot, rest = name.partition(".")
+    return {section: _nested(rest, value) if dot else value}
 
 
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:

@@ -15,7 +15,7 @@ from pathlib import Path
 from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.config import Config
-from lenet_dist.runtime.run_directory import locate_weights
+from lenet_dist.run.directory import locate_weights
 
 
 def main(arguments: list[str]) -> None:
@@ -34,8 +34,8 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
 
     from lenet_dist.data import dataset, fetch
     from lenet_dist.model import weights
-    from lenet_dist.runtime import accelerator as accelerators
-    from lenet_dist.runtime import slurm
+    from lenet_dist.processes import accelerator as accelerators
+    from lenet_dist.processes import slurm
     from lenet_dist.training.evaluation import evaluate
 
     slurm.adopt_ranks()

@@ -11,22 +11,12 @@ A file at PATH is replaced, and so is a folder that this command has made.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
-from lenet_dist.files import (
-    check_file_can_be_written,
-    check_folder_can_be_written,
-    replace_folder,
-    write_atomically,
-)
-from lenet_dist.runtime.run_directory import locate_weights
-
-if TYPE_CHECKING:
-    from lenet_dist.reporting.run import Run
+from lenet_dist.files import check_file_can_be_written, replace_folder, write_atomically
+from lenet_dist.run.directory import locate_weights
 
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
@@ -40,8 +30,10 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     weights_file, _ = locate_weights(request.target)
     if request.format == "hub":
-        _check_folder(request.out)
-        replace_folder(request.out, _folder(request.target, weights_file))
+        from lenet_dist.reporting import hub_folder
+
+        hub_folder.check(request.out)
+        replace_folder(request.out, hub_folder.content(request.target, weights_file))
     else:
         _check_file(request.out, weights_file)
         write_atomically(request.out, _file(request.format, weights_file))
@@ -52,25 +44,6 @@ def _check_file(out: Path, weights_file: Path) -> None:
     check_file_can_be_written("--out", out)
     if out.exists() and out.samefile(weights_file):
         raise RequestError(f"--out {out}: is the weights file itself; name another file")
-
-
-def _check_folder(out: Path) -> None:
-    check_folder_can_be_written("--out", out)
-    if out.is_dir() and any(out.iterdir()) and not _was_exported(out):
-        raise RequestError(
-            f"--out {out}: holds something else than such an export;"
-            " name a folder that is empty or not there yet"
-        )
-
-
-def _was_exported(folder: Path) -> bool:
-    """Whether it holds what this command writes, and nothing besides."""
-    from lenet_dist.model import formats
-    from lenet_dist.reporting import card
-
-    if {path.name for path in folder.iterdir()} != formats.HUB_FILES:
-        return False
-    return card.is_ours((folder / formats.CARD).read_text(encoding="utf-8", errors="replace"))
 
 
 def _file(form: str, weights_file: Path) -> bytes:
@@ -84,28 +57,6 @@ def _file(form: str, weights_file: Path) -> bytes:
             return formats.onnx(model)
         case _:
             return weights_file.read_bytes()
-
-
-def _folder(target: Path, weights_file: Path) -> dict[str, bytes]:
-    from lenet_dist.model import formats, weights
-    from lenet_dist.reporting import card
-
-    model, content = weights.read(weights_file), weights_file.read_bytes()
-    run = _measured(target, content) if target.is_dir() else None
-    return formats.hub(model, content, card.text(model, run))
-
-
-def _measured(target: Path, content: bytes) -> Run:
-    """The run, if its result is that of these weights: a card must not praise others."""
-    from lenet_dist.reporting import run
-
-    found = run.read(target)
-    if found.result and found.result.weights_sha256 != hashlib.sha256(content).hexdigest():
-        raise RequestError(
-            f"{target / 'model.safetensors'}: not the weights that result.json was measured with;"
-            " give the file instead of the run to export it without that result"
-        )
-    return found
 
 
 if __name__ == "__main__":

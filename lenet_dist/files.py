@@ -56,8 +56,13 @@ def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
     sync_folder(folder)
 
 
-def check_file_can_be_written(option: str, path: Path) -> None:
-    """Raises RequestError, naming the option that asks for it, if no file can be written there."""
+def check_file_can_be_written(option: str, path: Path | None) -> None:
+    """Raises RequestError, naming the option that asks for it, if no file can be written there.
+
+    `path`: None if the option is not given.
+    """
+    if path is None:
+        return
     if path.is_dir():
         raise RequestError(f"{option} {path}: is a folder; name the file")
     _check_parent(option, path)
@@ -79,6 +84,11 @@ def _check_parent(option: str, path: Path) -> None:
         raise RequestError(f"{option} {path}: {path.parent} is no folder")
     if not os.access(path.parent, os.W_OK):
         raise RequestError(f"{option} {path}: can't write into {path.parent}; name another place")
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is a pipe, a socket or a device, of which reading may never come to an end."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def append_line(path: Path, line: str) -> None:

@@ -13,6 +13,7 @@ from lenet_dist.exits import RequestError
 class Plan:
     """What a config amounts to on a number of processes: the batch arithmetic."""
 
+    config: Config
     world_size: int
     training_images: int
     batch_size: int
@@ -109,6 +110,7 @@ def validate(config: Config, world_size: int) -> Plan:
     if train.max_steps is not None:
         total_steps = min(total_steps, train.max_steps)
     return Plan(
+        config=config,
         world_size=world_size,
         training_images=images,
         batch_size=train.batch_size,

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_dist import exits
+from lenet_dist.model.prediction import Prediction
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SURE = 0.9
-"""A probability below this is said to be unsure."""
 PRETRAINED = Path(__file__).parent / "pretrained" / "lenet5.safetensors"
 
 
@@ -37,11 +36,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     request = parser.parse_args(arguments)
     probabilities = _probabilities(request.images, request.weights).tolist()
-    predictions = list(zip(request.images, probabilities, strict=True))
+    predictions = list(map(Prediction, request.images, probabilities))
     if request.json:
-        print(json.dumps([_as_json(*prediction) for prediction in predictions]))
+        print(json.dumps([prediction.fields() for prediction in predictions]))
     else:
-        lines = "".join(f"{_as_line(*prediction)}\n" for prediction in predictions)
+        lines = "".join(f"{prediction}\n" for prediction in predictions)
         # A file's name need not be text.
         sys.stdout.buffer.write(os.fsencode(lines))
 
@@ -59,29 +58,6 @@ def _probabilities(images: list[Path], weights_file: Path) -> Tensor:
     digits = torch.from_numpy(np.stack([picture.read(image) for image in images]))
     with torch.no_grad():
         return (model(pixels(digits)).double() / temperature).softmax(1)
-
-
-def _as_json(image: Path, probabilities: list[float]) -> dict[str, object]:
-    digit = _ranked(probabilities)[0]
-    return {
-        "image": str(image),
-        "digit": digit,
-        "probability": probabilities[digit],
-        "probabilities": probabilities,
-    }
-
-
-def _as_line(image: Path, probabilities: list[float]) -> str:
-    first, second, *_ = _ranked(probabilities)
-    line = f"{image}: {first} ({probabilities[first]:.1%})"
-    if probabilities[first] < SURE:
-        line += f", unsure: {first} or {second} ({probabilities[second]:.1%})"
-    return line
-
-
-def _ranked(probabilities: list[float]) -> list[int]:
-    """The digits, the likeliest first."""
-    return sorted(range(len(probabilities)), key=lambda digit: -probabilities[digit])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import check_file_can_be_written
 
 if TYPE_CHECKING:
-    from lenet_dist.reporting.run import Run
+    from lenet_dist.run.reader import Run
 
 
 def main(arguments: list[str]) -> None:
@@ -43,12 +43,12 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     single = len(request.runs) == 1
     out = request.out or (request.runs[0] if single else Path()) / "report.html"
-    from lenet_dist.reporting import page, run
+    from lenet_dist.reporting import page
+    from lenet_dist.run import reader
 
-    runs = [run.read(path) for path in request.runs]
+    runs = [reader.read(path) for path in request.runs]
     check_file_can_be_written("--out", out)
-    if request.wandb_json:
-        check_file_can_be_written("--wandb-json", request.wandb_json)
+    check_file_can_be_written("--wandb-json", request.wandb_json)
     print(page.write(runs, out, request.data), flush=True)
     if request.wandb or request.wandb_json:
         _wandb(runs, request)

@@ -12,8 +12,8 @@ import os
 from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.exits import RequestError, Stopped
-from lenet_dist.runtime import slurm
-from lenet_dist.runtime.run_directory import RunDirectory
+from lenet_dist.processes import slurm
+from lenet_dist.run.directory import RunDirectory
 
 
 def main(arguments: list[str]) -> None:

@@ -12,17 +12,24 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lenet_dist import config as configuration
 from lenet_dist import exits
-from lenet_dist.plan import validate
-from lenet_dist.runtime.stop import StopRequest
+from lenet_dist.machine import memory
+from lenet_dist.machine.clock import Clock
+from lenet_dist.processes import slurm
+from lenet_dist.processes.stop import StopRequest
+from lenet_dist.run.directory import RunDirectory
+
+if TYPE_CHECKING:
+    from lenet_dist.training.task import Task
 
 
-def main(arguments: list[str]) -> None:
-    """Train as asked. Imports of weight come late: --help is quick, signals are caught early."""
+def main(arguments: list[str], task: Task | None = None) -> None:
+    """Train as asked: LeNet-5, or another task. Heavy imports come late: --help is quick, and
+    signals are caught early."""
     started = time.monotonic()
     parser = exits.ArgumentParser(
         prog="lenet_dist.train",
@@ -30,9 +37,8 @@ def main(arguments: list[str]) -> None:
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, as those in configs/")
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the resolved config and exit"
-    )
+    shows = "print the resolved config and exit"
+    parser.add_argument("--print-config", action="store_true", help=shows)
     request, overrides = parser.parse_with_overrides(arguments)
     config = configuration.load(request.config, overrides)
     if request.print_config:
@@ -41,59 +47,26 @@ def main(arguments: list[str]) -> None:
         return
     stop = StopRequest()
     stop.install()
-    from lenet_dist.runtime import memory, slurm
-
     memory.keep_freed()
     slurm.adopt_ranks()
-    _train(config, stop, started)
+    from lenet_dist.run.result import table
+    from lenet_dist.training.start import start
 
-
-def _train(config: configuration.Config, stop: StopRequest, started: float) -> None:
-    from lenet_dist.runtime import accelerator as accelerators
-    from lenet_dist.runtime.run_directory import RunDirectory
-    from lenet_dist.tracking.environment import active_trackers
-    from lenet_dist.tracking.follower import followed
-    from lenet_dist.tracking.progress import result_table
-    from lenet_dist.training.job import assemble
-    from lenet_dist.training.loop import train
-
-    plan = validate(config, accelerators.world_size_of_environment())
-    trackers = active_trackers(config)
-    directory = RunDirectory(config)
-    accelerator = accelerators.start(config.compute)
-    watch = accelerators.peer_watch
-    with watch(config.compute.timeout_seconds):
-        result = accelerators.on_main(accelerator, lambda: directory.completed(config))
-        is_new = result is None
-        if result is None:
-            accelerators.say(accelerator, plan)
-            if plan.advice and accelerator.is_main_process:
-                print(f"warning: {plan.advice}", file=sys.stderr, flush=True)
-            job = assemble(config, accelerator, directory, stop, started)
-            has_follower = trackers and accelerator.is_main_process
-            say = job.progress.say
-            with (
-                accelerators.stopping_together(accelerator),
-                followed(directory.path, say) if has_follower else nullcontext(),
-                watch(config.compute.timeout_seconds),
-            ):
-                result = train(job)
-        else:
-            accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
-    accelerator.end_training()
-    if accelerator.is_main_process:
+    result, is_new = start(config, task, stop, Clock(started))
+    if exits.is_main_process():
+        directory = RunDirectory(config)
         if is_new and config.log.report:
             _report(directory.path, directory.report)
-        print(result_table(result, directory.path, directory.report))
+        print(table(result, directory))
 
 
 def _report(run: Path, page: Path) -> None:
     """Write the run's page. The result is on disk: the run is complete whatever happens here."""
     try:
-        from lenet_dist.reporting.page import write
-        from lenet_dist.reporting.run import read
+        from lenet_dist.reporting import page as pages
+        from lenet_dist.run import reader
 
-        write([read(run)], page)
+        pages.write([reader.read(run)], page)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(

@@ -14,7 +14,7 @@ from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.processes import Job, Jobs, LaunchedJobs
 
-_STARTS_PROCESSES = (
+_START_PROCESSES = (
     "benchmark",
     "calibrate",
     "commands",
@@ -33,11 +33,12 @@ _STARTS_PROCESSES = (
     "stop",
     "wandb",
     "wandb_report",
+    "your_own",
 )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first: those of the files that start jobs come after all others.
+    """Fast tests first: those of the files that start processes come after all others.
 
     Tests of a GPU are left out where there is none: that is no hole in the gate.
     """
@@ -45,7 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         without = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") in _STARTS_PROCESSES)
+    for item in items:
+        if item.path.stem.removeprefix("test_") in _START_PROCESSES:
+            item.add_marker("processes")
+            # What stands for a whole file, a cluster or a browser, is there once.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: item.get_closest_marker("processes") is not None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

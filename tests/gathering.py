@@ -9,8 +9,8 @@ import time
 import torch
 
 from lenet_dist.config import Compute
-from lenet_dist.runtime import accelerator as accelerators
-from lenet_dist.runtime.exchange import gather_of
+from lenet_dist.processes import accelerator as accelerators
+from lenet_dist.processes.exchange import gather_of
 
 ROUNDS = 200
 WIDTH = 1000

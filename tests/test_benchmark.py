@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lenet_dist import benchmark
-from lenet_dist.benchmarking import measurements, table
+from lenet_dist.benchmarking import measurements, session, table
 from lenet_dist.benchmarking.contenders import LOOPS
 from lenet_dist.benchmarking.figures import spread
 from lenet_dist.benchmarking.targets import TARGETS, judge
@@ -80,7 +80,7 @@ def test_the_plot_names_its_contenders_and_its_unit() -> None:
 def data(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST where torchvision looks for it too."""
     folder = tmp_path_factory.mktemp("data")
-    benchmark._provide_files(str(mnist), folder)
+    session._provide_files(str(mnist), folder)
     return folder
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from lenet_dist import files
 from lenet_dist.exits import RequestError, RunFailed
-from lenet_dist.training import checkpoint
-from lenet_dist.training.checkpoint import Checkpoint
+from lenet_dist.run import checkpoint
+from lenet_dist.run.checkpoint import Checkpoint
 from tests.properties import PROPERTY
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")

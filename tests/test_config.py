@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -79,6 +81,17 @@ TAKEN = [
     ("wandb.entity=null", None),
     ("run.name=run-1.5_b", "run-1.5_b"),
     ("run.name=1", "1"),
+    ("run.name=007", "007"),
+    ("run.name=1e3", "1e3"),
+    ("run.name=true", "true"),
+    ("run.name=off", "off"),
+    ("run.name='007'", "007"),
+    ("run.root=1_000", "1_000"),
+    ("data.root=12:30", "12:30"),
+    ("wandb.project=2026-11-25", "2026-11-25"),
+    ("wandb.entity=on", "on"),
+    ("wandb.group=0x10", "0x10"),
+    ("wandb.tags=[007, off, 'a b', 1e3]", ["007", "off", "a b", "1e3"]),
     ("run.root=/tmp/a=b", "/tmp/a=b"),
 ]
 
@@ -94,6 +107,18 @@ def test_a_good_value_is_taken_from_the_command_line_and_from_a_file(
     for config in (load(None, [override]), load(file)):
         taken = value_of(config, name)
         assert taken == value and type(taken) is type(value)
+
+
+@pytest.mark.parametrize("text", ["a: b", "a #b", "[a", "{a}", "*a", "x: [y", "%", "~/data"])
+def test_a_text_on_the_command_line_is_taken_as_it_was_typed(text: str) -> None:
+    assert load(None, [f"data.root={text}"]).data.root == text
+
+
+def test_a_file_may_come_from_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "config"
+    os.mkfifo(pipe)
+    Thread(target=pipe.write_text, args=("run:\n  name: 007\n",), daemon=True).start()
+    assert load(pipe).run.name == "007"
 
 
 REFUSED = [
@@ -186,6 +211,10 @@ REFUSED = [
     # Not a plain name.
     *[(f"run.name={name}", "run.name") for name in ("../x", "a/b", ".", "..", ".x", "-x", "a b")],
     ("run.name=''", "run.name"),
+    (
+        f"run.name={'x' * 300}",
+        "run.name=xxxxxxxxxxxxxxxxxxxx...: 300 bytes; must be no more than 255",
+    ),
     ('run.name="a\\nb"', "run.name"),
 ]
 

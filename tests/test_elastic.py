@@ -95,7 +95,7 @@ class Agents:
     def world_sizes(self) -> list[int]:
         """Of each start of the run so far."""
         from lenet_dist import config as configuration
-        from lenet_dist.runtime.run_directory import RunDirectory
+        from lenet_dist.run.directory import RunDirectory
 
         place = [f"run.root={self.folder}", "run.name=run"]
         starts = RunDirectory(configuration.load(None, place)).read_starts()

@@ -56,6 +56,14 @@ def test_a_killed_rank_ends_the_others_at_once(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
+def test_a_process_lost_through_the_network_is_told_of_once(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, module="tests.through_tcp")
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGKILL)
+    assert job.wait() == [1, -signal.SIGKILL]
+    assert job.main.text().count("lost another process") == 1
+
+
 def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs) -> None:
     job = jobs.start("compute.timeout_seconds=5", world_size=2)
     job.until_step(14)

@@ -9,15 +9,14 @@ import torch
 
 from lenet_dist import config as configuration
 from lenet_dist.data import dataset, sampler
-from lenet_dist.model import lenet5
-from lenet_dist.model.ema import MovingAverage
-from lenet_dist.model.flat import flatten
+from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
-from lenet_dist.runtime import accelerator as accelerators
+from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.training import gradient
-from lenet_dist.training import optimizer as optimizers
+from lenet_dist.training import state as states
 from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.task import LENET5
 from tests.processes import Job, Jobs, checkpoint_steps, outcome, read_lines, result
 
 pytestmark = pytest.mark.gpu
@@ -32,14 +31,10 @@ def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
     accelerator = accelerators.start(config.compute)
     images = dataset.synthetic("train").to(accelerator.device)
     ids = torch.arange(len(images), device=accelerator.device)
-    model = lenet5.build(0, 0.0, 1.0).to(accelerator.device)
-    wrapped = accelerator.prepare(model)
-    built = optimizers.build(config.optimizer, flatten(model), capturable=captured)
-    optimizer = accelerator.prepare(built)
-    average = MovingAverage(model, 0.99)
-    of_batch = gradient.build(config, plan, accelerator, model, wrapped, accelerator.gather, images)
-    scaler = torch.amp.GradScaler(enabled=False)
-    step = TrainStep(config, plan, of_batch, optimizer.optimizer, scaler, average)
+    model = LENET5.build(config).to(accelerator.device)
+    state = states.build(model, config, accelerator, Clock(0.0), capturable=captured)
+    of_batch = gradient.build(plan, accelerator, LENET5, state, accelerator.gather, images)
+    step = TrainStep(plan, of_batch, state)
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS
     )
@@ -55,7 +50,7 @@ def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
             stats = step(images.__getitems__(batch_ids), number)
     torch.cuda.set_sync_debug_mode("default")
     assert (captured_step.graph is not None) == captured
-    return [p.detach() for p in model.parameters()] + list(average.means.values()) + list(stats)
+    return [p.detach() for p in model.parameters()] + list(state.weights().values()) + list(stats)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])

@@ -15,14 +15,17 @@ from lenet_dist.tracking.environment import TRACKERS
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
-    "commands": 4,
-    "benchmarking": 3,
-    "training": 2, "reporting": 2, "demonstration": 2,
-    "data": 1, "model": 1, "runtime": 1, "tracking": 1,
+    "commands": 6,
+    "benchmarking": 5,
+    "training": 4, "reporting": 4, "inspection": 4, "demonstration": 4,
+    "tracking": 3,
+    "run": 2, "processes": 2,
+    "data": 1, "model": 1, "machine": 1,
     "base": 0,
 }  # fmt: skip
 BASE = {"config", "exits", "files", "plan"}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
+COMMANDS = {m for m in MODULES if "/" not in m and Path(m).stem not in BASE} - {"__init__.py"}
 
 
 @cache
@@ -78,19 +81,25 @@ def test_imports_go_down_only(module: str) -> None:
 
 def test_the_walk_sees_what_is_there() -> None:
     assert {"train.py", "config.py", "training/loop.py"} <= set(MODULES)
-    assert "lenet_dist.training.loop.train" in imports("train.py")
-    assert parts_imported("train.py") >= {"base", "runtime", "training"}
+    assert "lenet_dist.training.start.start" in imports("train.py")
+    assert parts_imported("train.py") >= {"base", "processes", "training"}
     assert "training/gradient.py" in importers("accelerate")
 
 
-def test_only_commands_training_runtime_and_what_it_is_measured_against_know_accelerate() -> None:
+def test_only_what_runs_on_several_processes_and_its_benchmark_know_accelerate() -> None:
     parts = {part_of(Path(module)) for module in importers("accelerate")}
-    assert parts <= {"commands", "training", "runtime", "benchmarking"}
+    assert parts == {"processes", "training", "inspection", "benchmarking"}
 
 
 def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
     both = importers("wandb") | importers("wandb_workspaces")
     assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_a_command_fits_on_a_screen(command: str) -> None:
+    """It reads the request, calls one thing and gives the exit code."""
+    assert len((PACKAGE / command).read_text(encoding="utf-8").splitlines()) < 80
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
@@ -110,7 +119,7 @@ def test_only_the_hubs_class_and_its_card_know_the_hub() -> None:
 def test_only_the_trackers_own_process_knows_the_trackers() -> None:
     ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
     knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}
-    assert knowing == {"track.py"}
+    assert knowing == {"tracking/feed.py"}
 
 
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train", "lenet_dist.export"])

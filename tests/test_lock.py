@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from lenet_dist.exits import RequestError
-from lenet_dist.runtime.lock import RunLock
+from lenet_dist.run.lock import RunLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from lenet_dist.runtime.lock import RunLock
+from lenet_dist.run.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)

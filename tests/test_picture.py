@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,7 @@ def write_refused(folder: Path) -> list[tuple[str, Path]]:
     (folder / "header.png").write_bytes(header)
     (folder / "text.png").write_text("A digit.")
     (folder / "empty.png").touch()
+    os.mkfifo(folder / "pipe")
     return [
         *[(said, folder / name) for said, name, _ in saved],
         ("more than 50,000,000 pixels", folder / "header.png"),
@@ -242,6 +244,8 @@ def write_refused(folder: Path) -> list[tuple[str, Path]]:
         ("not a picture", folder / "empty.png"),
         ("no such file", folder / "nowhere.png"),
         ("Is a directory", folder),
+        ("a pipe or a device", folder / "pipe"),
+        ("a pipe or a device", Path("/dev/zero")),
     ]
 
 

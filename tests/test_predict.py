@@ -20,7 +20,8 @@ from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
-from lenet_dist.predict import PRETRAINED, SURE
+from lenet_dist.model.prediction import SURE
+from lenet_dist.predict import PRETRAINED
 from tests.processes import ROOT, command, user_environment
 
 PREDICT = ("python", "-m", "lenet_dist.predict")

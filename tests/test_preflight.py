@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, fetch
-from lenet_dist.runtime.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
-from lenet_dist.runtime.network import partners
-from lenet_dist.runtime.rank import Rank
+from lenet_dist.inspection.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
+from lenet_dist.inspection.network import partners
+from lenet_dist.inspection.rank import Rank
 from tests.processes import Job, Jobs, command
 from tests.properties import PROPERTY
 

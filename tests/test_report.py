@@ -22,7 +22,8 @@ from lenet_dist import config as configuration
 from lenet_dist import report
 from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
-from lenet_dist.reporting import page, pictures, plots, robustness, run
+from lenet_dist.reporting import page, pictures, plots, robustness
+from lenet_dist.run import reader
 from tests.browser import Browser, fetch_axe
 from tests.processes import SMALL, Job, Jobs, command, outcome, result
 
@@ -80,7 +81,7 @@ def text_of(html: str) -> str:
 
 def page_of(directory: Path) -> str:
     """The text of the page over a run."""
-    return text_of(page.of_run(run.read(directory)))
+    return text_of(page.of_run(reader.read(directory)))
 
 
 def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
 
 
 def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interrupted: Path) -> None:
-    html = page.of_run(run.read(interrupted))
+    html = page.of_run(reader.read(interrupted))
     test = result(interrupted)["test"]
     wrong = test["count"] - test["correct"]
     shown = re.findall(
@@ -116,7 +117,7 @@ def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interru
 
 
 def test_a_page_says_what_is_left_of_the_accuracy_on_harder_images(interrupted: Path) -> None:
-    model, test = pictures.load(run.read(interrupted), None)
+    model, test = pictures.load(reader.read(interrupted), None)
     found, shown = robustness.measure(model, test), page_of(interrupted)
     assert found.count == 1000
     assert f"{100 * found.clean:.1f}" in shown
@@ -134,14 +135,14 @@ def test_a_page_says_what_is_left_of_the_accuracy_on_harder_images(interrupted: 
 
 def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:
     starts = [json.loads(line) for line in (interrupted / "starts.jsonl").read_text().splitlines()]
-    html = page.of_run(run.read(interrupted))
+    html = page.of_run(reader.read(interrupted))
     assert html.count(f"Interrupted at {starts[1]['step']:,}.") == 4, "in each plot"
 
 
 def test_the_command_in_the_page_gives_the_same_bits_again(
     uninterrupted: Job, tmp_path: Path
 ) -> None:
-    html = page.of_run(run.read(uninterrupted.directory))
+    html = page.of_run(reader.read(uninterrupted.directory))
     shown = re.search(r"<code>(accelerate launch -m lenet_dist\.train .*?)</code>", html)
     assert shown
     with Jobs(tmp_path) as started:
@@ -164,7 +165,7 @@ def test_the_command_has_every_key_that_is_not_at_its_default(
 ) -> None:
     asked = configuration.load(uninterrupted.directory / "config.yaml", [override])
     directory = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
-    words = shlex.split(page.rerun_command(run.read(directory)))
+    words = shlex.split(page.rerun_command(reader.read(directory)))
     again = configuration.load(None, [*words[4:], f"run.name={asked.run.name}"])
     assert again == asked
 
@@ -174,7 +175,7 @@ def test_under_ddp_the_command_has_the_number_of_processes(
 ) -> None:
     asked = configuration.load(several[1] / "config.yaml", ["train.reduction=ddp"])
     directory = altered(several[1], tmp_path, config=configuration.to_yaml(asked))
-    shown = page.rerun_command(run.read(directory))
+    shown = page.rerun_command(reader.read(directory))
     assert shown.startswith("torchrun --nproc-per-node 2 -m lenet_dist.train ")
 
 
@@ -198,7 +199,7 @@ def test_a_run_that_is_not_complete_is_shown_as_far_as_it_came(unfinished: Path)
     shown = page_of(unfinished)
     (step,) = re.findall(r"Not complete: step (\d+) of 60 at its newest checkpoint", shown)
     assert 42 <= int(step) < 60
-    last = run.read(unfinished).validation[-1]
+    last = reader.read(unfinished).validation[-1]
     assert f"validation accuracy at step 39: {last.correct:,} of {last.count:,}" in shown
     assert "Pictures None: they need the final weights" in shown
 
@@ -216,7 +217,7 @@ def test_the_end_of_a_line_that_a_kill_cut_short_is_left_out(
 ) -> None:
     metrics = (uninterrupted.directory / "metrics.jsonl").read_text()
     copy = altered(uninterrupted.directory, tmp_path, metrics=metrics + '{"kind": "tra')
-    assert run.read(copy).train == run.read(uninterrupted.directory).train
+    assert reader.read(copy).train == reader.read(uninterrupted.directory).train
 
 
 def test_without_the_images_the_page_says_which_are_missing(
@@ -251,8 +252,8 @@ def test_weights_that_are_not_the_results_are_not_shown(
 
 
 def test_the_same_run_gives_the_same_page(interrupted: Path, several: list[Path]) -> None:
-    assert page.of_run(run.read(interrupted)) == page.of_run(run.read(interrupted))
-    runs = [run.read(path) for path in several]
+    assert page.of_run(reader.read(interrupted)) == page.of_run(reader.read(interrupted))
+    runs = [reader.read(path) for path in several]
     assert page.of_runs(runs) == page.of_runs(runs)
 
 
@@ -260,7 +261,7 @@ def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_
     evil = "<script>alert(1)</script>"
     asked = configuration.load(uninterrupted.directory / "config.yaml", [f'wandb.group="{evil}"'])
     html = page.of_run(
-        run.read(altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked)))
+        reader.read(altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked)))
     )
     assert "<script" not in html and evil in unescape(html)
 
@@ -286,7 +287,7 @@ def test_what_is_damaged_is_refused_by_file_and_place(
 ) -> None:
     copy = altered(uninterrupted.directory, tmp_path, **{name: content})
     if named is None:
-        run.read(copy)
+        reader.read(copy)
         return
     with pytest.raises(RequestError) as refused:
         report.main([str(copy)])
@@ -299,7 +300,7 @@ def test_a_confusion_matrix_of_another_size_is_damaged(uninterrupted: Job, tmp_p
     content["test"]["confusion"].pop()
     copy = altered(uninterrupted.directory, tmp_path, result=json.dumps(content))
     with pytest.raises(RequestError, match=r"result\.json: test: confusion: damaged"):
-        run.read(copy)
+        reader.read(copy)
 
 
 @pytest.mark.parametrize(
@@ -388,7 +389,7 @@ def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
 
 
 def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
-    shown = text_of(page.of_runs([run.read(path) for path in several]))
+    shown = text_of(page.of_runs([reader.read(path) for path in several]))
     accuracies = [100 * result(path)["test"]["accuracy"] for path in (several[0], *several[2:4])]
     mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
     lowest, highest = min(accuracies), max(accuracies)
@@ -402,7 +403,7 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
 
 
 def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
-    runs = [run.read(path) for path in several]
+    runs = [reader.read(path) for path in several]
     shown = text_of(page.of_runs(runs))
     ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
     found = robustness.measure(*pictures.load(ordered[1], None))
@@ -412,7 +413,7 @@ def test_configs_are_compared_on_harder_images_by_their_median_runs(several: lis
 
 
 def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
-    shown = text_of(page.of_runs([run.read(path) for path in several[:4]]))
+    shown = text_of(page.of_runs([reader.read(path) for path in several[:4]]))
     assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
 
 
@@ -420,7 +421,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(
     uninterrupted: Job, tmp_path: Path
 ) -> None:
     copy = altered(uninterrupted.directory, tmp_path)
-    shown = text_of(page.of_runs([run.read(uninterrupted.directory), run.read(copy)]))
+    shown = text_of(page.of_runs([reader.read(uninterrupted.directory), reader.read(copy)]))
     assert str(uninterrupted.directory) in shown and str(copy) in shown
 
 
@@ -432,7 +433,7 @@ def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
     lines[0]["loss"] = float(loss)
     metrics = "".join(json.dumps(line) + "\n" for line in lines)
     copy = altered(uninterrupted.directory, tmp_path, metrics=metrics)
-    for html in (page.of_run(run.read(copy)), page.of_runs([run.read(copy)] * 2)):
+    for html in (page.of_run(reader.read(copy)), page.of_runs([reader.read(copy)] * 2)):
         assert html.count('role="img"') >= 4
 
 
@@ -441,7 +442,7 @@ def test_a_page_of_many_runs_and_lines_is_small(uninterrupted: Job, tmp_path: Pa
     first = next(line for line in lines if line["kind"] == "train")
     many = [{**first, "step": step, "loss": 1 + step % 7 / 7} for step in range(1, 20_001)]
     metrics = "".join(json.dumps(line) + "\n" for line in many)
-    copy = run.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
+    copy = reader.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
     assert len(page.of_run(copy)) < 1_000_000
     assert len(page.of_runs([copy] * 20)) < 2_000_000
 
@@ -458,7 +459,7 @@ def luminance(colour: str) -> float:
 
 
 def test_every_curve_stands_out_from_the_page_light_and_dark(uninterrupted: Job) -> None:
-    html = page.of_run(run.read(uninterrupted.directory))
+    html = page.of_run(reader.read(uninterrupted.directory))
     found = re.findall(r":root \{(.*?)\}", html, flags=re.S)
     schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", scheme)) for scheme in found]
     schemes = [scheme for scheme in schemes if "paper" in scheme]
@@ -485,9 +486,9 @@ def pages(
 ) -> dict[str, Path]:  # fmt: skip
     folder = tmp_path_factory.mktemp("pages")
     return {
-        "one run": page.write([run.read(interrupted)], folder / "one.html"),
-        "unfinished": page.write([run.read(unfinished)], folder / "unfinished.html"),
-        "several runs": page.write([run.read(path) for path in several], folder / "several.html"),
+        "one run": page.write([reader.read(interrupted)], folder / "one.html"),
+        "unfinished": page.write([reader.read(unfinished)], folder / "unfinished.html"),
+        "several runs": page.write(list(map(reader.read, several)), folder / "several.html"),
     }
 
 

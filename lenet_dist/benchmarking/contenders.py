@@ -38,7 +38,7 @@ def seed_loop(assignment: Assignment) -> dict[str, Any]:
 
 def seed_loop_workers(assignment: Assignment) -> dict[str, Any]:
     """The same with torch's advice for slow data: a worker process for each core, kept alive."""
-    from lenet_dist.runtime.hardware import cores
+    from lenet_dist.machine.hardware import cores
 
     loader = DataLoader(
         _torchvision_mnist(assignment, train=True),
@@ -157,7 +157,7 @@ def bare_loop(assignment: Assignment) -> dict[str, Any]:
 
 def arithmetic_limit(assignment: Assignment) -> dict[str, Any]:
     """Images a second if training were nothing but matrix products at this machine's best rate."""
-    from lenet_dist.runtime.device import gigaflops
+    from lenet_dist.inspection.device import gigaflops
 
     rate = gigaflops(_device())
     return {
@@ -170,7 +170,7 @@ def job_evaluation(assignment: Assignment) -> dict[str, Any]:
     from lenet_dist.config import Compute, Data
     from lenet_dist.data import dataset
     from lenet_dist.model.lenet5 import LeNet5
-    from lenet_dist.runtime import accelerator as accelerators
+    from lenet_dist.processes import accelerator as accelerators
     from lenet_dist.training.evaluation import evaluate
 
     accelerator = accelerators.start(Compute())

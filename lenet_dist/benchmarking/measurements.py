@@ -288,8 +288,8 @@ def machine() -> dict[str, Any]:
 
     import torch
 
-    from lenet_dist.runtime.hardware import cores, cpu_name
-    from lenet_dist.runtime.versions import git_commit, versions
+    from lenet_dist.machine.hardware import cores, cpu_name
+    from lenet_dist.machine.versions import git_commit, versions
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hardware = {

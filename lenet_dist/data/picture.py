@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from lenet_dist.exits import RequestError
+from lenet_dist.files import is_special
 
 Grey = npt.NDArray[np.float32]
 """[height, width]."""
@@ -60,6 +61,8 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
 def _grey(path: Path) -> Grey:
     """Grey levels from 0 to 255 of a file's first picture, upright, nothing transparent."""
+    if is_special(path):
+        raise ValueError("a pipe or a device; name a file")
     try:
         with warnings.catch_warnings():
             # Of metadata that is damaged, say: it is the pixels that count.

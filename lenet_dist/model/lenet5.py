@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenet_dist.model.backpropagation import Logits
+from lenet_dist.model.initialisation import seeded
 
 PARAMETERS = 61_706
 
@@ -58,8 +59,7 @@ class LeNet5(nn.Module):
 
 def build(seed: int, mean: float, std: float) -> LeNet5:
     """LeNet-5 with torch's default initialisation, a function of the seed, on the CPU."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return LeNet5(mean, std)
 
 

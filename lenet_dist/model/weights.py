@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lenet_dist.exits import RequestError
+from lenet_dist.files import is_special
 from lenet_dist.model.lenet5 import LeNet5
 
 _ENTRY = "lenet_dist"
@@ -65,6 +66,8 @@ def temperature(path: Path) -> float:
 
 
 def _header(path: Path) -> dict[str, float]:
+    if is_special(path):
+        raise ValueError("a pipe or a device; name a file")
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
     return {name: float(number) for name, number in header.items()}

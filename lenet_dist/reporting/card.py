@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from lenet_dist.model import lenet5
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.reporting.run import Run
+from lenet_dist.run.reader import Run
 
 _NAME = "LeNet-5"
 _HUB_DATASETS = {

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from lenet_dist import config as configuration
-from lenet_dist.reporting.run import Result, Run
+from lenet_dist.run.reader import Result, Run
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lenet_dist.reporting.plots import COLOURS, DASHES, Curve, Plot
-from lenet_dist.reporting.run import EvaluationLine, Run, TrainLine
+from lenet_dist.run.reader import EvaluationLine, Run, TrainLine
 
 TRAINING, VALIDATION = 0, 1
 """The series of one run's curves."""

@@ -23,7 +23,7 @@ from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures, plots
 from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
 from lenet_dist.reporting.robustness import Robustness, measure
-from lenet_dist.reporting.run import Evaluation, Run
+from lenet_dist.run.reader import Evaluation, Run
 
 _SINGLE_SERIES = 8
 """Up to so many runs of one config, each has a colour and dashes of its own."""

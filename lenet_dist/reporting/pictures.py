@@ -18,7 +18,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
 from lenet_dist.model.inspect import Mistake
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.reporting.run import Run
+from lenet_dist.run.reader import Run
 
 _MISTAKES = 24
 _CHUNK = 1000

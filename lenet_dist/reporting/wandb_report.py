@@ -20,7 +20,7 @@ from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison
 from lenet_dist.reporting.page import rerun_command
-from lenet_dist.reporting.run import Result, Run
+from lenet_dist.run.reader import Result, Run
 
 _REQUEST_SECONDS = 15
 
@@ -153,7 +153,7 @@ def _title(runs: Sequence[Run]) -> str:
         return f"LeNet-5 on {data}: {len(runs)} runs"
     result = runs[0].result
     accuracy = f"{result.test.accuracy:.2%} of the test images" if result else "not complete"
-    return f"{runs[0].name}: LeNet-5 on {data}, {accuracy}"
+    return f"{runs[0].name}: {runs[0].model_name} on {data}, {accuracy}"
 
 
 def _summary(runs: Sequence[Run]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -59,22 +58,3 @@ class Progress:
         """Leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
-
-
-def result_table(result: dict[str, Any], run: Path, report: Path) -> str:
-    """A run's result as the last thing it prints: two columns, label and value."""
-    test, validation, seconds = result["test"], result["validation"], result["seconds"]
-    rows = [
-        ("test accuracy", f"{test['accuracy']:.2%} ({test['correct']:,} of {test['count']:,})"),
-        ("test loss", f"{test['loss']:.4f}"),
-        ("validation accuracy", f"{validation['accuracy']:.2%}" if validation else "none held out"),
-        ("trained", f"{result['epochs']:g} epochs, {result['steps']:,} steps"),
-        ("on", f"{result['world_size']} x {result['device']}, precision {result['precision']}"),
-        ("speed", f"{result['samples_per_second']:,.0f} images/s"),
-        ("time", f"{seconds['total']:.1f} s, {seconds['train']:.1f} s of it training"),
-        ("weights", f"SHA-256 {result['weights_sha256'][:16]}..."),
-        ("same bits", "promised" if result["bit_exact"] else "not promised"),
-        ("run", str(run)),
-        *([("report", str(report))] if report.exists() else []),
-    ]
-    return "\n".join(f"{label:>20}  {value}" for label, value in rows)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from lenet_dist.run.metrics import Line
 from lenet_dist.tracking.follower import Ending
-from lenet_dist.tracking.metrics import Line
 from lenet_dist.tracking.tracker import Pictures
 
 
@@ -22,7 +21,7 @@ class TensorBoardTracker:
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self._writer = SummaryWriter(str(run / "tensorboard"))
 
-    def log(self, line: Line, pictures: Callable[[], Pictures] | None) -> None:
+    def log(self, line: Line, pictures: Pictures | None) -> None:
         for name in ("loss", "accuracy", "lr", "grad_norm", "samples_per_second", "skipped_steps"):
             if name in line:
                 self._writer.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])

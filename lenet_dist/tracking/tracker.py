@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lenet_dist.run.metrics import Line
 from lenet_dist.tracking.follower import Ending
-from lenet_dist.tracking.metrics import Line
 
 
 class Mistake(NamedTuple):
@@ -38,8 +37,8 @@ class Tracker(Protocol):
     lines: int
     """How many of the run's lines it has, from the first on."""
 
-    def log(self, line: Line, pictures: Callable[[], Pictures] | None) -> None:
-        """Take the next line, with the pictures if it is the last one. It may raise anything."""
+    def log(self, line: Line, pictures: Pictures | None) -> None:
+        """Take the next line; the last one with pictures if there are any. May raise anything."""
 
     def recover(self, error: Exception) -> None:
         """Begin anew after an error; raise it, or another, if that is no use."""

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from wandb.util import get_core_path
 
 from lenet_dist.config import Config
+from lenet_dist.run.metrics import Line
 from lenet_dist.tracking.environment import wandb_mode
 from lenet_dist.tracking.follower import Ending, catch_up_advice
-from lenet_dist.tracking.metrics import Line
 from lenet_dist.tracking.segments import Segment, lines_in, segments
 from lenet_dist.tracking.tracker import Pictures, in_words
 
@@ -71,8 +71,9 @@ class WandbTracker:
         except Exception as error:
             self.recover(error)
 
-    def log(self, line: Line, pictures: Callable[[], Pictures] | None) -> None:
-        self._wandb.log(_row(line) | (_panels(line, pictures()) if pictures else {}))
+    def log(self, line: Line, pictures: Pictures | None) -> None:
+        panels = _confusion(line) if line["kind"] == "test" else {}
+        self._wandb.log(_row(line) | panels | (_images(pictures) if pictures else {}))
         self.lines += 1
         self._logged += 1
 
@@ -224,21 +225,21 @@ def _row(line: Line) -> dict[str, Any]:
     return row
 
 
-def _panels(line: Line, pictures: Pictures) -> dict[str, Any]:
-    """What is to be looked at, beside the numbers of the test."""
+def _confusion(line: Line) -> dict[str, Any]:
     names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
     cells = [
         [str(label), str(prediction), count]
         for label, row in enumerate(line["confusion"])
         for prediction, count in enumerate(row)
     ]
+    shown = {str(name): str(name) for name in names}
+    table = wandb.Table(names, cells)
+    return {"test/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, shown)}
+
+
+def _images(pictures: Pictures) -> dict[str, Any]:
     mistakes = [[wandb.Image(p.pixels), *p[1:]] for p in pictures.mistakes]
     return {
-        "test/confusion": wandb.plot_table(
-            "wandb/confusion_matrix/v1",
-            wandb.Table(names, cells),
-            {str(name): str(name) for name in names},
-        ),
         "test/mistakes": wandb.Table(["image", "label", "prediction", "probability"], mistakes),
         "examples/augmented": wandb.Image(
             _sheet(pictures.augmented), caption="as epoch 1 saw them"

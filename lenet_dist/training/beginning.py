@@ -3,11 +3,10 @@ the request, and all that was written after it taken back."""
 
 from __future__ import annotations
 
-import copy
 import secrets
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -16,64 +15,72 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
+from lenet_dist.machine.versions import DECIDE_BITS, versions
 from lenet_dist.plan import Plan
-from lenet_dist.runtime.accelerator import auto_threads, device_name
-from lenet_dist.runtime.run_directory import RunDirectory, config_changes, refusal
-from lenet_dist.runtime.versions import DECIDE_BITS, versions
-from lenet_dist.tracking.metrics import Line, MetricsFile
-from lenet_dist.training import checkpoint as checkpoints
-from lenet_dist.training.checkpoint import Checkpoint
+from lenet_dist.processes.accelerator import auto_threads, device_name
+from lenet_dist.run import checkpoint as checkpoints
+from lenet_dist.run.checkpoint import Checkpoint
+from lenet_dist.run.directory import RunDirectory, config_changes, refusal
+from lenet_dist.run.metrics import Line, MetricsFile
 
 
 @dataclass(frozen=True)
 class Beginning:
     """Where a start begins, as the main process found it."""
 
-    threads: int
     checkpoint: Checkpoint | None
+    record: dict[str, Any]
+    """Under what circumstances the run goes on: what checkpoints and the result say of that."""
     resumes: int
-    bit_exact: bool
-    wandb_id: str
 
 
 def begin(
-    config: Config,
-    plan: Plan,
-    accelerator: Accelerator,
-    directory: RunDirectory,
-    metrics: MetricsFile,
-    data_sha256: str,
+    plan: Plan, accelerator: Accelerator, directory: RunDirectory, data_sha256: str
 ) -> Beginning:
     """Open the run directory and bring it to the state of its newest checkpoint."""
+    config = plan.config
     begun = directory.open(config)
-    threads = _threads(config, begun)
-    differences = _config_differences(config, begun, threads)
     checkpoint: Checkpoint | None = None
     warnings: list[str] = []
     if begun:
         checkpoint, warnings = checkpoints.load_newest(directory.checkpoints)
     step = checkpoint.state["step"] if checkpoint else 0
+    threads = _threads(config, begun)
+    circumstances = {
+        "config_hash": configuration.config_hash(config),
+        "data_sha256": data_sha256,
+        "world_size": plan.world_size,
+        "threads": threads,
+        "device": device_name(accelerator),
+        "versions": versions(),
+    }
+    differences = _config_differences(config, begun, threads)
     if checkpoint:
-        differences += _state_differences(checkpoint.state, config, plan, accelerator, data_sha256)
-    differences += _lost_lines(metrics, plan, step)
+        differences += _state_differences(checkpoint.state, circumstances, config)
+    differences += _lost_lines(directory.metrics, plan, step)
     if differences and not config.run.inexact:
         raise RequestError(refusal(directory.path, differences))
     for warning in warnings:
         print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
 
-    resolved = copy.deepcopy(config)
-    resolved.compute.threads = threads
+    resolved = with_threads(config, threads)
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
-    metrics.keep(lambda line: _is_before(line, step))
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    directory.metrics.keep(lambda line: _is_before(line, step))
     earlier_starts = directory.read_starts()
     wandb_id = _wandb_id(checkpoint, earlier_starts)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     directory.note_start(
         {"step": step, "world_size": plan.world_size, "time": now, "wandb_id": wandb_id}
     )
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
-    return Beginning(threads, checkpoint, len(earlier_starts), bit_exact, wandb_id)
+    record = {**circumstances, "wandb_id": wandb_id, "bit_exact": bit_exact}
+    return Beginning(checkpoint, record, resumes=len(earlier_starts))
+
+
+def with_threads(config: Config, threads: int) -> Config:
+    """The config with `auto` resolved."""
+    return replace(config, compute=replace(config.compute, threads=threads))
 
 
 def _threads(config: Config, begun: Config | None) -> int:
@@ -100,23 +107,14 @@ def _config_differences(config: Config, begun: Config | None, threads: int) -> l
     return differences
 
 
-def _state_differences(
-    state: dict[str, Any], config: Config, plan: Plan, accelerator: Accelerator, data_sha256: str
-) -> list[str]:
+def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Config) -> list[str]:
     """What differs between a checkpoint's circumstances and the present ones, and decides bits."""
-    now: dict[str, Any] = {
-        "config_hash": configuration.config_hash(config),
-        "data_sha256": data_sha256,
-        "device": device_name(accelerator),
-    }
-    before = {name: state[name] for name in now}
+    names = {name: name for name in ("config_hash", "data_sha256", "device")}
     if config.train.reduction == "ddp":
-        before["world size (under train.reduction=ddp)"] = state["world_size"]
-        now["world size (under train.reduction=ddp)"] = plan.world_size
-    present = versions()
-    before |= {name: state["versions"].get(name) for name in DECIDE_BITS}
-    now |= {name: present[name] for name in DECIDE_BITS}
-    return [f"{name}: {before[name]} -> {now[name]}" for name in now if before[name] != now[name]]
+        names["world_size"] = "world size (under train.reduction=ddp)"
+    pairs = [(shown, before[name], now[name]) for name, shown in names.items()]
+    pairs += [(name, before["versions"].get(name), now["versions"][name]) for name in DECIDE_BITS]
+    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
 
 
 def _is_before(line: Line, step: int) -> bool:

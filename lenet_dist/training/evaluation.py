@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lenet_dist.data.dataset import CLASSES, Images, pixels
+from lenet_dist.training.task import Loss, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def evaluate(
     chunk_size: int,
     accelerator: Accelerator,
     between_chunks: Callable[[], None] = lambda: None,
+    loss: Loss = cross_entropy,
 ) -> Evaluation:
     """Evaluate on all images, in fixed chunks, each computed whole by one of the processes.
 
@@ -76,7 +77,7 @@ def evaluate(
         between_chunks()
         number = first + accelerator.process_index
         if number < len(chunks):
-            losses[number], counts = _evaluate_chunk(model, chunks[number])
+            losses[number], counts = _evaluate_chunk(model, chunks[number], loss)
             confusion += counts
     # Each place is one process's number and the others' zeros: exact in any order.
     losses, confusion = accelerator.reduce((losses, confusion), "sum")
@@ -86,9 +87,9 @@ def evaluate(
 
 
 @torch.no_grad()
-def _evaluate_chunk(model: nn.Module, chunk: Images) -> tuple[Tensor, Tensor]:
+def _evaluate_chunk(model: nn.Module, chunk: Images, loss: Loss) -> tuple[Tensor, Tensor]:
     """The chunk's summed loss, and how many images it has for each label and prediction."""
     logits = model(pixels(chunk.images))
     cells = chunk.labels * CLASSES + logits.argmax(1)
     counts = torch.bincount(cells, minlength=CLASSES * CLASSES)
-    return F.cross_entropy(logits, chunk.labels, reduction="sum"), counts
+    return loss(logits, chunk.labels, 0.0), counts

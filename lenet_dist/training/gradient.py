@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import Tensor
 
 from lenet_dist.config import Config, Train
 from lenet_dist.data.dataset import Batch, Images, pixels
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.plan import Plan
-from lenet_dist.runtime.accelerator import say
-from lenet_dist.runtime.exchange import Gather
+from lenet_dist.processes.accelerator import say
+from lenet_dist.processes.exchange import Gather
 from lenet_dist.training import rows as rows_of_shards
+from lenet_dist.training.optimizer import weights_of
 from lenet_dist.training.reduction import Block, ShardSum, block_sum, blocks
-from lenet_dist.training.rows import WIDTH, ByAutograd, ByHand, Rows, is_bit_equal, one_by_one
+from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, Rows, is_bit_equal, one_by_one
+from lenet_dist.training.state import TrainState
+from lenet_dist.training.task import LENET5, Task
 
 _IMAGES_AT_ONCE = 256
 """Fewer spend more time on what lies around the kernels, more fall out of the caches."""
 
 Gradient = Callable[[Batch, Callable[[Batch], Tensor]], Tensor]
-"""Of this process's share of a batch, and what makes inputs [n, 1, 28, 28] of any part of it: a row
-[WIDTH] of the global batch; under DDP with the loss and hits of the share alone. A collective."""
+"""The row [P + COUNTS] of the global batch, from this process's share of it and what makes inputs
+[n, 1, 28, 28] of any part of that. Under DDP its loss and hits are the share's. A collective."""
 
 
 class ByShards:
@@ -50,16 +53,17 @@ class ByShards:
 class ByDdp:
     """DDP's own all-reduce, overlapped with the backward pass; its order is its own."""
 
-    def __init__(self, model: nn.Module, train: Train, scaler: GradScaler) -> None:
-        self.model = model
-        self.parameters = list(model.parameters())
+    def __init__(self, state: TrainState, task: Task, train: Train) -> None:
+        self.model = state.wrapped
+        self.parameters = list(self.model.parameters())
+        self.scaler = state.scaler
+        self.loss = task.loss
         self.smoothing = train.label_smoothing
-        self.scaler = scaler
 
     def __call__(self, share: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
         """See Gradient."""
         logits = self.model(inputs_of(share))
-        loss_sum = rows_of_shards.loss(logits, share.labels, self.smoothing)
+        loss_sum = self.loss(logits, share.labels, self.smoothing)
         self.scaler.scale(loss_sum / len(share.labels)).backward()
         found = [p.grad for p in self.parameters if p.grad is not None]
         row = rows_of_shards.row(*found, loss_sum, rows_of_shards.correct(logits, share.labels))
@@ -69,32 +73,31 @@ class ByDdp:
 
 
 def build(
-    config: Config,
     plan: Plan,
     accelerator: Accelerator,
-    model: LeNet5,
-    wrapped: nn.Module,
+    task: Task,
+    state: TrainState,
     gather: Gather,
     samples: Images,
 ) -> Gradient:
-    """What `config` asks for, on this machine; says how shards are computed. A collective.
+    """What the config asks for, on this machine; says how shards are computed. A collective.
 
     `samples`: images and labels to try that with.
     """
-    train, rank = config.train, accelerator.process_index
-    scaler = accelerator.scaler or GradScaler(enabled=False)
+    train, rank = plan.config.train, accelerator.process_index
     if train.reduction == "ddp" and plan.world_size > 1:
-        return ByDdp(wrapped, train, scaler)
-    total = ShardSum(plan.dealt, rank, WIDTH, gather, accelerator.device)
+        return ByDdp(state, task, train)
+    width = weights_of(state.optimizer).numel() + COUNTS
+    total = ShardSum(plan.dealt, rank, width, gather, accelerator.device)
     mine = blocks(plan.dealt[rank], plan.shards, max(1, _IMAGES_AT_ONCE // plan.shard_size))
-    if not is_by_hand(config, accelerator.device):
-        rows = one_by_one(ByAutograd(accelerator, wrapped, train, scaler))
+    if task is not LENET5 or not is_by_hand(plan.config, accelerator.device):
+        rows = one_by_one(ByAutograd(accelerator, state, task, train))
         say(accelerator, "shards are computed one by one, by autograd")
     elif train.reduction == "ddp":
-        by_hand = ByHand(model, train)
+        by_hand = ByHand(cast(LeNet5, state.model), train)
         rows = one_by_one(by_hand.of_all)
     else:
-        by_hand = ByHand(model, train)
+        by_hand = ByHand(cast(LeNet5, state.model), train)
         is_equal = _is_bit_equal(by_hand, mine, plan.shard_size, samples)
         _say_how(accelerator, mine, is_equal)
         rows = by_hand if is_equal else one_by_one(by_hand)
@@ -102,7 +105,7 @@ def build(
 
 
 def is_by_hand(config: Config, device: torch.device) -> bool:
-    """Whether the written-out passes do, which are for float32 on a CPU."""
+    """Whether the written-out passes do, which are LeNet-5's, for float32 on a CPU."""
     compute = config.compute
     return device.type == "cpu" and compute.precision == "no" and not compute.compile
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from lenet_dist.config import Compute
 from lenet_dist.data.dataset import Images
-from lenet_dist.training.step import StepStats, TrainStep
+from lenet_dist.training.step import TrainStep
+from lenet_dist.training.window import StepStats
 
 _WARM_UP_STEPS = 11
 """Taken uncaptured first: DDP needs as many to have its buckets and its reducer settled."""

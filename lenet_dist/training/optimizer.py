@@ -67,7 +67,8 @@ def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
 def load(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Take the state that `tensors` gave."""
     names = [name for name, _ in model.named_parameters()]
-    keys = [name.removeprefix(f"{names[0]}.") for name in tensors if name.startswith(names[0])]
+    first = f"{names[0]}."
+    keys = [name.removeprefix(first) for name in tensors if name.startswith(first)]
     state = {}
     for key in keys:
         parts = [tensors[f"{name}.{key}"] for name in names]

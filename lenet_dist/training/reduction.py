@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lenet_dist.runtime.exchange import Gather
+from lenet_dist.processes.exchange import Gather
 
 
 class Block(NamedTuple):

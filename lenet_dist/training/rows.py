@@ -6,43 +6,44 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch import Tensor
 
 from lenet_dist.config import Train
 from lenet_dist.data.dataset import CLASSES
 from lenet_dist.model import backpropagation
-from lenet_dist.model.lenet5 import PARAMETERS, LeNet5
+from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.training.state import TrainState
+from lenet_dist.training.task import Task
 
-WIDTH = PARAMETERS + 2
-"""Numbers in a row: the gradient of the loss summed over the shard's samples, divided by the global
-batch; that sum; the number of samples that are right."""
+COUNTS = 2
+"""A row [P + COUNTS] is a shard's gradient, of its summed loss divided by the global batch; that
+loss; and the number of its samples that are right."""
 
 Rows = Callable[[Tensor, Tensor, int], Tensor]
 """Of inputs [n, 1, 28, 28], labels [n] and a number of equal shards that they are, in a row, the
-rows [shards, WIDTH]."""
+rows [shards, P + COUNTS]."""
 
 
 class ByAutograd:
     """For any device and precision, one shard at a time."""
 
     def __init__(
-        self, accelerator: Accelerator, model: nn.Module, train: Train, scaler: GradScaler
+        self, accelerator: Accelerator, state: TrainState, task: Task, train: Train
     ) -> None:
         self.accelerator = accelerator
-        self.model = model
-        self.parameters = list(model.parameters())
+        self.model = state.wrapped
+        self.parameters = list(self.model.parameters())
+        self.scaler = state.scaler
+        self.loss = task.loss
         self.smoothing = train.label_smoothing
         self.batch_size = train.batch_size
-        self.scaler = scaler
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """A shard's row [1, WIDTH]. Under fp16 its gradient is times the scaler's scale."""
+        """A shard's row [1, P + COUNTS]. Under fp16 its gradient is times the scaler's scale."""
         with self.accelerator.no_sync(self.model):
             logits = self.model(inputs)
-            loss_sum = loss(logits, labels, self.smoothing)
+            loss_sum = self.loss(logits, labels, self.smoothing)
             scaled = self.scaler.scale(loss_sum / self.batch_size)
             gradients = torch.autograd.grad(scaled, self.parameters)
         return row(*gradients, loss_sum, correct(logits, labels))[None]
@@ -63,7 +64,7 @@ class ByHand:
         return self._rows(inputs, labels, shards)
 
     def of_all(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """All images' row [1, WIDTH], a bit sooner, with the bits of no shard."""
+        """All images' row [1, P + COUNTS], a bit sooner, with the bits of no shard."""
         return self._rows(inputs, labels, None)
 
     @torch.inference_mode()
@@ -81,7 +82,7 @@ class ByHand:
 
 
 def one_by_one(row_of_shard: Callable[[Tensor, Tensor], Tensor]) -> Rows:
-    """Rows from what gives a single shard's row [1, WIDTH]."""
+    """Rows from what gives a single shard's row [1, P + COUNTS]."""
 
     def rows(inputs: Tensor, labels: Tensor, shards: int) -> Tensor:
         parts = zip(inputs.chunk(shards), labels.chunk(shards), strict=True)
@@ -98,11 +99,6 @@ def is_bit_equal(by_hand: ByHand, inputs: Tensor, labels: Tensor, shards: int) -
     together = by_hand(inputs, labels, shards)
     alone = one_by_one(by_hand)(inputs, labels, shards)
     return torch.equal(together.view(torch.int32), alone.view(torch.int32))
-
-
-def loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy of logits [n, 10] and labels [n], summed over the samples: a scalar."""
-    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

@@ -7,28 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lenet_dist.config import Config
 from lenet_dist.data import augment
 from lenet_dist.data.augment import Distortion
 from lenet_dist.data.dataset import Batch, pixels
-from lenet_dist.model.ema import MovingAverage
-from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan
-from lenet_dist.training import optimizer as optimizers
 from lenet_dist.training.gradient import Gradient
+from lenet_dist.training.optimizer import weights_of
 from lenet_dist.training.schedule import learning_rate
-
-
-class StepStats(NamedTuple):
-    """Of one step, on the device: loss summed over samples, samples right, gradient's norm.
-
-    Under ``reduction: fixed`` all are over the global batch; under ``ddp`` the first two are over
-    this process's share.
-    """
-
-    loss_sum: Tensor
-    correct: Tensor
-    grad_norm: Tensor
+from lenet_dist.training.state import TrainState
+from lenet_dist.training.window import StepStats
 
 
 class StepNumbers(NamedTuple):
@@ -46,22 +33,15 @@ class StepNumbers(NamedTuple):
 class TrainStep:
     """The gradient, clipping, the update, the moving average."""
 
-    def __init__(
-        self,
-        config: Config,
-        plan: Plan,
-        gradient: Gradient,
-        optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        average: MovingAverage | None,
-    ) -> None:
+    def __init__(self, plan: Plan, gradient: Gradient, state: TrainState) -> None:
+        config = plan.config
         self.config = config
         self.plan = plan
         self.gradient = gradient
-        self.optimizer = optimizer
-        self.weights = optimizers.weights_of(optimizer)
-        self.scaler = scaler
-        self.average = average
+        self.optimizer = state.optimizer
+        self.weights = weights_of(state.optimizer)
+        self.scaler = state.scaler
+        self.average = state.average
         self.distortion = Distortion(config.augment, config.seed)
         device = self.weights.device
         # On a GPU they are scalars there, so that a captured step sees each step's own.
@@ -102,7 +82,7 @@ class TrainStep:
             return self.distortion.distort(images, part.ids, numbers.stream, numbers.strength)
 
         row = self.gradient(batch, inputs_of)
-        gradient, loss_sum, correct = row.split([PARAMETERS, 1, 1])
+        gradient, loss_sum, correct = row.split([self.weights.numel(), 1, 1])
         self.weights.grad = gradient
         grad_norm = self._clip()
         self.scaler.step(self.optimizer)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from lenet_dist.exits import RunFailed
-from lenet_dist.training.step import StepStats
+
+
+class StepStats(NamedTuple):
+    """Of one step, on the device: loss summed over samples, samples right, gradient's norm.
+
+    Under ``reduction: fixed`` all are over the global batch; under ``ddp`` the first two are over
+    this process's share.
+    """
+
+    loss_sum: Tensor
+    correct: Tensor
+    grad_norm: Tensor
 
 
 class Window:

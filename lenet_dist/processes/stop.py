@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from lenet_dist.runtime.exchange import Gather
+    from lenet_dist.processes.exchange import Gather
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -78,19 +78,31 @@ class StopRequest:
         self.reason = self.reason or signal.Signals(number).name
 
 
-def is_agreement_due(step: int, world_size: int) -> bool:
-    """Whether the processes agree after step number `step`: a function of the step alone."""
-    return world_size == 1 or step % _AGREE_EVERY == 0
+class Agreement:
+    """What all processes do at a step boundary: the strongest of their wishes."""
 
+    def __init__(self, request: StopRequest, accelerator: Accelerator, gather: Gather) -> None:
+        self.request = request
+        self._world_size = accelerator.num_processes
+        self._device = accelerator.device
+        self._gather = gather
 
-def agree(accelerator: Accelerator, gather: Gather, wish: Action) -> Action:
-    """The strongest of all processes' wishes. A collective: every process must call it."""
-    if accelerator.num_processes == 1:
-        return wish
-    import torch
+    def is_due(self, step: int) -> bool:
+        """Whether the processes agree after step number `step`: a function of the step alone."""
+        return self._world_size == 1 or step % _AGREE_EVERY == 0
 
-    wishes = gather(torch.tensor([[wish]], dtype=torch.float32, device=accelerator.device))
-    return Action(int(wishes.max()))
+    def reach(self, wish: Action = Action.GO_ON) -> Action:
+        """Agree, where this process wishes for this or for the stop that it was asked for.
+
+        A collective: every process must call it.
+        """
+        wish = max(wish, self.request.wish())
+        if self._world_size == 1:
+            return wish
+        import torch
+
+        wishes = self._gather(torch.tensor([[wish]], dtype=torch.float32, device=self._device))
+        return Action(int(wishes.max()))
 
 
 def _has_launcher() -> bool:

@@ -20,8 +20,8 @@ from accelerate.utils import (
 
 from lenet_dist.config import Compute
 from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed, Stopped
-from lenet_dist.runtime import slurm
-from lenet_dist.runtime.hardware import cores
+from lenet_dist.machine.hardware import cores
+from lenet_dist.processes import slurm
 
 T = TypeVar("T")
 
@@ -198,7 +198,8 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        if not isinstance(error, torch.distributed.DistError) and "gloo" not in text:
+        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in text
+        if isinstance(error, RunFailed) or not is_lost:
             raise
         rank = os.environ.get("RANK", "0")
         raise LostProcess(

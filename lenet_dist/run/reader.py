@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -15,7 +14,9 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASSES
 from lenet_dist.exits import RequestError
+from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan, validate
+from lenet_dist.run.directory import complete_checkpoints
 
 T = TypeVar("T")
 
@@ -104,6 +105,12 @@ class Run:
         return self.config.run.name
 
     @property
+    def model_name(self) -> str:
+        """As people call it, as far as a result tells."""
+        is_other = self.result is not None and self.result.parameters != PARAMETERS
+        return "another model" if is_other else "LeNet-5"
+
+    @property
     def interruptions(self) -> list[int]:
         """The steps from which it went on after it had been interrupted."""
         return [start.step for start in self.starts[1:]]
@@ -145,7 +152,7 @@ def read(path: Path) -> Run:
         train=[typed(TrainLine, *line) for line in lines if _kind(*line) == "train"],
         validation=[typed(EvaluationLine, *line) for line in lines if _kind(*line) == "validation"],
         starts=[typed(Start, *line) for line in _lines(path / "starts.jsonl")],
-        saved_step=max(map(_step_of, (path / "checkpoints").glob("step-*")), default=0),
+        saved_step=max((step for step, _ in complete_checkpoints(path / "checkpoints")), default=0),
         result=typed(Result, _json(_text(result), str(result)), str(result))
         if result.exists()
         else None,
@@ -215,8 +222,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{file}: can't be read: {error}") from None
-
-
-def _step_of(checkpoint: Path) -> int:
-    found = re.fullmatch(r"step-(\d{8,})", checkpoint.name)
-    return int(found[1]) if found else 0

@@ -11,7 +11,8 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.files import append_line
-from lenet_dist.runtime.lock import RunLock
+from lenet_dist.run.lock import RunLock
+from lenet_dist.run.metrics import MetricsFile
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -22,7 +23,7 @@ class RunDirectory:
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run.root) / config.run.name
         self.config = self.path / "config.yaml"
-        self.metrics = self.path / "metrics.jsonl"
+        self.metrics = MetricsFile(self.path / "metrics.jsonl")
         self.starts = self.path / "starts.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
@@ -36,7 +37,11 @@ class RunDirectory:
 
         Raises RequestError if it was run with another config, or must not be there.
         """
-        if not self.result.exists():
+        try:
+            is_complete = self.result.exists()
+        except OSError as error:
+            raise RequestError(f"run.root={config.run.root}: can't look there: {error}") from None
+        if not is_complete:
             return None
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lenet_dist.exits import RequestError
 from lenet_dist.files import failures_named, sync_folder, write_durably
-from lenet_dist.runtime.run_directory import complete_checkpoints
+from lenet_dist.run.directory import complete_checkpoints
 
 _CHECKPOINTS_STAND = (
     "; the checkpoints before it are whole: mend that, then run the same command again to continue"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lenet_dist.runtime.rank import Rank
+from lenet_dist.inspection.rank import Rank
 
 CLOCK_LIMIT_MS = 1_000.0
 """More than this apart, beyond what the measurement leaves open, is a finding."""

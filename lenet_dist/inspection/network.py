@@ -15,8 +15,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed
 
-from lenet_dist.runtime.accelerator import meet
-from lenet_dist.runtime.device import wait_for
+from lenet_dist.inspection.device import wait_for
+from lenet_dist.processes.accelerator import meet
 
 _CALLS_SECONDS = 0.2
 _LONG_CALL_SECONDS = 0.1

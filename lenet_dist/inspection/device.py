@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from lenet_dist.runtime import hardware
+from lenet_dist.machine import hardware
 
 _HOLD_SECONDS = 0.5
 """Long enough for a core that is shared, or a GPU that is throttled, to show."""

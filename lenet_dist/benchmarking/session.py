@@ -1,0 +1,114 @@
+"""One call of the benchmark: what it was asked for, measured and written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lenet_dist import config as configuration
+from lenet_dist.benchmarking import measurements, table
+from lenet_dist.benchmarking.measurements import CONFIGS, Request
+from lenet_dist.benchmarking.targets import TARGETS, judge
+from lenet_dist.config import Data
+from lenet_dist.data import fetch
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.files import failures_named
+from lenet_dist.reporting import speeds
+
+_MARKED = re.compile(r"(?<=<!-- figures -->\n).*(?=\n<!-- /figures -->)", re.DOTALL)
+
+
+def check(request: argparse.Namespace) -> None:
+    """Refuse before measuring what would fail after it."""
+    for name in ("seed.yaml", "fast.yaml"):
+        if not (CONFIGS / name).is_file():
+            raise RequestError(
+                f"{CONFIGS / name}: not found; run the benchmark in a clone of the repository"
+            )
+        configuration.load(CONFIGS / name)
+    for option in ("json", "plot", "page"):
+        file: Path | None = getattr(request, option)
+        if file is None:
+            continue
+        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise RequestError(f"--{option} {file}: can't write there")
+    if request.page and not (request.page.exists() and _MARKED.search(request.page.read_text())):
+        raise RequestError(f"--page {request.page}: has no <!-- figures --> and <!-- /figures -->")
+    if request.plot and "speed" not in request.only:
+        raise RequestError("--plot needs the group speed in --only")
+
+
+def measure(request: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """What was measured, and why that is not all, if it is not."""
+    groups: dict[str, Any] = {}
+    failure = None
+    with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as folder:
+        scratch = Path(folder)
+        # A child's peak memory is never told as less than that of the process that starts it: what
+        # takes memory here is done in a process of its own.
+        with ProcessPoolExecutor(1) as aside:
+            aside.submit(_provide_files, request.data_root, scratch / "data").result()
+            machine = aside.submit(measurements.machine).result()
+        asked = Request(
+            groups=request.only, rounds=request.rounds, steps=request.steps,
+            data=scratch / "data", gpus=machine["hardware"]["gpus"],
+        )  # fmt: skip
+        try:
+            for group, entries in measurements.measure(asked, scratch, _say):
+                groups[group] = entries
+        except KeyboardInterrupt:
+            failure = "interrupted"
+        except RunFailed as error:
+            failure = str(error)
+    if failure and groups:
+        failure += f"\n{', '.join(groups)}: measured before that, and kept"
+    outcomes = [judge(groups, target) for target in TARGETS]
+    targets = [{**outcome.as_json(), "verdict": outcome.verdict} for outcome in outcomes]
+    report = {"rounds": request.rounds, "groups": groups, "targets": targets, **machine}
+    return report, failure
+
+
+def write(request: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Put the report where --json, --plot and --page say. Raises RunFailed naming the file."""
+    texts = {
+        "json": lambda: json.dumps(report, indent=1) + "\n",
+        "plot": lambda: speeds.draw(report),
+        "page": lambda: _MARKED.sub(lambda _: table.for_page(report), request.page.read_text()),
+    }
+    for option, text in texts.items():
+        file: Path | None = getattr(request, option)
+        if file and not (option == "plot" and "speed" not in report["groups"]):
+            with failures_named(file):
+                file.write_text(text())
+
+
+def take_one_trial(request: argparse.Namespace) -> None:
+    """Be the child process that measures one contender once."""
+    from lenet_dist.benchmarking.contenders import LOOPS
+    from lenet_dist.benchmarking.pace import Assignment
+
+    numbers = (int(n) for n in (request.batch_size, request.steps, request.warm_up))
+    assignment = Assignment(Path(request.data_root), Path(request.folder), *numbers)
+    measured = LOOPS[request.contender](assignment)
+    (assignment.folder / "result.json").write_text(json.dumps(measured))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _provide_files(data_root: str, folder: Path) -> None:
+    """Write MNIST's files, verified, where torchvision and the job both look for them."""
+    data = Data(name="mnist", root=data_root)
+    fetch.ensure(data)
+    raw = folder / "MNIST" / "raw"
+    with failures_named(raw):
+        raw.mkdir(parents=True)
+        for name in fetch.SHA256["mnist"]:
+            (raw / name).write_bytes(fetch.read(data, name))

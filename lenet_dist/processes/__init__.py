@@ -1,0 +1,1 @@
+"""How processes start, talk to each other, and stop together."""

@@ -1,0 +1,1 @@
+"""RUN, a run's directory: every file in it, written and read."""

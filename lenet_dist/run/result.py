@@ -1,0 +1,79 @@
+"""result.json: what a complete run says of itself, as JSON and on the terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from lenet_dist.files import write_atomically
+from lenet_dist.machine.hardware import cores, cpu_name
+from lenet_dist.machine.versions import git_commit
+from lenet_dist.plan import Plan
+from lenet_dist.run.directory import RunDirectory
+
+_RECORDED = ("bit_exact", "resumes", "world_size", "device", "threads")
+_HASHED = ("config_hash", "data_sha256", "versions")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What training has to show at its end: a weights file's content, what the evaluations found,
+    and the seconds of each part of the run."""
+
+    weights: bytes
+    parameters: int
+    test: dict[str, Any]
+    validation: dict[str, Any] | None
+    seconds: dict[str, float]
+
+
+def write(
+    directory: RunDirectory, plan: Plan, record: dict[str, Any], ended: Ended
+) -> dict[str, Any]:
+    """Leave the final weights, and then the result, which is what makes a run complete; gives it.
+
+    `record`: under what circumstances the run came to its end, as its checkpoints have it.
+    """
+    write_atomically(directory.weights, ended.weights)
+    directory.metrics.sync()
+    samples = plan.total_steps * plan.batch_size
+    result = {
+        "status": "completed",
+        "test": ended.test,
+        "validation": ended.validation,
+        "parameters": ended.parameters,
+        "steps": plan.total_steps,
+        "epochs": plan.total_steps / plan.steps_per_epoch,
+        "samples": samples,
+        "weights_sha256": hashlib.sha256(ended.weights).hexdigest(),
+        **{name: record[name] for name in _RECORDED},
+        "hardware": f"{cpu_name()}, {cores()} cores",
+        "precision": plan.config.compute.precision,
+        "seconds": ended.seconds,
+        "samples_per_second": samples / ended.seconds["train"],
+        **{name: record[name] for name in _HASHED},
+        "git_commit": git_commit(),
+    }
+    write_atomically(directory.result, json.dumps(result, indent=1).encode())
+    return result
+
+
+def table(result: dict[str, Any], directory: RunDirectory) -> str:
+    """The result as the last thing that a run prints: two columns, label and value."""
+    test, validation, seconds = result["test"], result["validation"], result["seconds"]
+    rows = [
+        ("test accuracy", f"{test['accuracy']:.2%} ({test['correct']:,} of {test['count']:,})"),
+        ("test loss", f"{test['loss']:.4f}"),
+        ("validation accuracy", f"{validation['accuracy']:.2%}" if validation else "none held out"),
+        ("trained", f"{result['epochs']:g} epochs, {result['steps']:,} steps"),
+        ("on", f"{result['world_size']} x {result['device']}, precision {result['precision']}"),
+        ("speed", f"{result['samples_per_second']:,.0f} images/s"),
+        ("time", f"{seconds['total']:.1f} s, {seconds['train']:.1f} s of it training"),
+        ("weights", f"SHA-256 {result['weights_sha256'][:16]}..."),
+        ("same bits", "promised" if result["bit_exact"] else "not promised"),
+        ("run", str(directory.path)),
+        *([("report", str(directory.report))] if directory.report.exists() else []),
+    ]
+    return "\n".join(f"{label:>20}  {value}" for label, value in rows)

@@ -1,0 +1,205 @@
+"""A run's lines, given to its trackers as they come, and then how it ended."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import psutil
+
+from lenet_dist import exits
+from lenet_dist.config import Config
+from lenet_dist.exits import RequestError
+from lenet_dist.run.lock import RunLock
+from lenet_dist.run.metrics import Line, Tail
+from lenet_dist.tracking.follower import Ending, catch_up_advice
+from lenet_dist.tracking.tracker import Pictures, Tracker, in_words
+
+_LOOK_EVERY_SECONDS = 0.5
+_LOCK = ".track.lock"
+_LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
+
+
+def catch_up(run: Path, config: Config, names: list[str]) -> None:
+    """Give the trackers all that they have not got, of a run that nobody trains now.
+
+    Raises RequestError if they are being fed by another process.
+    """
+    RunLock(run / _LOCK).acquire()
+    _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
+
+
+def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
+    """Track the run that process `pid` trains, which has this one's stdin and stdout."""
+    _give_way()
+    reports = os.fdopen(os.dup(1), "w", buffering=1)
+    # W&B's own process must not keep the pipe open.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    def say(text: str) -> None:
+        with suppress(BrokenPipeError):  # The process that trains may have been killed.
+            print(text, file=reports)
+
+    def give_up(ending: Ending) -> None:
+        say(f"tracking: not done in {ending.seconds:.0f} s; {catch_up_advice(run)}")
+        _kill_children()
+        os._exit(exits.DONE)
+
+    word = _LastWord(give_up)
+    lock = RunLock(run / _LOCK)
+    # The follower of a start that was killed just now may still hold it.
+    while not _is_acquired(lock):
+        time.sleep(_LOOK_EVERY_SECONDS)
+    _feed(run, config, names, pid, say, word.wait)
+    _kill_children()
+
+
+def _give_way() -> None:
+    """Let training come first: this runs where it leaves a core idle."""
+    os.nice(19)
+    if hasattr(os, "SCHED_IDLE"):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+class _LastWord:
+    """What the process that trains says at its end, on stdin; after it, the time is limited."""
+
+    def __init__(self, give_up: Callable[[Ending], None]) -> None:
+        self._give_up = give_up
+        self._ending: Ending | None = None
+        self._is_said = Event()
+        Thread(target=self._listen, daemon=True).start()
+
+    def wait(self, seconds: float) -> Ending | None:
+        """Wait so long, or until it is said."""
+        self._is_said.wait(seconds)
+        return self._ending
+
+    def _listen(self) -> None:
+        said = sys.stdin.readline()
+        ending = Ending(**json.loads(said)) if said else Ending("lost")
+        self._ending = ending
+        self._is_said.set()
+        time.sleep(ending.seconds)
+        self._give_up(ending)
+
+
+def _feed(
+    run: Path,
+    config: Config,
+    names: list[str],
+    pid: int | None,
+    say: Callable[[str], None],
+    wait: Callable[[float], Ending | None],
+) -> None:
+    """Pass lines on to the trackers until `wait` gives the run's ending."""
+    tail = Tail(run / "metrics.jsonl")
+    with redirect_stderr(io.StringIO()):  # Trackers talk; what matters, `say` says.
+        feeds = [
+            _Guarded(name, functools.partial(_open, name, run, config, pid, say)) for name in names
+        ]
+
+        def each(action: Callable[[Tracker], None]) -> None:
+            for feed in feeds:
+                if failure := feed.attempt(action):
+                    say(f"{failure}; {catch_up_advice(run)}")
+
+        ending = None
+        while ending is None:
+            each(lambda tracker: _pass_on(_without_test(tail.read()), tracker))
+            ending = wait(_LOOK_EVERY_SECONDS)
+            if (run / "result.json").exists():  # Whatever is said, and before it is.
+                ending = Ending("completed")
+        lines, result = tail.read(), None
+        if ending.kind == "completed":
+            result = json.loads((run / "result.json").read_text())
+            pictures = functools.cache(lambda: _pictures(run, config))
+            each(lambda tracker: _pass_on(lines, tracker, pictures))
+        else:
+            each(lambda tracker: _pass_on(_without_test(lines), tracker))
+        each(lambda tracker: tracker.finish(ending, result))
+
+
+class _Guarded:
+    """A tracker that is left alone once it has failed for good."""
+
+    def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
+        self._name = name
+        self._open = open_tracker
+        self._tracker: Tracker | None = None
+        self._has_failed = False
+
+    def attempt(self, action: Callable[[Tracker], None]) -> str | None:
+        """Do something with the tracker, opened if need be; gives its failure, once."""
+        if self._has_failed:
+            return None
+        try:
+            self._tracker = self._tracker or self._open()
+            action(self._tracker)
+        except Exception as error:  # Trackers raise anything, and nothing of it is the run's.
+            self._has_failed = True
+            return f"{_LABELS.get(self._name, self._name)}: {in_words(error)}"
+        return None
+
+
+def _open(
+    name: str, run: Path, config: Config, pid: int | None, say: Callable[[str], None]
+) -> Tracker:
+    start = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])
+    if name == "wandb":
+        from lenet_dist.tracking.wandb import WandbTracker
+
+        return WandbTracker(run, config, start, pid, say)
+    from lenet_dist.tracking.tensorboard import TensorBoardTracker
+
+    return TensorBoardTracker(run)
+
+
+def _pictures(run: Path, config: Config) -> Pictures | None:
+    """None where there are none to be had: the data is not there, or the model is another one."""
+    from lenet_dist.tracking.pictures import pictures_of  # torch, which takes a while
+
+    try:
+        return pictures_of(run, config)
+    except RequestError:
+        return None
+
+
+def _pass_on(
+    lines: list[Line], tracker: Tracker, pictures: Callable[[], Pictures | None] = lambda: None
+) -> None:
+    """Give the tracker what it has not got."""
+    while tracker.lines < len(lines):
+        line = lines[tracker.lines]
+        try:
+            tracker.log(line, pictures() if line["kind"] == "test" else None)
+        except Exception as error:
+            tracker.recover(error)
+
+
+def _without_test(lines: list[Line]) -> list[Line]:
+    """A test's line waits for the result: until that is written, the test may be made again."""
+    return [line for line in lines if line["kind"] != "test"]
+
+
+def _is_acquired(lock: RunLock) -> bool:
+    try:
+        lock.acquire()
+    except RequestError:
+        return False
+    return True
+
+
+def _kill_children() -> None:
+    """W&B's own process may still be waiting for a server that says nothing."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()

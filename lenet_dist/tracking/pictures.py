@@ -1,0 +1,37 @@
+"""Pictures that trackers show of a complete run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lenet_dist.config import Config
+from lenet_dist.data import dataset, sampler
+from lenet_dist.data.augment import Distortion
+from lenet_dist.data.dataset import pixels
+from lenet_dist.model import weights
+from lenet_dist.model.inspect import worst_mistakes
+from lenet_dist.tracking.tracker import Mistake, Pictures
+
+_PICTURES = 24
+
+
+def pictures_of(run: Path, config: Config) -> Pictures:
+    """The worst mistakes of a complete run, and the first training images as it saw them."""
+    model = weights.read(run / "model.safetensors").eval()
+    test = dataset.load(config.data, "test")
+    chunks = test.images.split(config.evaluate.batch_size)
+    with torch.no_grad():
+        logits = torch.cat([model(pixels(chunk)) for chunk in chunks])
+    worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
+    training_set = dataset.load(config.data, "train")
+    training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
+    first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
+    images, _, ids = training_set.__getitems__(first_ids)
+    augmented = Distortion(config.augment, config.seed)(pixels(images), ids, 0)[:, 0]
+    distorted = augmented.mul(255).round().byte().numpy()
+    return Pictures(
+        [Mistake(m.image.numpy(), m.label, m.prediction, m.probability) for m in worst],
+        list(distorted),
+    )

@@ -1,0 +1,54 @@
+"""One start of a run: from the request to the result."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+from lenet_dist.config import Config
+from lenet_dist.machine.clock import Clock
+from lenet_dist.plan import validate
+from lenet_dist.processes import accelerator as accelerators
+from lenet_dist.processes.stop import StopRequest
+from lenet_dist.run.directory import RunDirectory
+from lenet_dist.tracking.environment import active_trackers
+from lenet_dist.tracking.follower import followed
+from lenet_dist.training.job import assemble
+from lenet_dist.training.loop import train
+from lenet_dist.training.task import LENET5, Task
+
+
+def start(
+    config: Config, task: Task | None, stop: StopRequest, clock: Clock
+) -> tuple[dict[str, Any], bool]:
+    """Train what the config asks for, from wherever an earlier start left off; on every process.
+
+    Gives the result, and whether it is new: a run that is complete is left alone. `task`: None for
+    LeNet-5. Raises RequestError for what can't be done, Stopped and RunFailed as the loop does.
+    """
+    plan = validate(config, accelerators.world_size_of_environment())
+    trackers = active_trackers(config)
+    directory = RunDirectory(config)
+    accelerator = accelerators.start(config.compute)
+    watch = accelerators.peer_watch
+    with watch(config.compute.timeout_seconds):
+        result = accelerators.on_main(accelerator, lambda: directory.completed(config))
+        is_new = result is None
+        if result is None:
+            accelerators.say(accelerator, plan)
+            if plan.advice and accelerator.is_main_process:
+                print(f"warning: {plan.advice}", file=sys.stderr, flush=True)
+            job = assemble(plan, task or LENET5, accelerator, directory, stop, clock)
+            has_follower = trackers and accelerator.is_main_process
+            say = job.progress.say
+            with (
+                accelerators.stopping_together(accelerator),
+                followed(directory.path, say) if has_follower else nullcontext(),
+                watch(config.compute.timeout_seconds),
+            ):
+                result = train(job)
+        else:
+            accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
+    accelerator.end_training()
+    return result, is_new

@@ -1,0 +1,68 @@
+"""docs/your-own.md: a model and a loss from outside the package, and the promises that stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.processes import ROOT, Job, Jobs, checkpoint_steps, command, outcome, result
+
+EXAMPLE = ROOT / "docs" / "your_own.py"
+RESNET = {"module": "docs.your_own"}
+FASHION = ("data.name=fashion_mnist", "train.max_steps=24", "train.shards=8")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """The example on one process, from start to end."""
+    if not Path("/usr/share/datasets/fashion-mnist").exists():
+        pytest.skip("needs Debian's package dataset-fashion-mnist")
+    with Jobs(tmp_path_factory.mktemp("alone")) as jobs:
+        return jobs.run(*FASHION, "log.report=true", "wandb.mode=offline", **RESNET)
+
+
+def test_the_example_is_short_and_outside_the_package() -> None:
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 60
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_it_has_the_same_bits_on_any_number_of_processes(
+    jobs: Jobs, alone: Job, world_size: int
+) -> None:
+    job = jobs.run(*FASHION, world_size=world_size, **RESNET)
+    assert outcome(job.directory) == outcome(alone.directory)
+    assert result(job.directory)["test"]["count"] == 10_000
+
+
+def test_it_has_the_same_bits_when_it_is_stopped_and_goes_on_elsewhere(
+    jobs: Jobs, alone: Job
+) -> None:
+    job = jobs.start(*FASHION, **RESNET)
+    job.until(lambda: 10 in checkpoint_steps(job.directory))
+    job.main.send(15)
+    job.expect(75)
+    again = jobs.run(*FASHION, world_size=2, **RESNET)
+    assert outcome(again.directory) == outcome(alone.directory)
+    assert result(again.directory)["resumes"] == 1
+
+
+def test_it_learns_and_its_page_and_trackers_do_without_lenets_pictures(alone: Job) -> None:
+    ended = result(alone.directory)
+    assert ended["test"]["accuracy"] > 0.3
+    assert ended["parameters"] != 61_706
+    page = (alone.directory / "report.html").read_text(encoding="utf-8")
+    assert "<h1>run: another model on Fashion-MNIST</h1>" in page
+    assert "not LeNet-5&#39;s weights" in page
+    assert "W&B: kept offline" in alone.text()
+    assert "Error" not in alone.text() and "Traceback" not in alone.text()
+
+
+def test_it_starts_by_the_commands_that_it_names(tmp_path: Path) -> None:
+    place = ("data.name=synthetic", f"run.root={tmp_path}", "train.max_steps=3", "log.trackers=[]")
+    for launcher in (("accelerate", "launch"), ("torchrun", "--nproc-per-node", "3")):
+        name = f"run.name={launcher[0]}"
+        done = command(*launcher, str(EXAMPLE), *place, name, "data.validation=0")
+        assert done.returncode == 0, done.stderr
+    hashes = {result(folder)["weights_sha256"] for folder in tmp_path.iterdir()}
+    assert len(hashes) == 1
