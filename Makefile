@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup train check test lint bench clean
 
-help: ## This list
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Create .venv and install, with the exact versions that were tested
+setup: $(READY) ## Create .venv and install the exact versions that were tested
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# A process for each GPU, or one on the CPU. Without such a file Accelerate warns of its defaults.
+# One process per GPU, or one on the CPU. Without a launch file Accelerate warns about its defaults.
 GPUS = $(shell nvidia-smi --list-gpus 2> /dev/null | grep -c ^GPU)
 LAUNCH = configs/launch/$(if $(filter 0 1,$(GPUS)),gpu,gpus).yaml --num_processes $(if $(filter 0,$(GPUS)),1,$(GPUS))
 
@@ -36,7 +36,7 @@ lint: $(READY) ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## Measure this job beside what one would use instead, on this machine
+bench: $(READY) ## Measure this job against its alternatives, on this machine
 	$(BIN)/python -m lenet_dist.benchmark $(ARGS)
 
 clean: ## Remove the venv and caches; runs and data stay

@@ -1,4 +1,4 @@
-"""The configuration: a typed schema, how a request is read into it, and what it amounts to.
+"""The configuration: a typed schema, and how a request is read into it and checked.
 
 Precedence: schema default < ``--config`` file < ``key=value``.
 """
@@ -27,7 +27,7 @@ def _key(
     default: Any, help: str, *, low: float = -math.inf, above: float = -math.inf,
     high: float = math.inf, below: float = math.inf,
 ) -> Any:  # fmt: skip
-    """A schema key: its default, its line of ``--help``, and the range a number must lie in."""
+    """A schema key: its default, its ``--help`` text, and the range that a number must lie in."""
     bounds = {"low": low, "above": above, "high": high, "below": below}
     metadata = {"help": help, **bounds}
     if isinstance(default, list):
@@ -46,60 +46,58 @@ class Run:
     name: str = _key("default", "name of the run; its directory is run.root/run.name")
     root: str = _key("runs", "folder that holds the run directories")
     resume: Literal["auto", "never", "must"] = _key(
-        "auto", "auto: continue it if it has begun; never: refuse if so; must: refuse if not"
+        "auto", "auto: resume a run that has begun; never: refuse to; must: refuse a new run"
     )
-    inexact: bool = _key(
-        False, "go on although the bits will differ from the run's; recorded as bit_exact: false"
-    )
+    inexact: bool = _key(False, "resume even if the bits will differ; recorded as bit_exact: false")
 
 
 @dataclass
 class Data:
-    """Which images, and which of them are held out."""
+    """Which images to use, and how many of them to hold out."""
 
     name: Literal["mnist", "fashion_mnist", "synthetic"] = _key("mnist", "which data set")
     root: str = _key("data", "folder of the data's files")
-    validation: int = _key(5000, "training images held out for choosing; 0 = none", low=0)
+    validation: int = _key(5000, "training images held out for validation; 0 = none", low=0)
     download: bool = _key(True, "fetch what is missing")
 
 
 @dataclass
 class Model:
-    """LeNet-5's input: pixels in [0, 1], less mean, over std."""
+    """LeNet-5's input: (pixels - mean) / std, with pixels in [0, 1]."""
 
     mean: float = _key(0.0, "subtracted from pixels in [0, 1]", low=0, high=1)
-    std: float = _key(1.0, "then divides them", above=0)
+    std: float = _key(1.0, "divisor of the pixels, after the mean is subtracted", above=0)
 
 
 @dataclass
 class Train:
-    """How long, how much at once, and how a step's gradient is formed."""
+    """How long to train, on what batch, and how a step's gradient is formed."""
 
     epochs: int = _key(14, "passes over the training images", low=1)
     max_steps: int | None = _key(
-        None, "stop after so many steps, if sooner; null = no limit", low=1
+        None, "stop after this many steps, if that is sooner; null = no limit", low=1
     )
-    batch_size: int = _key(256, "GLOBAL batch of one optimizer step, all processes together", low=1)
-    shards: int = _key(16, "equal parts of it, whose gradients are summed in a fixed tree", low=1)
+    batch_size: int = _key(256, "GLOBAL batch: images per optimizer step over all processes", low=1)
+    shards: int = _key(16, "equal parts of the batch; gradients are summed in a fixed tree", low=1)
     reduction: Literal["fixed", "ddp"] = _key(
         "fixed", "fixed: the same bits on any number of processes; ddp: DDP's own all-reduce"
     )
-    clip_norm: float = _key(0.0, "largest norm of the gradient; 0 = no clipping", low=0)
+    clip_norm: float = _key(0.0, "clip the gradient to this norm; 0 = no clipping", low=0)
     label_smoothing: float = _key(
         0.0, "share of the target spread over all classes", low=0, below=1
     )
-    ema_decay: float = _key(0.99, "of the running mean of the weights; 0 = none", low=0, below=1)
+    ema_decay: float = _key(0.99, "decay of the weights' running mean; 0 = none", low=0, below=1)
 
 
 @dataclass
 class Optimizer:
-    """torch.optim's, by name."""
+    """An optimizer from torch.optim."""
 
     name: Literal["adam", "adamw", "sgd"] = _key("adamw", "which optimizer")
     lr: float = _key(4e-3, "peak learning rate", above=0)
-    weight_decay: float = _key(0.01, "decay of the weights", low=0)
+    weight_decay: float = _key(0.01, "weight decay", low=0)
     beta1: float = _key(0.9, "adam, adamw: decay of the gradient's mean", low=0, below=1)
-    beta2: float = _key(0.999, "adam, adamw: decay of its square's mean", low=0, below=1)
+    beta2: float = _key(0.999, "adam, adamw: decay of the squared gradient's mean", low=0, below=1)
     momentum: float = _key(0.9, "sgd: momentum", low=0, below=1)
 
 
@@ -114,25 +112,25 @@ class Schedule:
 
 @dataclass
 class Augment:
-    """Distortion; each key but `fade` is the half-width of a uniform range, 0 = off."""
+    """Distortion. Each key but `fade` is the half-width of a uniform range; 0 = off."""
 
     rotate: float = _key(10.0, "degrees", low=0, high=180)
     translate: float = _key(0.08, "fraction of the image's side", low=0, high=1)
     scale: float = _key(0.1, "fraction of the size", low=0, below=1)
     shear: float = _key(0.0, "fraction of the height", low=0, high=1)
-    elastic: float = _key(0.0, "fraction of the image's side, 7 pixels apart", low=0, high=1)
-    fade: float = _key(0.0, "share of the epochs, the last, over which it fades out", low=0, high=1)
+    elastic: float = _key(0.0, "fraction of the side, for shifts 7 pixels apart", low=0, high=1)
+    fade: float = _key(0.0, "last share of the epochs, over which it fades out", low=0, high=1)
 
 
 @dataclass
 class Compute:
-    """Numbers and machines."""
+    """Precision, threads, kernels and timeout."""
 
     precision: Literal["no", "bf16", "fp16"] = _key("no", "mixed precision; fp16 needs a GPU")
     threads: int | Literal["auto"] = _key(
-        "auto", "CPU threads a process; auto = cores / processes on the node", low=1
+        "auto", "CPU threads per process; auto = cores / processes on the node", low=1
     )
-    deterministic: bool = _key(True, "deterministic kernels only")
+    deterministic: bool = _key(True, "use deterministic kernels only")
     compile: bool = _key(False, "torch.compile the model")
     cuda_graph: bool = _key(False, "capture the step as a CUDA graph")
     timeout_seconds: int = _key(120, "longest wait for another process", low=1)
@@ -142,25 +140,25 @@ class Compute:
 class Evaluate:
     """Evaluation during training."""
 
-    batch_size: int = _key(1000, "images in a chunk; each is computed by one process", low=1)
-    every_epochs: int = _key(1, "validate each so many epochs, and at the end", low=1)
+    batch_size: int = _key(1000, "images per chunk; one process computes a chunk", low=1)
+    every_epochs: int = _key(1, "epochs between validations; there is one at the end too", low=1)
 
 
 @dataclass
 class Checkpoint:
-    """When to save, besides at a stop and at the end."""
+    """When to save, apart from at a stop and at the end."""
 
-    every_steps: int = _key(0, "each so many steps; 0 = off", low=0)
-    every_seconds: float = _key(60.0, "each so many seconds; 0 = off", low=0)
-    keep: int = _key(2, "newest checkpoints kept", low=1)
+    every_steps: int = _key(0, "steps between checkpoints; 0 = off", low=0)
+    every_seconds: float = _key(60.0, "seconds between checkpoints; 0 = off", low=0)
+    keep: int = _key(2, "how many of the newest checkpoints to keep", low=1)
 
 
 @dataclass
 class Log:
-    """What a run tells of itself, and whom."""
+    """What a run reports, and where."""
 
-    every_steps: int = _key(50, "a train line each so many steps", low=1)
-    trackers: list[str] = _key(["wandb"], "who gets the lines: wandb, tensorboard")
+    every_steps: int = _key(50, "steps between train lines", low=1)
+    trackers: list[str] = _key(["wandb"], "trackers that get the lines: wandb, tensorboard")
     report: bool = _key(True, "write report.html at the end")
 
 
@@ -169,7 +167,7 @@ class Wandb:
     """Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = _key(
-        "auto", "auto: online where a key is configured, else offline"
+        "auto", "auto: online if a key is configured, else offline"
     )
     project: str = _key("lenet-dist", "W&B project")
     entity: str | None = _key(None, "W&B user or team; null = the key's default")
@@ -179,9 +177,9 @@ class Wandb:
 
 @dataclass
 class Config:
-    """One run, whole. A run is a pure function of it."""
+    """The whole config of a run. A run is a pure function of it."""
 
-    seed: int = _key(0, "of weights, order, distortion and split", low=0, below=2**63)
+    seed: int = _key(0, "seed of weights, order, distortion and split", low=0, below=2**63)
     run: Run = _section(Run)
     data: Data = _section(Data)
     model: Model = _section(Model)
@@ -202,14 +200,14 @@ _DECIDES_NOTHING = (
     "run.", "checkpoint.", "wandb.", "log.trackers", "log.report", "data.root", "data.download",
     "compute.threads", "compute.timeout_seconds",
 )  # fmt: skip
-"""Keys that leave weights and metrics alone. Threads decide bits: they are compared on their own,
+"""Keys that do not change weights or metrics. Threads can, but they are compared separately,
 because `auto` is resolved only when the run begins."""
 
 
 def load(file: str | Path | None = None, overrides: list[str] | None = None) -> Config:
     """The config of a request.
 
-    Raises RequestError, naming the key or the file, for what the schema does not take.
+    Raises RequestError, naming the key or the file, for anything that the schema does not accept.
     """
     merged = OmegaConf.structured(Config)
     if file is not None:
@@ -229,7 +227,7 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
 def _check_name(name: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RequestError(
-            f"run.name={name!r}: must be a plain name, of letters, digits, '-', '_', '.'"
+            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.'"
         )
     if (size := len(name.encode())) > _LONGEST_NAME:
         raise RequestError(
@@ -243,7 +241,7 @@ def to_yaml(config: Config) -> str:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 (hex) over the keys that decide weights and metrics."""
+    """SHA-256 (hex) of the keys that decide weights and metrics."""
     canonical = json.dumps(deciding(config), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -266,7 +264,7 @@ class Key:
 
     @property
     def type_name(self) -> str:
-        """The type as ``--help`` says it: ``int``, ``int or auto``, ``fixed or ddp``."""
+        """The type as ``--help`` shows it: ``int``, ``int or auto``, ``fixed or ddp``."""
         return " or ".join(_alternatives(self.type))
 
 
@@ -281,7 +279,7 @@ def _alternatives(hint: Any) -> list[str]:
 
 
 def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
-    """Every key of the schema, in its order."""
+    """Every key of the schema, in the schema's order."""
     hints = get_type_hints(schema)
     for item in dataclasses.fields(schema):
         name, hint = prefix + item.name, hints[item.name]
@@ -312,7 +310,7 @@ def value_of(config: Config, name: str) -> Any:
 
 
 _LONGEST_NAME = 255
-"""Bytes. File systems take no longer name."""
+"""Bytes: the limit of most file systems."""
 _TEXT = (str, str | None)
 _WORD = Key("", str, "", "", {})
 _NULL = "tag:yaml.org,2002:null"
@@ -324,7 +322,7 @@ def _read(file: Path) -> DictConfig:
         text = file.read_text(encoding="utf-8")
         loaded = OmegaConf.load(io.StringIO(text))
     except OSError as error:
-        # OmegaConf raises one, without a reason, for YAML that holds a bare value.
+        # OmegaConf raises OSError without a reason for YAML that holds only a bare value.
         reason = error.strerror or _NO_MAPPING
         raise RequestError(f"--config {file}: {reason}") from None
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
@@ -354,7 +352,7 @@ def _parse(override: str) -> DictConfig:
 
 
 def _words_typed(key: Key, text: str) -> str | list[str] | None:
-    """As `_words`, of what follows ``key=`` on the command line."""
+    """Like `_words`, for the text after ``key=`` on the command line."""
     if not text.isprintable():
         return None
     try:
@@ -368,8 +366,8 @@ def _words_typed(key: Key, text: str) -> str | list[str] | None:
 
 
 def _words(key: Key, node: yaml.Node | None) -> str | list[str] | None:
-    """What a key of text takes of a YAML node, as it was typed: 007 is no number there, off no
-    truth value. None where there is nothing to be taken literally."""
+    """A YAML node's text exactly as typed, if the key takes text: there 007 is not a number and off
+    not a boolean. None if nothing is to be taken literally."""
     if key.type in _TEXT and isinstance(node, yaml.ScalarNode) and node.tag != _NULL:
         return node.value
     if key.type == list[str] and isinstance(node, yaml.SequenceNode):
@@ -401,13 +399,13 @@ def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
 
 
 def _mend(request: DictConfig, source: str) -> None:
-    """See to what OmegaConf's merge would take wrongly, or refuse without a word on the key."""
+    """Handle what OmegaConf's merge would misread, or refuse without naming the key."""
     if missing := OmegaConf.missing_keys(request):
-        raise RequestError(f"{source}{min(missing)}: ??? stands for no value")
+        raise RequestError(f"{source}{min(missing)}: ??? is not a value")
     for section in dataclasses.fields(Config):
         given = OmegaConf.select(request, section.name, default={})
         if section.name != "seed" and not isinstance(given, dict | DictConfig):
-            raise RequestError(f"{source}{section.name}: a section of keys, as {section.name}.KEY")
+            raise RequestError(f"{source}{section.name}: a section; set {section.name}.KEY")
     for key in keys():
         value = OmegaConf.select(request, key.name)
         if value is False and "no" in _alternatives(key.type):
@@ -417,7 +415,7 @@ def _mend(request: DictConfig, source: str) -> None:
 
 
 def _explain(error: OmegaConfBaseException) -> str:
-    """OmegaConf's message on one line, with the key's full name, and what was meant if known."""
+    """OmegaConf's message on one line, with the key's full name, and the key meant if known."""
     name = str(error.full_key or "")
     message = str(error).splitlines()[0]
     meant = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""

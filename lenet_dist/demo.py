@@ -1,8 +1,8 @@
-"""A page to draw a digit on, and to see what the network makes of it as you draw.
+"""A page on which you draw a digit and see what the network makes of it as you draw.
 
     python -m lenet_dist.demo [--weights FILE] [--port N]
 
-It is served to this machine alone, asks no other, and ends with Ctrl-C.
+It is served to this machine only and contacts no other. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--port", metavar="N", type=int, default=_PORT,
-        help=f"where to listen (default {_PORT}; 0: any that is free)",
+        help=f"port to listen on (default {_PORT}; 0: any free one)",
     )  # fmt: skip
     request = parser.parse_args(arguments)
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
@@ -61,7 +61,7 @@ def _serve(listener: socket.socket, weights_file: Path) -> None:
     app = application(model, weights.temperature(weights_file))
     print(f"http://{_ADDRESS}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-    with suppress(KeyboardInterrupt):  # How it passes on the Ctrl-C that it has obeyed.
+    with suppress(KeyboardInterrupt):  # uvicorn ends on Ctrl-C, and then raises it again.
         server.run(sockets=[listener])
 
 

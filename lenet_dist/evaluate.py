@@ -3,7 +3,7 @@
     python -m lenet_dist.evaluate RUN_OR_WEIGHTS [--json] [key=value ...]
     torchrun --nproc-per-node N -m lenet_dist.evaluate RUN_OR_WEIGHTS ...
 
-A run brings its own config; a file is taken with the schema's defaults.
+A run is evaluated with its own config, a weights file with the schema's defaults.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.training.evaluation import evaluate
 
     slurm.adopt_ranks()
-    # Evaluation is in full precision, also of what was trained in less on another machine.
+    # Always in full precision, even if the weights were trained in less on another machine.
     accelerator = accelerators.start(replace(config.compute, precision="no", cuda_graph=False))
     with accelerators.peer_watch(config.compute.timeout_seconds):
         threads = config.compute.threads

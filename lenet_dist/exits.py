@@ -1,4 +1,4 @@
-"""Exit codes: how a command reads its request, and how its outcome becomes one of these."""
+"""How a command reads its request, and how its outcome becomes an exit code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ STOPPED = 75
 
 
 class RequestError(ValueError):
-    """The user's mistake: config, arguments, data or environment. Its text, on one line, is the
-    whole message."""
+    """The user's mistake: config, arguments, data or environment. Its text is the whole message,
+    on one line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class NodeError(RequestError):
-    """What is wrong on one node, which its text names: each process says it for itself."""
+    """Something is wrong on one node. The text names the node, and each process prints its own."""
 
 
 class RunFailed(RuntimeError):
-    """Training can't go on, for a reason that the text gives: divergence, a full disk."""
+    """Training can't go on. The text says why, for example divergence or a full disk."""
 
 
 class LostProcess(RunFailed):
@@ -38,9 +38,9 @@ class LostProcess(RunFailed):
 
 
 class Stopped(Exception):
-    """A stop that was asked for; everything needed to continue is on disk.
+    """A stop that was requested; everything needed to continue is on disk.
 
-    `for_good`: by someone who does not want a launcher to start the job again.
+    `for_good`: whoever asked does not want a launcher to start the job again.
     """
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
@@ -49,14 +49,14 @@ class Stopped(Exception):
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for the job, as the launcher numbered it."""
+    """Whether this process speaks for the job: rank 0, by the launcher's variables."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
-    """Run a command on sys.argv and leave with the exit code of its outcome.
+    """Run a command on sys.argv and exit with the code of its outcome.
 
-    SIGQUIT prints where each thread is, and changes nothing else.
+    SIGQUIT prints the stack of each thread and changes nothing else.
     """
     faulthandler.register(signal.SIGQUIT)
     code = DONE
@@ -66,16 +66,16 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
         tell(outcome)
         _, code = _said_and_code(outcome)
         if is_elastic() and not _may_be_mended_by_restart(outcome):
-            os.kill(os.getppid(), signal.SIGTERM)  # The launcher: it ends then.
+            os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: Python's finalization waits for peers that are gone, and aborts now and then
-    # when a thread of torch.distributed wants the interpreter that is being taken down.
+    # Not sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts
+    # when a thread of torch.distributed needs the interpreter while it is shutting down.
     os._exit(code)
 
 
 def is_elastic() -> bool:
-    """Whether this is a process of a torchrun that starts again what did not end well."""
+    """Whether a torchrun that restarts failed processes started this one."""
     return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
 
 
@@ -90,7 +90,7 @@ def _may_be_mended_by_restart(outcome: Exception) -> bool:
 
 
 def tell(outcome: RequestError | RunFailed | Stopped) -> None:
-    """Print what an outcome says, once: sooner than at the end where there is more to wait for."""
+    """Print an outcome's text, once. Call it early if there is still something to wait for."""
     everywhere = isinstance(outcome, NodeError | LostProcess)
     if outcome not in _told and (everywhere or is_main_process()):
         print(_said_and_code(outcome)[0], file=sys.stderr, flush=True)
@@ -111,21 +111,21 @@ def _said_and_code(outcome: Exception) -> tuple[str, int]:
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse, with its complaints as RequestError and ``key=value`` beside its options."""
+    """argparse that raises RequestError for its errors, and takes ``key=value`` beside options."""
 
     def __init__(self, **keywords: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **keywords)
 
     def parse_with_overrides(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and all else that was given, which is for the config to judge."""
+        """The options, and all other arguments, which the config is to check."""
         return self.parse_known_args(arguments)
 
     def print_help(self, file: Any = None) -> None:
-        """Once, however many processes were asked."""
+        """Print the help once, however many processes there are."""
         if is_main_process():
             super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
-        """Not argparse's exit with a page of usage."""
-        raise RequestError(f"{message}; {self.prog} --help lists what it takes")
+        """Raise RequestError, where argparse would print its usage and exit."""
+        raise RequestError(f"{message}; see {self.prog} --help")

@@ -1,12 +1,12 @@
-"""A run's weights, or a weights file, as a model for other programs.
+"""Export a run's weights, or a weights file, as a model for other programs.
 
     python -m lenet_dist.export RUN_OR_WEIGHTS --format FORMAT --out PATH
 
-safetensors: the weights, byte for byte. torch-export: a program that needs torch alone. onnx: for
-ONNX runtimes. hub: a folder as the Hugging Face hub has it, of a run with what it has measured.
+safetensors: the weights, byte for byte. torch-export: a program that needs only torch. onnx: for
+ONNX runtimes. hub: a folder for the Hugging Face hub; that of a run includes its measured results.
 All take float32 pixels [n, 1, 28, 28] in [0, 1] and give logits [n, 10].
 
-A file at PATH is replaced, and so is a folder that this command has made.
+An existing file at PATH is replaced, and so is a folder that this command made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
 
 def main(arguments: list[str]) -> None:
-    """Export as asked, and print where it is."""
+    """Export as asked, and print the path."""
     parser = exits.ArgumentParser(prog="lenet_dist.export", description=__doc__)
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
     parser.add_argument("--format", choices=FORMATS, required=True)

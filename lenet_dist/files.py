@@ -1,4 +1,4 @@
-"""Writing files so that a kill, a full disk or a power cut leaves nothing half-done."""
+"""Write files so that a kill, a full disk or a power cut leaves nothing half-done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lenet_dist.exits import RequestError, RunFailed
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Have the file at `path` be this content, whole, on disk, or be what it was before.
+    """Put `content` into the file at `path`, all of it and durably, or leave the file unchanged.
 
     Raises RunFailed naming the file and the reason.
     """
@@ -28,10 +28,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
-    """Have the folder at `path` hold these files and no others, whole, on disk, or be as before.
+    """Make the folder at `path` hold exactly these files, durably, or leave it unchanged.
 
-    Killed between its two renames, it leaves what was there beside it, as `.NAME.old`. Raises
-    RunFailed naming the folder and the reason.
+    A kill between the two renames leaves the old folder beside it, as `.NAME.old`. Raises RunFailed
+    naming the folder and the reason.
     """
     temporary, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     with failures_named(path):
@@ -57,9 +57,9 @@ def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
 
 
 def check_file_can_be_written(option: str, path: Path | None) -> None:
-    """Raises RequestError, naming the option that asks for it, if no file can be written there.
+    """Raises RequestError, naming the option, if no file can be written at `path`.
 
-    `path`: None if the option is not given.
+    `path`: None if the option was not given.
     """
     if path is None:
         return
@@ -69,7 +69,7 @@ def check_file_can_be_written(option: str, path: Path | None) -> None:
 
 
 def check_folder_can_be_written(option: str, path: Path) -> None:
-    """Raises RequestError, naming the option that asks for it, if no folder can be put there."""
+    """Raises RequestError, naming the option, if no folder can be written at `path`."""
     if path.exists() and not path.is_dir():
         raise RequestError(f"{option} {path}: is a file; name the folder")
     if path.is_symlink():
@@ -81,18 +81,18 @@ def check_folder_can_be_written(option: str, path: Path) -> None:
 
 def _check_parent(option: str, path: Path) -> None:
     if not path.parent.is_dir():
-        raise RequestError(f"{option} {path}: {path.parent} is no folder")
+        raise RequestError(f"{option} {path}: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK):
         raise RequestError(f"{option} {path}: can't write into {path.parent}; name another place")
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device, of which reading may never come to an end."""
+    """Whether it is a pipe, a socket or a device, so that reading it may never end."""
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line; the kernel has it on return. Raises RunFailed naming the file and the reason."""
+    """Add a line; on return the kernel has it. Raises RunFailed naming the file and the reason."""
     with failures_named(path), open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
 
@@ -106,13 +106,13 @@ def write_durably(path: Path, content: bytes) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the disk has what was written. Raises RunFailed naming the file and the reason."""
+    """Wait until the disk has the file. Raises RunFailed naming the file and the reason."""
     with failures_named(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk has the folder's entries, so that a rename in it outlives a power cut."""
+    """Wait until the disk has the folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -122,7 +122,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def failures_named(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn what the system refuses into RunFailed, naming the file, the reason and what to do."""
+    """Turn OSError into RunFailed, naming the file, the reason and what to do."""
     try:
         yield
     except OSError as error:

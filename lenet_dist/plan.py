@@ -1,4 +1,4 @@
-"""What a config amounts to on a number of processes: the batch arithmetic, and what is due when."""
+"""What a config means on a number of processes: the batch arithmetic, and what is due when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lenet_dist.exits import RequestError
 
 @dataclass(frozen=True)
 class Plan:
-    """What a config amounts to on a number of processes: the batch arithmetic."""
+    """What a config means on `world_size` processes: the batch arithmetic."""
 
     config: Config
     world_size: int
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def advice(self) -> str | None:
-        """What to do about processes that have nothing to compute; None if there are none."""
+        """What to do if some processes have nothing to compute; None if all have something."""
         idle = self.world_size - self.shards
         if idle <= 0:
             return None
@@ -49,7 +49,7 @@ class Plan:
         )
 
     def epoch_of(self, step: int) -> int:
-        """The epoch, from 1, that step number `step` (from 1) belongs to."""
+        """The epoch (from 1) of step number `step` (from 1)."""
         return (step - 1) // self.steps_per_epoch + 1
 
     def is_line_due(self, step: int) -> bool:
@@ -78,7 +78,7 @@ class Plan:
 
 
 def deal(shards: int, world_size: int) -> list[range]:
-    """The shards of each process, by rank: in order, as evenly as they can be."""
+    """The shards of each process, by rank: in order, as evenly as possible."""
     each, more = divmod(shards, world_size)
     stops = [each * rank + min(rank, more) for rank in range(1, world_size + 1)]
     return [range(start, stop) for start, stop in pairwise([0, *stops])]
@@ -87,7 +87,8 @@ def deal(shards: int, world_size: int) -> list[range]:
 def validate(config: Config, world_size: int) -> Plan:
     """The batch arithmetic of a config on `world_size` processes.
 
-    Raises RequestError, with the numbers that would do, for what does not divide evenly.
+    Raises RequestError if the batch is larger than the training set or does not divide evenly; then
+    the text names batch sizes that do.
     """
     train = config.train
     images = TRAINING_IMAGES[config.data.name] - config.data.validation
@@ -96,7 +97,7 @@ def validate(config: Config, world_size: int) -> Plan:
             f"data.validation={config.data.validation} leaves {max(images, 0)} training images,"
             f" fewer than train.batch_size={train.batch_size}"
         )
-    # Under ddp a process has one backward pass: its share of the batch is the only shard.
+    # Under ddp a process does one backward pass: its share of the batch is its only shard.
     shards = train.shards if train.reduction == "fixed" else world_size
     name = "train.shards" if train.reduction == "fixed" else "the number of processes"
     if train.batch_size % shards:

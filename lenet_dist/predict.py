@@ -1,10 +1,10 @@
-"""The digit in each picture.
+"""Name the digit in each picture.
 
     python -m lenet_dist.predict IMAGE... [--weights FILE] [--json]
 
 A picture is a PNG or JPEG of one digit, of any size: dark on light or light on dark, drawn, scanned
-or photographed on paper. The weights are those that come with the package, or a run's. Below a
-probability of 90 % a digit is called unsure, and the next one is named too. If one picture can't be
+or photographed on paper. The default weights are the package's own. If a digit's probability is
+below 90 %, it is marked as unsure, and the next likely digit is named too. If any picture can't be
 read, nothing is printed.
 """
 
@@ -26,7 +26,7 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "lenet5.safetensors"
 
 
 def main(arguments: list[str]) -> None:
-    """Read all pictures, then print a line each."""
+    """Read all pictures, then print one line for each."""
     parser = exits.ArgumentParser(prog="lenet_dist.predict", description=__doc__)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
     parser.add_argument(
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         print(json.dumps([prediction.fields() for prediction in predictions]))
     else:
         lines = "".join(f"{prediction}\n" for prediction in predictions)
-        # A file's name need not be text.
+        # Bytes, because a file name need not be valid text.
         sys.stdout.buffer.write(os.fsencode(lines))
 
 

@@ -1,12 +1,12 @@
-"""Check the machines before a run: is every process there, alike, and as fast as the others?
+"""Check the machines before a run: is every process there, set up alike and equally fast?
 
     srun -N2 python -m lenet_dist.preflight [--config FILE] [--json FILE] [key=value ...]
     accelerate launch -m lenet_dist.preflight
     torchrun --nproc-per-node N -m lenet_dist.preflight
 
-Start it as the run is to be started, with the run's own config. Exit code 0: all is well; 1: what
-differs, fails or is slow, with the rank's name; 2: the request is wrong. docs/preflight.md says
-what each figure means.
+Start it the way the run will be started, with the run's own config. Exit code 0: all is well; 1:
+something differs, fails or is slow, and the message names the rank; 2: the request is wrong.
+docs/preflight.md explains each figure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SLOW = 3.0
 
 
 def main(arguments: list[str]) -> None:
-    """Check as asked. Imports of weight come late: --help is quick."""
+    """Check as asked. Heavy imports come late, so that --help is quick."""
     started = time.monotonic()
     parser = exits.ArgumentParser(
         prog="lenet_dist.preflight",
@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> None:
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
     parser.add_argument("--config", metavar="FILE", help="the run's config")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write everything there too")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write everything to FILE")
     parser.add_argument(
         "--slow", metavar="FACTOR", type=float, default=_SLOW,
-        help="slow is by this factor slower than the median of the others (default %(default)g)",
+        help="how many times slower than the others' median is slow (default %(default)g)",
     )  # fmt: skip
     request, overrides = parser.parse_with_overrides(arguments)
     if not (math.isfinite(request.slow) and request.slow > 1):

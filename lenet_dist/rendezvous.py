@@ -1,8 +1,8 @@
-"""Host the place where the launchers of an elastic job meet, so that any of them may be lost.
+"""Host the rendezvous of an elastic job's launchers, so that any of them may be lost.
 
     python -m lenet_dist.rendezvous [--port N]
 
-It runs until it is ended, on a machine that outlives the job; the launchers are given
+Start it on a machine that outlives the job; it runs until it is killed. Start the launchers with
 --rdzv-endpoint=THAT_MACHINE:N and --rdzv-conf=is_host=false,... (docs/elastic.md).
 """
 
@@ -21,14 +21,14 @@ PORT = 29_400
 def main(arguments: list[str]) -> None:
     """Serve until a signal ends the process."""
     parser = exits.ArgumentParser(prog="lenet_dist.rendezvous", description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT, help=f"to listen on (default {PORT})")
+    parser.add_argument("--port", type=int, default=PORT, help=f"where to listen (default {PORT})")
     request = parser.parse_args(arguments)
     from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
 
     try:
         store = TCPStore(
             "localhost", request.port, is_master=True, wait_for_workers=False
-        )  # It listens on every interface; this is how it calls itself.
+        )  # It listens on every interface; localhost is only how this process reaches it.
     except DistNetworkError as error:
         raise RequestError(f"--port {request.port}: can't listen there: {error}") from None
     print(f"launchers can meet at {socket.gethostname()}:{store.port}", flush=True)

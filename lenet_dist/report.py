@@ -1,13 +1,13 @@
-"""One self-contained HTML page over one run or several.
+"""Write one self-contained HTML page about one or more runs.
 
     python -m lenet_dist.report RUN                 writes RUN/report.html
     python -m lenet_dist.report RUN RUN...          writes report.html into this folder
     python -m lenet_dist.report RUN... --out FILE
     python -m lenet_dist.report RUN... --wandb ENTITY/PROJECT       and a W&B Report
 
-It reads what the runs have left, and the data for pictures; it fetches nothing. A run that is not
-complete is shown as far as it has come. A W&B Report shows what W&B was told of the same runs; made
-again, it is the same report, updated.
+It reads the run directories, and the data for pictures; it downloads nothing. An incomplete run is
+shown as far as it has come. A W&B Report shows what W&B has of the same runs; publishing it again
+updates it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def main(arguments: list[str]) -> None:
     """Write the page as asked, and print where it is."""
     parser = exits.ArgumentParser(prog="lenet_dist.report", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run directory")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="where the page goes")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="where to write the page")
     parser.add_argument(
-        "--data", metavar="FOLDER", help="the images, if not in the runs' data.root seen from here"
+        "--data", metavar="FOLDER", help="folder of the data, if it is not the runs' data.root"
     )
     parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="publish a W&B Report there, or update it"
+        "--wandb", metavar="ENTITY/PROJECT", help="publish or update a W&B Report there"
     )
     parser.add_argument(
-        "--wandb-json", metavar="FILE", type=Path, help="write that report's spec; asks no server"
+        "--wandb-json", metavar="FILE", type=Path, help="write its spec to FILE; contacts no server"
     )
     request = parser.parse_args(arguments)
     single = len(request.runs) == 1

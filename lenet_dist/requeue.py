@@ -1,4 +1,4 @@
-"""Requeue the SLURM job that this runs in, if its run got further since its last start.
+"""Requeue the SLURM job that this runs in, if its run made progress since its last start.
 
     python -m lenet_dist.requeue [--most N] [the arguments of lenet_dist.train]
 
@@ -17,7 +17,7 @@ from lenet_dist.run.directory import RunDirectory
 
 
 def main(arguments: list[str]) -> None:
-    """Requeue, or raise Stopped with the reason not to."""
+    """Requeue the job, or raise Stopped with the reason not to."""
     parser = exits.ArgumentParser(prog="lenet_dist.requeue", description=__doc__)
     parser.add_argument("--config", metavar="FILE", help="as for lenet_dist.train")
     parser.add_argument(
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
         reason = _reason_not_to(directory, job, restarts, request.most)
         if reason is None:
             first, last = directory.gain()
-            # Said before: SLURM ends this very process.
+            # Print first: SLURM ends this very process.
             print(
                 f"requeueing job {job} ({restarts + 1} of at most {request.most} times):"
                 f" this start took the run from step {first:,} to step {last:,}",

@@ -2,8 +2,8 @@
 
     python -m lenet_dist.track RUN [key=value ...]
 
-Training starts this beside itself. By hand, it uploads what a server that was away has not got;
-overrides such as wandb.mode=online hold for this time.
+Training starts this in a process of its own. Run by hand, it uploads what the server does not have
+yet; overrides such as wandb.mode=online apply to this call only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lenet_dist.tracking.environment import active_trackers, settle_environment
 
 
 def main(arguments: list[str]) -> None:
-    """Track as asked, or as the training job does that has started this."""
+    """Track as asked, or follow the training job that started this."""
     parser = exits.ArgumentParser(prog="lenet_dist.track", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--follow", metavar="PID", type=int, help=argparse.SUPPRESS)
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     config = configuration.load(run / "config.yaml", overrides)
     names = active_trackers(config)
     if not names:
-        raise RequestError(f"{run}: nothing to track it with: write wandb.mode=online, say")
+        raise RequestError(f"{run}: no tracker is active; write for example wandb.mode=online")
     settle_environment(run)
     if request.follow is None:
         feed.catch_up(run, config, names)

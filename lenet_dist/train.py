@@ -3,7 +3,7 @@
     accelerate launch -m lenet_dist.train [--config FILE] [key=value ...]
     python -m lenet_dist.train            one process
     torchrun --nproc-per-node N -m lenet_dist.train
-    srun python -m lenet_dist.train       one process a task
+    srun python -m lenet_dist.train       one process per task
 
 Run the same command again to continue after a stop.
 """
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str], task: Task | None = None) -> None:
-    """Train as asked: LeNet-5, or another task. Heavy imports come late: --help is quick, and
-    signals are caught early."""
+    """Train LeNet-5, or another task, as asked. Heavy imports come late, so that --help is quick
+    and signals are caught early."""
     started = time.monotonic()
     parser = exits.ArgumentParser(
         prog="lenet_dist.train",
         description=__doc__,
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file, as those in configs/")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
     shows = "print the resolved config and exit"
     parser.add_argument("--print-config", action="store_true", help=shows)
     request, overrides = parser.parse_with_overrides(arguments)
@@ -70,7 +70,7 @@ def _report(run: Path, page: Path) -> None:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         print(
-            f"warning: no report: {reason}; once that is mended: python -m lenet_dist.report {run}",
+            f"warning: no report: {reason}; once that is fixed: python -m lenet_dist.report {run}",
             file=sys.stderr,
         )
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Train on a SLURM cluster, and go on with the nodes that are left when one is lost. From the
+# Train on a SLURM cluster, and continue with the remaining nodes when one is lost. From the
 # repository:
 #
 #     sbatch --nodes=4 slurm/elastic.sh [--config FILE] [key=value ...]
 #
-# Each node has a launcher (torchrun) with one process, or one for each GPU of --gpus-per-node. A lost
-# node does not end the job. When it is back, or when there is another one, it may join job 12:
+# Each node runs a launcher (torchrun) with one process, or with one per GPU of --gpus-per-node. A lost
+# node does not end the job. When it is back, or another node is free, add it to the job (here job 12):
 #
 #     sbatch --nodes=1 --export=ALL,JOIN=12 slurm/elastic.sh [--config FILE] [key=value ...]
 #
-# The launchers meet on the job's first node: if that one is lost, the batch script is lost with it, and
-# SLURM holds the job for running until somebody says: scontrol requeue JOB.
-# docs/elastic.md tells the rest.
+# The launchers meet on the job's first node. If that node is lost, the batch script is lost with it, and
+# SLURM treats the job as running until somebody runs: scontrol requeue JOB.
+# docs/elastic.md explains the rest.
 
 #SBATCH --job-name=lenet-dist
 #SBATCH --nodes=2
@@ -39,7 +39,7 @@ is_of_the_job() {
     scontrol show hostnames "$(squeue --noheader --jobs="$job" --format=%N)" | grep -qx "$1"
 }
 
-# The job at whose first node the launchers meet: this one, or the one that it joins.
+# The job on whose first node the launchers meet: this one, or the one that it joins.
 meeting=${JOIN:-$SLURM_JOB_ID}
 first=$(squeue --noheader --jobs="$meeting" --format=%B)
 [ -n "$first" ] || fail "JOIN=$meeting: no such job is running"
@@ -49,13 +49,13 @@ if [ -z "${JOIN:-}" ]; then
     trap "kill $!" EXIT
 fi
 
-# torchrun shares a store between its rounds that those who come later do not find.
+# torchrun would share a store between its rounds that launchers which join later do not find.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 conf=is_host=false,last_call_timeout=3,keep_alive_interval=2,keep_alive_max_attempt=3,join_timeout=120
 conf+=,read_timeout=30
 meeting_at=$(address_of "$first")
 
-# Start the launcher of a node, in the background; its process id is then ${launcher[NODE]}.
+# Start a node's launcher in the background; its process id is then ${launcher[NODE]}.
 launch() {
     local node=$1
     shift
@@ -78,8 +78,8 @@ declare -A launcher
 for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
     launch "$node" "$@"
 done
-# A launcher that ends well says that the run is complete; the others end with it. srun also ends with
-# 0 for a node that was lost, which is then no longer the job's.
+# A launcher that exits with 0 means that the run is complete; the others end with it. srun also exits
+# with 0 for a node that was lost, but that node no longer belongs to the job.
 while [ -z "$done" ] && [ "${#launcher[@]}" -gt 0 ]; do
     sleep 1
     for node in "${!launcher[@]}"; do

@@ -1,5 +1,5 @@
-# The life of a job, for train.sh, seeds.sh and elastic.sh: check, start the processes, requeue if it
-# was stopped.
+# The life of a job, for train.sh, seeds.sh and elastic.sh: check, start the processes, requeue the job
+# if it was stopped.
 # Runs in the batch script, on the job's first node, in the repository.
 
 fail() {
@@ -9,28 +9,29 @@ fail() {
 
 [ -n "${SLURM_JOB_ID:-}" ] || fail "not in a SLURM job; submit it: sbatch $0 ..."
 
-# SLURM_JOB_ID alone would be the whole array for one of its tasks.
+# SLURM_JOB_ID alone would name the whole array in one of its tasks.
 job=$SLURM_JOB_ID
 [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
-# What the site has, and what the job does, said.
+# Load and check the site's settings, and print what the job will do.
 prepare() {
     source slurm/site.sh
     check_python
-    # NCCL's flight recorder: what each rank was waiting for, written down when it timed out.
+    # NCCL's flight recorder writes down what each rank was waiting for when it times out.
     export TORCH_FR_BUFFER_SIZE=2000 TORCH_FR_DUMP_ON_TIMEOUT=1
     export TORCH_FR_DUMP_TEMP_FILE=$PWD/slurm-$job.trace-rank_
     say_start "$@"
 }
 
-# Run lenet_dist.train with these arguments, one process a task of the job.
+# Run lenet_dist.train with these arguments, one process per task of the job.
 run_job() {
     prepare "$@"
-    # SLURM sends a time limit's warning (--signal=USR2@...) to the processes, and SIGTERM to them
-    # and to this script: cancelled, preempted, requeued or out of time, what follows is its affair.
+    # SLURM sends a time limit's warning (--signal=USR2@...) to the processes. It sends SIGTERM to
+    # them and to this script if the job is cancelled, preempted, requeued or out of time, and then
+    # decides itself what follows.
     ended_by_slurm= interrupted=
     trap 'ended_by_slurm=yes interrupted=yes' TERM
-    # With --signal=B:... the warning comes here alone.
+    # With --signal=B:... only this script gets the warning.
     trap 'scancel --signal=USR2 "$job"; interrupted=yes' USR1 USR2
 
     srun --kill-on-bad-exit=1 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
@@ -39,7 +40,7 @@ run_job() {
     finish "$@"
 }
 
-# Leave with `code`, the processes', or the requeue's if they were stopped.
+# Exit with `code`, the processes' exit code, or with the requeue's if they were stopped.
 finish() {
     if [ "$code" -eq 75 ] && [ -z "$ended_by_slurm" ]; then
         "${PYTHON[@]}" -m lenet_dist.requeue --most "$MAX_REQUEUES" "$@"
@@ -66,7 +67,7 @@ wait_for_a_lost_node() {
 check_python() {
     "${PYTHON[@]}" -c 'import lenet_dist.config' ||
         fail "'${PYTHON[*]}' on $(hostname) can't import lenet_dist:" \
-            "run 'make setup' on a file system that the nodes share, or mend slurm/site.sh"
+            "run 'make setup' on a file system that the nodes share, or correct slurm/site.sh"
 }
 
 say_start() {

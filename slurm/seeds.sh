@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# One run a seed, as an array: task k trains with seed=k as the run NAME-seed-k, in W&B's group NAME.
-# NAME is that of run.name=NAME, else the config file's, else "default". From the repository:
+# One run per seed, as a job array: task k trains with seed=k as the run NAME-seed-k, in the W&B group
+# NAME. NAME is given by run.name=NAME, else by the config file's name, else it is "default". From the
+# repository:
 #
 #     sbatch [--array=0-9] slurm/seeds.sh [--config FILE] [run.name=NAME] [key=value ...]
 #     python -m lenet_dist.report runs/NAME-seed-*
 #
-# Each task is requeued on its own. For more than one process a run, see slurm/train.sh.
+# Each task is requeued on its own. For more than one process per run, see slurm/train.sh.
 
 #SBATCH --job-name=lenet-dist-seeds
 #SBATCH --array=0-9

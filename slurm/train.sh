@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Train on a SLURM cluster, and be requeued until it is done. From the repository:
+# Train on a SLURM cluster, requeued until the run is complete. From the repository:
 #
 #     sbatch slurm/train.sh [--config FILE] [key=value ...]
 #
-# The block below is one process with four cores. More, by sbatch's flags before the script:
+# The block below requests one process with four cores. For more, use sbatch's flags before the script:
 #
 #     sbatch --nodes=2 slurm/train.sh ...                                      2 nodes, CPUs
 #     sbatch --gpus-per-node=1 slurm/train.sh ...                              1 GPU
 #     sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 slurm/train.sh    2 x 8 GPUs
 #
-# One task is one process of the job: as many tasks a node as GPUs. The bits do not depend on it.
-# slurm/site.sh holds what differs from site to site, slurm/README.md tells the rest.
+# One task is one process of the job, so request as many tasks per node as GPUs. The number of processes
+# does not change the bits. slurm/site.sh holds what differs from site to site; slurm/README.md explains
+# the rest.
 
 #SBATCH --job-name=lenet-dist
 #SBATCH --nodes=1

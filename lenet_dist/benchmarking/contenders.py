@@ -1,7 +1,7 @@
 """What a user would write instead of this job, each as its own documentation teaches it.
 
 Each trains or tests on MNIST as its assignment says, in a process of its own, and gives what it
-measured. What only one of them needs is imported there: the seconds to a first step are its own.
+measured. Each imports what only it needs, so that its seconds to a first step are its own.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from lenet_dist.benchmarking.pace import Assignment, Steps, UntilAccurate, condi
 from lenet_dist.benchmarking.targets import ACCURACY
 
 MFLOP_PER_IMAGE = 2.26
-"""Forward and backward: 2 for each multiplication with its addition, 416,520 of them in the layers;
-backward twice as many again, less C1's for a gradient of the pixels, which nobody needs."""
+"""Forward: 2 for each of the layers' 416,520 multiplications with their additions. Backward: twice
+as many again, without C1's for a gradient of the pixels, which nobody needs."""
 
 _LEARNING_RATE = 0.001
 
 
 def seed_loop(assignment: Assignment) -> dict[str, Any]:
-    """The loop of the document this project grew from, to the letter: an image at a time."""
+    """The loop of the document this project grew from, to the letter: it loads single images."""
     loader = DataLoader(
         _torchvision_mnist(assignment, train=True),
         batch_size=assignment.batch_size, shuffle=True, num_workers=0, drop_last=True,
@@ -51,7 +51,7 @@ def seed_loop_workers(assignment: Assignment) -> dict[str, Any]:
 
 
 def seed_loop_to_accuracy(assignment: Assignment) -> dict[str, Any]:
-    """The document's loop until the test accuracy is there, which it looks for each epoch."""
+    """The document's loop until it reaches the test accuracy, which it checks after each epoch."""
     batch_size = assignment.batch_size
     loader = DataLoader(
         _torchvision_mnist(assignment, train=True),
@@ -133,7 +133,7 @@ def lightning(assignment: Assignment) -> dict[str, Any]:
 
 
 def bare_loop(assignment: Assignment) -> dict[str, Any]:
-    """The framework's ceiling: this job's model over float batches that lie in memory, no more."""
+    """The framework's ceiling: this job's model over float batches in memory, and nothing else."""
     from lenet_dist.config import Data
     from lenet_dist.data import dataset
     from lenet_dist.model.lenet5 import LeNet5
@@ -166,7 +166,7 @@ def arithmetic_limit(assignment: Assignment) -> dict[str, Any]:
 
 
 def job_evaluation(assignment: Assignment) -> dict[str, Any]:
-    """This job's own evaluation, of all test images at a time."""
+    """This job's own evaluation, each time of all test images."""
     from lenet_dist.config import Compute, Data
     from lenet_dist.data import dataset
     from lenet_dist.model.lenet5 import LeNet5
@@ -228,7 +228,7 @@ LOOPS: dict[str, Callable[[Assignment], dict[str, Any]]] = {
         arithmetic_limit, job_evaluation, seed_evaluation, accelerate_evaluation,
     )
 }  # fmt: skip
-"""By name: what takes a trial in this process."""
+"""The loops by name; each takes a trial in this process."""
 
 
 class DocumentLeNet(nn.Module):
@@ -301,7 +301,7 @@ def _count_correct(model: nn.Module, batches: Iterable[Any]) -> int:
 
 
 def _torchvision_mnist(assignment: Assignment, *, train: bool) -> Any:
-    """torchvision's MNIST: a picture is decoded to PIL and made a tensor when it is asked for."""
+    """torchvision's MNIST: each access decodes an image to PIL and makes a tensor of it."""
     from torchvision import datasets, transforms
 
     return datasets.MNIST(

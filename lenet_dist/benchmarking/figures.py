@@ -1,4 +1,4 @@
-"""What was measured: figures by name, each with its rounds, of each contender of each case."""
+"""What was measured: figures by name, each with its rounds, for each contender in each case."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Entry = dict[str, Any]
-"""A contender in a case: spreads by name, and `threads`, `device`, `command`; or, in place of all
+"""A contender in a case: spreads by name, and `threads`, `device`, `command`; or, instead of all
 that, `not_measured`: why not."""
 
 Groups = Mapping[str, Mapping[str, Mapping[str, Entry]]]
 """Entries by group, case and contender."""
 
 Place = tuple[str, str, str, str]
-"""Of a figure: its group, case, contender and name."""
+"""A figure's group, case, contender and name."""
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

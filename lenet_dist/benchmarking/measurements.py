@@ -14,22 +14,22 @@ from lenet_dist.benchmarking.trial import Taken, take
 from lenet_dist.config import TRAINING_IMAGES
 
 GROUPS = ("speed", "scaling", "reduction", "start", "time_to_accuracy", "evaluation")
-"""In the order they are measured in."""
+"""In the order in which they are measured."""
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 _IMAGES = TRAINING_IMAGES["mnist"]
 _FAST_IMAGES = 5 * _IMAGES
-"""Trained on in a trial of what takes images from memory."""
+"""Images that a contender trains on in a trial if it takes them from memory."""
 _SHORT_IMAGES = _IMAGES
-"""The same where many such trials are compared with each other."""
+"""The same, if many such trials are compared with each other."""
 _SLOW_IMAGES = _IMAGES // 3
-"""The same of what decodes each image: it is several times slower."""
+"""The same, if it decodes each image, which is several times slower."""
 _GPU_FACTOR = 10
-"""A GPU takes so many times as many."""
+"""On a GPU, contenders train on this many times as many."""
 _WARM_UP_STEPS = 10
 _EPOCHS_TO_ACCURACY = 20
-"""After so many epochs the seed loop is given up."""
+"""The seed loop is given up after this many epochs."""
 _ROUNDS_TO_ACCURACY = 2
 _EVALUATION_BATCH = 1000
 _EVALUATION_PASSES = 3
@@ -37,7 +37,7 @@ _EVALUATION_PASSES = 3
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: groups, rounds, steps of a trial if not the usual, MNIST's folder, GPUs."""
+    """What to measure: groups, rounds, steps per trial (None: as usual), MNIST's folder, GPUs."""
 
     groups: tuple[str, ...]
     rounds: int
@@ -54,14 +54,14 @@ class Contest:
     case: str
     contender: str
     arguments: Callable[[Path], list[str]] = field(compare=False)
-    """Of the `python` that takes a trial in a folder."""
+    """Gives the arguments of the `python` that takes a trial in a folder."""
     watch_metrics: bool = False
     not_measured: str = ""
     """Why it can't be measured here."""
 
 
 Entries = dict[str, dict[str, Entry]]
-"""Of a group, by case and contender."""
+"""A group's entries, by case and contender."""
 
 
 def measure(
@@ -262,7 +262,7 @@ def _loop(
 
 
 def _steps(request: Request, images: int, batch_size: int) -> int:
-    """Steps of a trial: those asked for, or as many as the images make."""
+    """Steps of a trial: those asked for, or enough for this many images."""
     return request.steps or images * (_GPU_FACTOR if request.gpus else 1) // batch_size
 
 

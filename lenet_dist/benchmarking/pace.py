@@ -1,4 +1,4 @@
-"""How long a contender's loop goes on, and what is measured meanwhile: it only asks for batches."""
+"""How long a contender's loop goes on, and what is measured; the loop only asks for batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Assignment:
     """What a contender is to do: `steps` steps, after `warm_up` others that are not timed.
 
-    MNIST's files lie in `data`/MNIST/raw; what else it writes belongs into `folder`.
+    MNIST's files are in `data`/MNIST/raw; whatever the contender writes belongs in `folder`.
     """
 
     data: Path
@@ -28,7 +28,7 @@ class Assignment:
 
 
 class Steps:
-    """A number of steps, timed from the end of those to warm up to the end of the last."""
+    """A number of steps, timed from the end of the warm-up to the end of the last step."""
 
     def __init__(self, assignment: Assignment) -> None:
         self.assignment = assignment
@@ -52,7 +52,7 @@ class Steps:
                 return
 
     def begin(self) -> None:
-        """Say that the first step comes now."""
+        """Say that the first step begins now."""
         self._began = time.perf_counter()
 
     def advance(self) -> None:
@@ -80,7 +80,7 @@ class Steps:
 
 
 class UntilAccurate:
-    """Epoch after epoch until a test accuracy is there; testing is timed apart."""
+    """Epoch after epoch until a test accuracy is reached; testing is timed separately."""
 
     def __init__(
         self, accuracy: float, assignment: Assignment, evaluate: Callable[[], float]
@@ -93,7 +93,7 @@ class UntilAccurate:
         self._seconds = {"train": 0.0, "test": 0.0}
 
     def epochs(self, loader: Iterable[T]) -> Iterator[Iterator[T]]:
-        """The loader's batches, epoch by epoch; after `assignment.steps` no more, come what may."""
+        """The loader's batches, epoch by epoch, and at most `assignment.steps` of them."""
         while not self._is_over():
             began = time.perf_counter()
             yield self._batches(loader)
@@ -132,6 +132,6 @@ def conditions() -> dict[str, Any]:
 
 
 def wait_for_gpu() -> None:
-    """Wait until a GPU has done all it was given."""
+    """Wait until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

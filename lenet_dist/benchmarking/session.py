@@ -25,7 +25,7 @@ _MARKED = re.compile(r"(?<=<!-- figures -->\n).*(?=\n<!-- /figures -->)", re.DOT
 
 
 def check(request: argparse.Namespace) -> None:
-    """Refuse before measuring what would fail after it."""
+    """Refuse, before measuring, what would fail afterwards."""
     for name in ("seed.yaml", "fast.yaml"):
         if not (CONFIGS / name).is_file():
             raise RequestError(
@@ -45,13 +45,13 @@ def check(request: argparse.Namespace) -> None:
 
 
 def measure(request: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
-    """What was measured, and why that is not all, if it is not."""
+    """What was measured, and the reason if that is not everything."""
     groups: dict[str, Any] = {}
     failure = None
     with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as folder:
         scratch = Path(folder)
-        # A child's peak memory is never told as less than that of the process that starts it: what
-        # takes memory here is done in a process of its own.
+        # The system never reports a child's peak memory as less than its parent's, so whatever
+        # takes memory here runs in a process of its own.
         with ProcessPoolExecutor(1) as aside:
             aside.submit(_provide_files, request.data_root, scratch / "data").result()
             machine = aside.submit(measurements.machine).result()
@@ -89,7 +89,7 @@ def write(request: argparse.Namespace, report: dict[str, Any]) -> None:
 
 
 def take_one_trial(request: argparse.Namespace) -> None:
-    """Be the child process that measures one contender once."""
+    """Measure one contender once, as the child process."""
     from lenet_dist.benchmarking.contenders import LOOPS
     from lenet_dist.benchmarking.pace import Assignment
 

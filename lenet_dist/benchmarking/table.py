@@ -15,13 +15,13 @@ _COLUMNS = {
     "accuracy": ("test accuracy", "{:.2%}"),
     "peak_mib": ("peak MiB", "{:,.0f}"),
 }
-"""Figures by name: their heading, with the unit, and how they are written."""
+"""Figures by name: their heading, with the unit, and their format."""
 
 Row = list[str]
 
 
 def for_terminal(report: dict[str, Any]) -> str:
-    """Every group's figures, then every target beside its measured ratio, then on what."""
+    """Every group's figures, then every target beside its measured ratio, then the conditions."""
     blocks = [
         _aligned(title, [head, *rows]) for title, head, rows in (*_groups(report), _targets(report))
     ]
@@ -40,7 +40,7 @@ def for_page(report: dict[str, Any]) -> str:
 
 
 def conditions(report: dict[str, Any]) -> str:
-    """What it was measured on: n, hardware, versions."""
+    """The conditions of the measurement: n, hardware, versions."""
     hardware, versions = report["hardware"], report["versions"]
     gpu = f", {hardware['gpus']} x {hardware['gpu']}" if hardware["gpus"] else ""
     packages = ("torch", "torchvision", "accelerate", "lightning", "python")

@@ -1,4 +1,4 @@
-"""What this job is held to: a ratio of two figures, and its bound."""
+"""What this job is held to: ratios of two figures, and their bounds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, Literal
 from lenet_dist.benchmarking.figures import Groups, Place, entry_at
 
 ACCURACY = 0.99
-"""Test accuracy that the time to accuracy is measured to."""
+"""The test accuracy that the group time_to_accuracy trains to."""
 
 BATCH_SIZES = (64, 256, 1024)
-"""Those that have targets."""
+"""The batch sizes that have targets."""
 
 Sense = Literal["at least", "at most", "no bound"]
 
 
 @dataclass(frozen=True)
 class Target:
-    """`over` / `under` is to be at least, or at most, `bound`; without a bound it is just told."""
+    """`over` / `under` must be at least, or at most, `bound`; without one it is only reported."""
 
     name: str
     over: Place
@@ -137,9 +137,9 @@ def judge(groups: Groups, target: Target) -> Outcome:
         met = ratio >= target.bound if target.sense == "at least" else ratio <= target.bound
     if target.over[0] != "time_to_accuracy":
         return Outcome(target, ratio, rounds, met)
-    # A time to an accuracy is one only if the accuracy was there.
+    # A time to an accuracy counts only if the accuracy was reached.
     theirs, ours = over["accuracy"]["min"], under["accuracy"]["min"]
     note = f"job {ours:.2%}, seed loop {theirs:.2%}"
     if theirs < ACCURACY:
-        note += ", not there in time: its seconds are a lower bound"
+        note += ", not reached in time: its seconds are a lower bound"
     return Outcome(target, ratio, rounds, met and ours >= ACCURACY, note)

@@ -44,7 +44,7 @@ class Taken:
 def take(arguments: list[str], folder: Path, *, watch_metrics: bool = False) -> Taken:
     """Take a trial of `python ARGUMENTS`, which leaves its files in `folder`.
 
-    With `watch_metrics` its metrics.jsonl is looked at each 5 ms until there is a line in it.
+    With `watch_metrics`, its metrics.jsonl is checked every 5 ms until there is a line in it.
     Raises RunFailed, with the end of what it printed, if its exit code is not 0.
     """
     folder.mkdir()
@@ -84,7 +84,7 @@ def take(arguments: list[str], folder: Path, *, watch_metrics: bool = False) -> 
 def _await_line(file: Path, process: int) -> bool:
     """Wait for a line in the file; gives False if the process ends without one."""
     while not (file.exists() and file.stat().st_size):
-        # It is left as it is, so that wait4 can still tell what it took.
+        # WNOWAIT does not reap the process, so wait4 can still tell what it used.
         if os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             return False
         time.sleep(_POLL_SECONDS)

@@ -1,1 +1,1 @@
-"""Images: fetched and verified, held in memory, ordered and distorted by counters."""
+"""Images: fetched, verified, held in memory, ordered and distorted by counter-based randomness."""

@@ -1,4 +1,4 @@
-"""Distortion of a batch, each image's by its own counters."""
+"""Distortion of a batch, each image by random numbers of its own."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from lenet_dist.config import Augment
 from lenet_dist.data import counter
 
 _DRAWS = 5
-"""Random numbers an image: rotation, shift right, shift down, scale, shear."""
+"""Random numbers per image: rotation, shift right, shift down, scale, shear."""
 _KNOTS = 4
-"""An elastic distortion's random shifts along a side: seven pixels apart, about as smooth as what
-Simard, Steinkraus and Platt (ICDAR 2003, section 2) blur with a Gaussian of 4 pixels."""
+"""Random shifts of an elastic distortion along a side, seven pixels apart: about as smooth as those
+that Simard, Steinkraus and Platt (ICDAR 2003, section 2) blur with a Gaussian of 4 pixels."""
 _ELASTIC_DRAWS = 2 * _KNOTS**2
 _FIRST_ELASTIC = 2**40
-"""Their counters come after those of all others, which are the same with them or without."""
+"""Elastic draws use counters past all others, so the other draws are the same with or without."""
 
 
 class Distortion:
@@ -32,11 +32,11 @@ class Distortion:
         )
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
-        """Distort in full `images` [n, 1, h, w] of samples `ids` [n] as `epoch` (from 0) does."""
+        """Distort `images` [n, 1, h, w] of samples `ids` [n] as in `epoch` (from 0), in full."""
         return self.distort(images, ids, self.stream(epoch))
 
     def stream(self, epoch: int) -> int:
-        """What stands for `epoch` (from 0) in its random numbers: 64 bits, as a signed number."""
+        """The seed of the random numbers of `epoch` (from 0): 64 bits, as a signed number."""
         return counter.signed(counter.stream(self.seed, "augment", epoch))
 
     def distort(
@@ -46,7 +46,7 @@ class Distortion:
         stream: int | Tensor,
         strength: float | Tensor = 1.0,
     ) -> Tensor:
-        """The same by the epoch's `stream`, all ranges narrowed to the share `strength` of them.
+        """Distort by the epoch's `stream`, with all ranges multiplied by `strength` in [0, 1].
 
         Both are numbers, or scalars on the images' device.
         """
@@ -78,7 +78,7 @@ class Distortion:
         return torch.stack(first_row + second_row, 1).view(-1, 2, 3)
 
     def _knots(self, ids: Tensor, stream: int | Tensor, strength: float | Tensor) -> Tensor:
-        """Shifts (right, down) of a coarse grid's places [n, 2, knots, knots], float64."""
+        """Shifts (right, down) of a coarse grid's points [n, 2, knots, knots], float64."""
         counters = ids[:, None] * _ELASTIC_DRAWS + torch.arange(_ELASTIC_DRAWS, device=ids.device)
         draws = (counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1) * strength
         # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
@@ -86,10 +86,10 @@ class Distortion:
 
 
 def strength(config: Augment, epoch: int, epochs: int) -> float:
-    """How strong distortion is in `epoch` (from 0) of `epochs`, from 1 down to 0 in the last.
+    """The strength of distortion in `epoch` (from 0) of `epochs`: from 1 down to 0 in the last.
 
-    What a network is tested on is not distorted: it ends on images of that kind. Without
-    ``fade`` it is 1 throughout.
+    Test images are not distorted, so training ends on undistorted images. Without ``fade`` the
+    strength is 1 throughout.
     """
     if not config.fade:
         return 1.0
@@ -99,8 +99,8 @@ def strength(config: Augment, epoch: int, epochs: int) -> float:
 def _places(matrices: Tensor, height: int, width: int) -> Tensor:
     """Where each output pixel comes from (right, down) [n, 2, h, w], as F.affine_grid gives it.
 
-    That makes a matrix product for each image, and takes ten times as long. A column's part and a
-    row's part added are the same, and do not depend on how many images there are.
+    F.affine_grid computes a matrix product per image and takes ten times as long. Adding a column's
+    part to a row's part gives the same, whatever the number of images.
     """
     across, down, shift = matrices.unsqueeze(3).unbind(2)
     by_column = across * _centers(width, matrices)
@@ -111,7 +111,7 @@ def _places(matrices: Tensor, height: int, width: int) -> Tensor:
 def _add_smooth(places: Tensor, knots: Tensor) -> None:
     """Add to `places` [n, c, h, w] the bicubic surface through `knots` [n, c, k, k], in place.
 
-    F.interpolate makes the same surface, and takes ten times as long.
+    F.interpolate makes the same surface but takes ten times as long.
     """
     down, across = (_bicubic(side, knots) for side in places.shape[2:])
     columns = torch.zeros_like(places[:, :, :, : knots.shape[3]])
@@ -122,12 +122,12 @@ def _add_smooth(places: Tensor, knots: Tensor) -> None:
 
 
 def _bicubic(side: int, knots: Tensor) -> Tensor:
-    """What each knot counts at each pixel of a side [side, k]."""
+    """The weight of each knot at each pixel of a side [side, k]."""
     count = knots.shape[3]
     each = torch.eye(count, device=knots.device, dtype=knots.dtype)[None, None]
     return F.interpolate(each, (side, count), mode="bicubic")[0, 0]
 
 
 def _centers(count: int, like: Tensor) -> Tensor:
-    """The middles of `count` pixels that lie side by side from -1 to 1."""
+    """The centres of `count` adjacent pixels that span -1 to 1."""
     return (torch.arange(count, device=like.device, dtype=like.dtype) * 2 + 1) / count - 1

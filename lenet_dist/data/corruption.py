@@ -1,8 +1,8 @@
-"""Images made harder to read, by known amounts: what a model was not trained on.
+"""Images made harder to read than those a model was trained on, by known amounts.
 
-The kinds are those of Mu and Gilmer, "MNIST-C: a robustness benchmark for computer vision" (2019)
-that people meet first, each at four strengths. Every random number is a function of the image's
-place, so the same images come out anywhere.
+The kinds are the most common ones of Mu and Gilmer, "MNIST-C: a robustness benchmark for computer
+vision" (2019), each at four strengths. Every random number is a function of the image's index, so
+every machine makes the same images.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Kind:
     """From weak to strong, in units of `unit`."""
     unit: str
     corrupt: Corrupt
-    """The pixels at a strength: of the same shape, in [0, 1]."""
+    """Gives the corrupted pixels at a strength: the same shape, in [0, 1]."""
 
 
 def _shifted(pixels: Tensor, distance: float) -> Tensor:
-    """In any direction."""
+    """Shifted by this many pixels in a random direction."""
     angle = _uniform("shift", len(pixels)) * 2 * math.pi
     side = pixels.shape[-1]
     # An image is 2 wide in these coordinates.
@@ -53,19 +53,19 @@ def _resized(pixels: Tensor, factor: float) -> Tensor:
 
 
 def _noisy(pixels: Tensor, deviation: float) -> Tensor:
-    """Gaussian, each pixel by itself."""
+    """With Gaussian noise, independent for each pixel."""
     uniform = _uniform("noise", pixels.numel()).clamp(min=1e-7).view_as(pixels)
     return (pixels + deviation * torch.special.ndtri(uniform)).clamp(0, 1)
 
 
 def _speckled(pixels: Tensor, share: float) -> Tensor:
-    """So many pixels are black or white, whatever they were."""
+    """With this share of the pixels turned black or white."""
     draws = _uniform("specks", pixels.numel()).view_as(pixels)
     return torch.where(draws < share, (draws < share / 2).to(pixels.dtype), pixels)
 
 
 def _blurred(pixels: Tensor, deviation: float) -> Tensor:
-    """By a Gaussian of that many pixels."""
+    """Blurred by a Gaussian of this many pixels."""
     reach = math.ceil(3 * deviation)
     kernel = torch.exp(-((torch.arange(-reach, reach + 1) / deviation) ** 2) / 2)
     kernel = kernel / kernel.sum()
@@ -74,7 +74,7 @@ def _blurred(pixels: Tensor, deviation: float) -> Tensor:
 
 
 def _faded(pixels: Tensor, contrast: float) -> Tensor:
-    """So much of the contrast is left: pixels lie closer to their image's mean."""
+    """With this much of the contrast left: pixels move towards their image's mean."""
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
     return mean + contrast * (pixels - mean)
 
@@ -96,7 +96,7 @@ KINDS = (
 
 
 def _moved(pixels: Tensor, cosine: Tensor, sine: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Each pixel from where (cosine, -sine, right; sine, cosine, down) leads; black outside."""
+    """Sample each pixel where (cosine, -sine, right; sine, cosine, down) points; black outside."""
     rows = [cosine, -sine, right, sine, cosine, down]
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(pixels.shape), False)
     return F.grid_sample(pixels, grid, mode="bilinear", align_corners=False)

@@ -1,8 +1,8 @@
 """Random numbers as a function of counters: SplitMix64, read at any position.
 
-No generator has a state here, so nothing about randomness needs saving, and the same number comes
-out on any process, device or version of a library. SplitMix64: Steele, Lea and Flood, "Fast
-splittable pseudorandom number generators", OOPSLA 2014, figure 16.
+There is no generator state to save, and every process, device and library version gets the same
+numbers. SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014, figure 16.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MIX_2 = 0x94D049BB133111EB
 
 
 def stream(*names: int | str) -> int:
-    """The seed, 64 bits, of the stream that these names stand for: ``stream(0, "order", 3)``."""
+    """The 64-bit seed of the stream with these names: ``stream(0, "order", 3)``."""
     digest = hashlib.sha256(repr(names).encode()).digest()
     return int.from_bytes(digest[:8], "little")
 
@@ -25,8 +25,8 @@ def stream(*names: int | str) -> int:
 def bits(seed: int | Tensor, counters: Tensor) -> Tensor:
     """The outputs of SplitMix64 seeded with `seed` at positions `counters` (int64, from 0).
 
-    64 random bits each, as int64 of the same shape, on the counters' device. The seed is a number,
-    or a scalar on that device that holds it as int64.
+    64 random bits each, as int64 of the same shape, on the counters' device. The seed is a number
+    or an int64 scalar on that device.
     """
     start = seed if isinstance(seed, Tensor) else signed(seed)
     z = (counters + 1) * signed(_GOLDEN_GAMMA) + start
@@ -41,10 +41,10 @@ def uniform(seed: int | Tensor, counters: Tensor) -> Tensor:
 
 
 def signed(word: int) -> int:
-    """The int64 that has the bits of an unsigned 64-bit word; int64 arithmetic wraps alike."""
+    """The int64 with the bits of an unsigned 64-bit word; int64 arithmetic wraps the same way."""
     return word - 2**64 if word >= 2**63 else word
 
 
 def _shift_right(words: Tensor, count: int) -> Tensor:
-    """Logical shift: int64's own copies the sign bit."""
+    """Logical shift; int64's own shift copies the sign bit."""
     return (words >> count) & ((1 << (64 - count)) - 1)

@@ -1,4 +1,4 @@
-"""Images in memory, a whole batch by index."""
+"""Images in memory, fetched by index a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASS_NAMES = {
         "sandal", "shirt", "sneaker", "bag", "ankle boot",
     )
 }  # fmt: skip
-"""Of the data sets whose classes are not just numbers."""
+"""For the data sets whose classes are not just numbers."""
 Split = Literal["train", "test"]
 
 _SYNTHETIC_TEST_IMAGES = 2_000
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     ids: Tensor
 
     def split(self, sizes: Sequence[int]) -> list[Batch]:
-        """Parts of these sizes, from the first image on; what is left over is in none."""
+        """Parts of these sizes, from the first image on; the rest is left out."""
         ends = itertools.accumulate(sizes)
         return [
             Batch(*(t[end - size : end] for t in self))
@@ -69,7 +69,7 @@ class Images(Dataset[Batch]):
 
 
 class SampleIds(Dataset[Tensor]):
-    """Sample ids and no more, for a step that fetches the images itself."""
+    """Only sample ids, for a step that fetches the images itself."""
 
     def __getitems__(self, ids: Tensor) -> Tensor:
         return ids
@@ -81,9 +81,9 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def load(data: Data, split: Split) -> Images:
-    """A split of the data set that the config names, which `fetch.ensure` has made ready.
+    """A split of the data set that the config names; `fetch.ensure` has provided its files.
 
-    Raises RequestError naming the file that is missing or is not what it should be.
+    Raises RequestError naming the file that is missing or wrong.
     """
     if data.name == "synthetic":
         return synthetic(split)
@@ -105,7 +105,7 @@ def data_hash(data: Data) -> str:
 
 @functools.cache
 def synthetic(split: Split) -> Images:
-    """Ten blocky patterns, each shifted and noisy: learnable, made from counters, no network."""
+    """Ten blocky patterns, shifted and noisy: learnable, made from counters, no download."""
     count = TRAINING_IMAGES["synthetic"] if split == "train" else _SYNTHETIC_TEST_IMAGES
     blocks = counter.bits(counter.stream("synthetic", "patterns"), torch.arange(CLASSES * 49)) & 1
     patterns = blocks.to(torch.uint8).view(CLASSES, 7, 7) * 128

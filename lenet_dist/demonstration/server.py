@@ -1,4 +1,4 @@
-"""The server of the page: it takes a drawing and gives what the model makes of it."""
+"""The page's server: it takes a drawing and gives what the model makes of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDE = 140
 HOSTS = ["127.0.0.1", "localhost"]
 _PAGE = Path(__file__).parent / "page.html"
 _HEADERS = {
-    # What the page itself says it needs, and nothing from anywhere else.
+    # Only what the page itself contains, and nothing from anywhere else.
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline';"
     " style-src 'unsafe-inline'; connect-src 'self'; img-src data:",
     "X-Content-Type-Options": "nosniff",
@@ -35,7 +35,7 @@ _HEADERS = {
 def application(model: LeNet5, temperature: float) -> Starlette:
     """The page at /, and at /look what the model makes of a drawing.
 
-    Other hosts' names are refused: a page from elsewhere could have its own name lead here.
+    Other host names are refused: another site could point its own name at this server.
     """
 
     async def page(request: Request) -> Response:

@@ -9,7 +9,7 @@ import torch
 from lenet_dist.machine import hardware
 
 _HOLD_SECONDS = 0.5
-"""Long enough for a core that is shared, or a GPU that is throttled, to show."""
+"""Long enough for a shared core or a throttled GPU to show."""
 
 _SIDE = {"cpu": 512, "cuda": 4096}
 
@@ -22,12 +22,12 @@ def model_name(device: torch.device) -> str:
 
 
 def memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes free and in all: the GPU's, or the machine's. None if the system does not tell."""
+    """Bytes free and in total, of the GPU or the machine. None if the system does not tell."""
     return torch.cuda.mem_get_info(device) if device.type == "cuda" else hardware.memory()
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a GPU has done all it was given; a CPU has."""
+    """Wait until a GPU has finished its work; a CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

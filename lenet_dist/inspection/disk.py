@@ -20,12 +20,12 @@ _WRITE_SECONDS = 2.0
 _RENAMES = 10
 _RENAME_SECONDS = 1.0
 _SEEN_SECONDS = 3.0
-"""Longest that a network file system may keep a new file from the other nodes."""
+"""The longest that a network file system may hide a new file from the other nodes."""
 
 
 @contextmanager
 def lent(root: Path) -> Iterator[Path]:
-    """The folder, made if need be; what was made is removed again, unless something is in it.
+    """The folder, made if need be; what was made is removed afterwards unless something is in it.
 
     Raises RequestError if it can't be made or written to.
     """
@@ -46,7 +46,7 @@ def lent(root: Path) -> Iterator[Path]:
 
 
 def write_speed(folder: Path) -> float:
-    """MB/s (10^6 bytes) of 4 MiB writes, each waited for until the disk has it.
+    """MB/s (10^6 bytes) of 4 MiB writes, each synced to the disk.
 
     32 MiB, or as much as two seconds allow. Raises RunFailed naming the file and the reason.
     """
@@ -63,7 +63,7 @@ def write_speed(folder: Path) -> float:
 
 
 def rename_milliseconds(folder: Path) -> float:
-    """Median milliseconds of a rename over another file, until the disk has it.
+    """Median milliseconds of a rename over another file, synced to the disk.
 
     Raises RunFailed naming the file and the reason.
     """
@@ -98,9 +98,9 @@ def token(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def find_token(folder: Path, name: str, text: str) -> None:
-    """Find another process's token in this folder, and its lock.
+    """Find another process's token in this folder, and the lock on it.
 
-    Raises RunFailed if it is not there, nor comes within a few seconds, or if the lock on it would
+    Raises RunFailed if the token does not appear within a few seconds, or if the lock on it would
     not keep this process out.
     """
     path = folder / name
@@ -110,11 +110,11 @@ def find_token(folder: Path, name: str, text: str) -> None:
             raise RunFailed(f"{folder.resolve()}: not the folder that rank 0 has by this name")
         time.sleep(0.1)
     with failures_named(path), open(path, "rb") as file, suppress(BlockingIOError):
-        # Shared, so that those who look don't take each other for the holder.
+        # A shared lock, so that the processes that look don't take each other for the holder.
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         raise RunFailed(
-            f"{folder.resolve()}: a lock that rank 0 holds there is not seen: two jobs could"
-            " work on one run"
+            f"{folder.resolve()}: the lock that rank 0 holds there has no effect here: two jobs"
+            " could work on one run"
         )
 
 
@@ -134,6 +134,6 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _temporary_path(folder: Path) -> Path:
-    """A name of its own: a kill may leave the file behind, and it is to be seen what it is."""
+    """A unique name that says what the file is, because a kill may leave it behind."""
     name = f".preflight-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     return folder / name

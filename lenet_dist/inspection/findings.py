@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from lenet_dist.inspection.rank import Rank
 
 CLOCK_LIMIT_MS = 1_000.0
-"""More than this apart, beyond what the measurement leaves open, is a finding."""
+"""A clock that is off by more than this, beyond the measurement's error, is a finding."""
 
 _FAST_RENAME_MS = 10.0
-"""A rename that takes no longer is fast enough: below this, noise is compared."""
+"""A rename that takes no longer is fast enough: differences below this are noise."""
 
 _LONGEST_VALUE = 48
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: with which ranks, in what, and a line that says all of it."""
+    """One thing that is wrong: on which ranks, what, and a line that says it all."""
 
     ranks: list[int]
     what: str
@@ -48,7 +48,7 @@ _RATES = (
 def findings(ranks: list[Rank], slow: float) -> list[Finding]:
     """Everything that is wrong with these ranks, which come in order of their numbers.
 
-    `slow`: a rank is slow whose rate, times this, is less than the median of the other ranks'.
+    `slow`: a rank is slow if its rate times this is less than the median of the other ranks'.
     """
     failures = [
         _finding([rank], what, reason) for rank in ranks for what, reason in rank.failures.items()
@@ -57,17 +57,17 @@ def findings(ranks: list[Rank], slow: float) -> list[Finding]:
 
 
 def differences(ranks: list[Rank]) -> list[Finding]:
-    """The facts that are not the same on every rank; what most have is right, or else rank 0's."""
+    """The facts that differ between ranks; most ranks are right, or the first ones in a tie."""
     facts = [rank.facts() for rank in ranks]
     found = []
     for name in dict.fromkeys(name for each in facts for name in each):
-        # A rank that failed to get at a fact is named for that.
+        # A rank that could not get at a fact has a finding for that already.
         have = [
             (rank, each.get(name))
             for rank, each in zip(ranks, facts, strict=True)
             if name not in rank.failures
         ]
-        right, _ = Counter(value for _, value in have).most_common(1)[0]  # If even, the first.
+        right, _ = Counter(value for _, value in have).most_common(1)[0]  # In a tie, the first.
         example = next(rank for rank, value in have if value == right)
         for wrong in dict.fromkeys(value for _, value in have if value != right):
             text = f"{_shown(wrong)} here, {_shown(right)} on {example}"
@@ -76,7 +76,7 @@ def differences(ranks: list[Rank]) -> list[Finding]:
 
 
 def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
-    """The ranks that are slow against the median of the others, in whatever is measured there."""
+    """The ranks that are slow against the median of the others, in each rate they measured."""
     found = []
     for rate in _RATES:
         values = {rank.rank: value for rank in ranks if (value := rate.value(rank)) is not None}
@@ -95,9 +95,9 @@ def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
 
 
 def wrong_clocks(ranks: list[Rank]) -> list[Finding]:
-    """The nodes whose clock is off, each by its first rank: from the median, or from rank 0's."""
+    """The nodes whose clock is off from the median (or rank 0's), each by its first rank."""
     first = [rank for rank in ranks if rank.local_rank == 0]
-    # Of two, neither is right: rank 0's is taken.
+    # With two clocks nothing tells which is right: rank 0's is taken.
     right = statistics.median(rank.clock_ms for rank in first) if len(first) > 2 else 0.0
     found = []
     for rank in first:

@@ -31,10 +31,10 @@ _CLOCK_ROUNDS = 20
 class AllReduce:
     """An all-reduce of messages of one size.
 
-    `median_us`, `slowest_us`: microseconds a call, of the median process and of the slowest; a
+    `median_us`, `slowest_us`: microseconds per call, of the median process and of the slowest; a
     process's own figure is the median of its calls. `algorithm_mb_s`: bytes over the median time,
-    in 10^6 a second. `bus_mb_s`: that times 2(W-1)/W, which is what a ring of W processes sends
-    over each link: to be compared with the link's own speed, whatever W is.
+    in 10^6 per second. `bus_mb_s`: that times 2(W-1)/W, which is what a ring of W processes sends
+    over each link; compare it with the link's own speed, whatever W is.
     """
 
     bytes: int
@@ -46,9 +46,9 @@ class AllReduce:
 
 
 def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
-    """An all-reduce of each of these sizes in bytes, ascending, of float32; none for one process.
+    """A float32 all-reduce of each of these sizes in bytes, ascending; none for one process.
 
-    After one that takes longer than a tenth of a second a call, larger ones are left out.
+    Once a call takes longer than a tenth of a second, larger sizes are left out.
     """
     world_size, device = accelerator.num_processes, accelerator.device
     measured: list[AllReduce] = []
@@ -74,8 +74,8 @@ def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
 def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
     """MB/s (10^6 bytes) each way, with the best of up to three partners; None without a partner.
 
-    A slow network card is slow with every partner; a good one with all but the slow one. Partners
-    are on other hosts where there are several, for the traffic within a host passes no card.
+    A slow network card is slow with every partner; a good one is slow only with a slow one. If
+    there are several hosts, partners are on other hosts: traffic within a host passes no card.
     """
     column = partners(hosts, accelerator.process_index)
     place = column.index(accelerator.process_index)
@@ -85,7 +85,7 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
     best: float | None = None
     for turn in range(1, _LINK_ROUNDS + 1):
         meet(accelerator)
-        # Whoever this process takes as its partner takes this process as its own.
+        # The choice is mutual: the partner computes this process as its own partner.
         partner = column[(turn - place) % len(column)]
         if partner != accelerator.process_index:
             seconds = [
@@ -102,7 +102,7 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
 def partners(hosts: list[str], rank: int) -> list[int]:
     """The ranks that `rank` exchanges with, itself among them, given the host of every rank.
 
-    On one host all of them; on several the ranks at the same place on each host.
+    On one host these are all ranks; on several, the ranks at the same place on each host.
     """
     if len(set(hosts)) == 1:
         return list(range(len(hosts)))
@@ -111,11 +111,11 @@ def partners(hosts: list[str], rank: int) -> list[int]:
 
 
 def clock_offsets(accelerator: Accelerator) -> tuple[list[float], float]:
-    """Milliseconds that each rank's clock is ahead of the main process's, and how exact that is.
+    """Milliseconds that each rank's clock is ahead of the main process's, and the error's bound.
 
-    The main process's ping reaches every process, each reads its clock, and the times come back:
-    all of them were read between the main process's own two readings. The round with the least
-    time between these counts; half of it is the bound on the error.
+    The main process pings every process, each reads its clock, and the times come back: all were
+    read between the main process's own two readings. The round with the least time between these
+    counts; half of that time bounds the error.
     """
     device = accelerator.device
     if accelerator.num_processes == 1:

@@ -12,7 +12,7 @@ _PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")
 
 @dataclass(frozen=True)
 class Rank:
-    """One process's account of itself. None: not measured here, not there, or it failed.
+    """One process's account of itself. None: not measured here, absent, or failed.
 
     Memory in bytes, rates in 10^9 operations or 10^6 bytes a second, times in milliseconds.
     """
@@ -51,7 +51,7 @@ class Rank:
         return {
             "device": self.device,
             "driver": self.driver,
-            # A machine's own memory differs by what its firmware keeps; a GPU's does not.
+            # Machines' memory differs by what their firmware keeps; GPUs' does not.
             "device memory (bytes)": self.memory_total if self.driver else None,
             "cores": self.cores,
             "threads": self.threads,

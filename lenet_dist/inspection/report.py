@@ -1,4 +1,4 @@
-"""What the preflight found, as it prints it and as JSON."""
+"""What the preflight found, as printed text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lenet_dist.inspection.rank import Rank
 
 _DEVICE_WIDTH = 20
 _WHOLE = 10
-"""From here on a figure is printed without its fraction."""
+"""Figures of at least this are printed without a fraction."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Report:
         return f"\n{_tables(self.ranks, self.all_reduces)}\n\n{verdict}\n{self.seconds:.1f} s"
 
     def write(self, file: Path | None) -> None:
-        """Write all of it there as JSON, if there is a place. Raises RunFailed naming the file."""
+        """Write all of it to the file as JSON, if one is given. Raises RunFailed naming it."""
         if file is not None:
             write_atomically(file, (json.dumps(self._fields(), indent=1) + "\n").encode())
 

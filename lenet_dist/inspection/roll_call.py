@@ -28,7 +28,7 @@ from lenet_dist.processes.accelerator import auto_threads, meet, on_each_that_ca
 T = TypeVar("T")
 
 _MESSAGE_BYTES = (4, 4 * 2**10, 2**20, 16 * 2**20, 64 * 2**20)
-"""All-reduces measured, besides one of the model's gradient."""
+"""Sizes of the all-reduces that are measured, besides that of the model's gradient."""
 
 
 class RollCall:
@@ -50,7 +50,7 @@ class RollCall:
         return network.all_reduces(self.accelerator, sizes)
 
     def ranks(self) -> list[Rank]:
-        """Every rank's account of itself, in order. Raises what fails on all of them alike."""
+        """Every rank's account of itself, in order. Raises only what fails on every rank."""
         accelerator, compute = self.accelerator, self.config.compute
         device, me = accelerator.device, accelerator.process_index
         threads = auto_threads() if compute.threads == "auto" else compute.threads
@@ -113,7 +113,7 @@ class RollCall:
         root, is_main = Path(self.config.run.root), self.accelerator.is_main_process
         with ExitStack() as stack:
             is_lent = self._attempt("run.root", lambda: stack.enter_context(disk.lent(root)))
-            # Removed from the folder before the disk's turn, and so before the folder is.
+            # Removes the token before the disk is measured, and so before the folder is removed.
             with ExitStack() as held:
                 leaves = is_lent and is_main
                 token = self._attempt(
@@ -130,7 +130,7 @@ class RollCall:
         return write, rename
 
     def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
-        """Do it on every rank. Where it fails, but not on all, that is the rank's failure."""
+        """Do it on every rank. If it fails on some but not on all, that is those ranks' failure."""
         value, errors = on_each_that_can(self.accelerator, action)
         if error := errors[self.accelerator.process_index]:
             self.failures.setdefault(what, str(error))

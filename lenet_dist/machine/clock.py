@@ -16,7 +16,7 @@ class Clock:
         self._since = started
 
     def switch(self, part: str) -> str:
-        """Count from now on into `part`; gives the part that was counted into before."""
+        """Count into `part` from now on. Gives the part that was counted into before."""
         assert part in PARTS
         now = time.monotonic()
         self.seconds[self._part] += now - self._since
@@ -29,6 +29,6 @@ class Clock:
         return {**self.seconds, "total": sum(self.seconds.values())}
 
     def add(self, earlier: dict[str, float]) -> None:
-        """Count in what earlier starts of the run have spent."""
+        """Add the seconds that earlier starts of the run have spent."""
         for part in PARTS:
             self.seconds[part] += earlier[part]

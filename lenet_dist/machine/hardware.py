@@ -26,7 +26,7 @@ def cpu_name() -> str:
 
 
 def memory() -> tuple[int, int] | None:
-    """Bytes of this machine's memory that are free for the asking, and in all; None if unknown."""
+    """This machine's available and total memory, in bytes; None if unknown."""
     info = Path("/proc/meminfo")  # Not on macOS.
     if not info.exists():
         return None

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed."""
+"""Tell the C library's allocator to keep freed memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_MMAP_THRESHOLD = 32 << 20
-"""Bytes. glibc takes no larger one."""
+"""Bytes. glibc accepts no larger value."""
 
 
 def keep_freed() -> None:
-    """Keep freed memory in this process, for the next step's tensors; on glibc, else nothing.
+    """Keep freed memory in this process for the next step's tensors. Without glibc, do nothing.
 
-    By default glibc gives freed tensors of some 100 KB and more back to the kernel, and every step
-    gets them anew, page by page, zeroed: at a batch of 256 that was a third of the time.
+    By default glibc returns freed tensors of about 100 KB and more to the kernel, and every step
+    gets new ones, page by page, zeroed. At a batch of 256 that took a third of the time.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Which software a run runs on."""
+"""Which software a run uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECIDE_BITS = ("torch", "cuda", "cpu_capability")
 
 
 def versions() -> dict[str, str | None]:
-    """Versions by name. `cuda`: None on a build without it; `cpu_capability`: what kernels use."""
+    """Versions by name. `cuda`: None in a build without it; `cpu_capability`: what kernels use."""
     return {
         "lenet_dist": lenet_dist.__version__,
         "python": platform.python_version(),
@@ -30,7 +30,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree, with ``-dirty`` if it was changed since; None outside one."""
+    """The source tree's commit, with ``-dirty`` if files have changed since; None outside git."""
     root, git = Path(__file__).parents[2], shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None

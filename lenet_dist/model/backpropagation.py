@@ -1,7 +1,7 @@
-"""LeNet-5's forward and backward pass written out, for a CPU.
+"""LeNet-5's forward and backward passes written out by hand, for a CPU.
 
-For images this small, what a framework does between a network's operations takes a third of a
-step. LeCun, Bottou, Bengio and Haffner, 1998, section II.A.
+For images this small, a framework's overhead between operations takes a third of a step. LeCun,
+Bottou, Bengio and Haffner, 1998, section II.A.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _threshold_backward = torch.ops.aten.threshold_backward.default
 
 
 _LEAST_ROWS = 16
-"""MKL computes matrices of fewer rows by other kernels, which add in another order."""
+"""For matrices of fewer rows MKL uses other kernels, which add in another order."""
 
 
 class Passed(NamedTuple):
-    """What the forward pass leaves to the backward pass: inputs of each layer, after ReLU."""
+    """What the forward pass leaves for the backward pass: each layer's inputs, after ReLU."""
 
     c1: pooling.C1
     c3: pooling.C3
@@ -51,12 +51,12 @@ def forward(images: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Passe
 def backward(
     out: Tensor, passed: Passed, parameters: Sequence[Tensor], shards: int | None
 ) -> tuple[Tensor, ...]:
-    """The gradient of each parameter [shards, ...], from that of the logits, `out` [n, 10].
+    """The gradient of each parameter [shards, ...], given that of the logits, `out` [n, 10].
 
-    The n images are those of `shards` equal shards in a row; None: of one, whose bits need not be
-    those of a shard among others. What concerns one image is computed
-    for all together, and has the same bits however many they are; only the sums over images are
-    taken shard by shard. So a shard's gradient has the same bits whatever is computed beside it.
+    The n images are `shards` equal shards in a row. None means a single shard, whose bits need not
+    be those that it has among others. Work on single images is done for all of them together, with
+    the same bits however many there are; only sums over images are taken shard by shard. So a
+    shard's gradient has the same bits whatever is computed beside it.
     """
     _, _, c3_w, _, c5_w, _, f6_w, _, out_w, _ = parameters
     c1, c3, s4, c5, f6 = passed
@@ -87,7 +87,7 @@ def _at_least_16_rows(matrix: Tensor) -> Tensor:
 def _products(gradient: Tensor, inputs: Tensor) -> Tensor:
     """The weight gradients [shards, out, in] from [shards, n, out] and [shards, n, in]."""
     shards = len(inputs)
-    if shards == 1:  # MKL may have other kernels for a product alone.
+    if shards == 1:  # MKL may use other kernels for a single product.
         gradient, inputs = gradient.expand(2, -1, -1), inputs.expand(2, -1, -1)
     return torch.bmm(gradient.transpose(1, 2), inputs)[:shards]
 

@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be believed, and one number that mends them.
+"""How far a model's probabilities can be trusted, and one number that corrects them.
 
 Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017.
 """
@@ -14,10 +14,10 @@ _LEAST, _GREATEST = 0.05, 20.0
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """What logits [n, 10] are best divided by before the softmax (section 4.2).
+    """The best number to divide logits [n, 10] by before the softmax (section 4.2).
 
-    It minimises the cross-entropy of the labels [n], by golden-section search over its logarithm:
-    the loss has one minimum there.
+    It minimises the cross-entropy of the labels [n]. It is found by golden-section search over its
+    logarithm, where the loss has a single minimum.
     """
     low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in (_LEAST, _GREATEST))
     ratio = (5**0.5 - 1) / 2
@@ -35,9 +35,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
-    """How far confidence is from accuracy, in [0, 1]: the mean over 15 equal bins (section 3).
+    """The mean gap between confidence and accuracy over 15 equal bins, in [0, 1] (section 3).
 
-    Of probabilities [n, 10] and labels [n].
+    It takes probabilities [n, 10] and labels [n].
     """
     confidence, prediction = probabilities.max(1)
     gap = (prediction == labels).double() - confidence.double()

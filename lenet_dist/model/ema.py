@@ -14,18 +14,18 @@ class MovingAverage:
         self.decay = decay
 
     def share(self, step: int) -> float:
-        """What the weights after step number `step` (from 1) count in the mean.
+        """The share of the weights after step number `step` (from 1) in the mean.
 
-        The decay warms up, so that the random weights of the beginning are soon forgotten.
+        The decay warms up, so that the random first weights are soon forgotten.
         """
         return 1 - min(self.decay, (1 + step) / (10 + step))
 
     def update(self, share: float | Tensor) -> None:
-        """Take in the present weights, counting `share`, a number or a scalar on the device."""
+        """Add the present weights to the mean by `share`, a number or a scalar on the device."""
         for mean, weight in zip(self.means.values(), self.weights.values(), strict=True):
             mean.lerp_(weight, share)
 
     def load(self, means: dict[str, Tensor]) -> None:
-        """Take these means instead."""
+        """Replace the means by these."""
         for name, mean in self.means.items():
             mean.copy_(means[name])

@@ -7,10 +7,10 @@ from torch import nn
 
 
 def flatten(model: nn.Module) -> nn.Parameter:
-    """A vector [P] of which the model's parameters, in their order, are views from now on.
+    """One vector [P] of all the model's parameters, in their order; they become views of it.
 
-    The optimizer then updates one tensor and not ten: for a network this small most of its time
-    went by between tensors.
+    The optimizer then updates one tensor instead of ten: for a network this small, most of its time
+    was spent between tensors.
     """
     parameters = list(model.parameters())
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))

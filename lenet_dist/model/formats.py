@@ -18,11 +18,11 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model.lenet5 import LeNet5
 
 CARD = "README.md"
-"""The name that the hub's model card has in its folder."""
+"""The file name of the hub's model card."""
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 HUB_FILES = {CARD, _CONFIG, _WEIGHTS}
 _BATCH = "images"
-"""What the dimension is called that may be of any size."""
+"""The name of the dimension that may have any size."""
 
 
 def torch_export(model: LeNet5) -> bytes:
@@ -35,7 +35,7 @@ def torch_export(model: LeNet5) -> bytes:
 def onnx(model: LeNet5) -> bytes:
     """An ONNX model in one piece; any number of images.
 
-    Raises RequestError where the packages that write it are not installed.
+    Raises RequestError if the packages that write it are not installed.
     """
     if find_spec("onnxscript") is None:
         raise RequestError("--format onnx needs onnxscript: pip install 'lenet_dist[onnx]'")
@@ -63,7 +63,7 @@ def _program(model: LeNet5) -> ExportedProgram:
     pixels: Tensor = torch.zeros(2, 1, 28, 28)
     batch = Dim(_BATCH, min=1)
     program = torch.export.export(model.eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
-    # They name this machine's folders, which are no business of whoever gets the file.
+    # Stack traces name this machine's folders, which do not belong in a published file.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program

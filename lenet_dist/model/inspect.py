@@ -15,20 +15,20 @@ class Mistake:
     """An image that the model takes for another class."""
 
     sample_id: int
-    """Its index in the images that were judged, from 0."""
+    """Its index, from 0, among the images that were judged."""
     label: int
     prediction: int
     probability: float
-    """Which the model gives its prediction, in [0, 1]."""
+    """What the model gives its prediction, in [0, 1]."""
     image: Tensor
-    """As it was given, on the CPU: uint8 [28, 28] for the data set's own."""
+    """As given, on the CPU: uint8 [28, 28] for images of the data set."""
 
 
 def worst_mistakes(logits: Tensor, labels: Tensor, images: Tensor, count: int) -> list[Mistake]:
-    """The `count` mistakes of which the model is most certain, most certain first.
+    """The `count` mistakes that the model is most certain of, most certain first.
 
-    Logits [n, 10], labels [n], images [n, ...], all of the same n samples. Fewer mistakes than
-    that: all of them.
+    Logits [n, 10], labels [n] and images [n, ...] are of the same n samples. If there are fewer
+    mistakes than `count`, it gives all of them.
     """
     probabilities, predictions = logits.double().softmax(1).max(1)
     wrong = (predictions != labels).nonzero().flatten()
@@ -53,16 +53,19 @@ def filters(model: LeNet5) -> Tensor:
 
 @torch.no_grad()
 def feature_maps(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """What S2 [6, 14, 14] and S4 [16, 5, 5] make of one image [1, 28, 28] in [0, 1], on the CPU."""
+    """The maps of S2 [6, 14, 14] and S4 [16, 5, 5] for one image [1, 28, 28] in [0, 1].
+
+    After ReLU, on the CPU.
+    """
     s2, s4 = model.feature_maps(pixels.unsqueeze(0).to(model.C1.weight.device))
     return s2[0].cpu(), s4[0].cpu()
 
 
 @torch.no_grad()
 def convolved(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """What C1 [6, 28, 28] and C3 [16, 10, 10] make of one image [1, 28, 28] in [0, 1], after ReLU.
+    """The maps of C1 [6, 28, 28] and C3 [16, 10, 10] for one image [1, 28, 28] in [0, 1].
 
-    Before pooling, on the CPU.
+    After ReLU, before pooling, on the CPU.
     """
     images = pixels.unsqueeze(0).to(model.C1.weight.device)
     s2, _ = model.feature_maps(images)

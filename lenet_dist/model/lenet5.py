@@ -32,7 +32,7 @@ class LeNet5(nn.Module):
         self.OUT = nn.Linear(84, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """C5 sees a whole 5x5 map: it is a matrix product."""
+        """Logits [n, 10]. C5 covers its whole 5x5 input, so it is a matrix product."""
         x = self.standardised(pixels)
         if _is_plain_on_cpu(x):
             return Logits.apply(x, *self.parameters())
@@ -42,18 +42,18 @@ class LeNet5(nn.Module):
         return self.OUT(x)
 
     def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """What S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5] hand on, after ReLU."""
+        """The maps of S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5], after ReLU."""
         return self._feature_maps(self.standardised(pixels))
 
     def _feature_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """ReLU comes after max-pooling, which is the same and touches a quarter of the values."""
+        """ReLU comes after max-pooling: the result is the same, from a quarter of the values."""
         x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
         s2 = F.relu(F.max_pool2d(x, 2))
         x = F.conv2d(s2, _channels_last(self.C3.weight), self.C3.bias)
         return s2, F.relu(F.max_pool2d(x, 2))
 
     def standardised(self, pixels: Tensor) -> Tensor:
-        """The pixels less their mean, in standard deviations."""
+        """The pixels minus their mean, in standard deviations."""
         return pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
 
 
@@ -64,16 +64,16 @@ def build(seed: int, mean: float, std: float) -> LeNet5:
 
 
 def _is_plain_on_cpu(x: Tensor) -> bool:
-    """Whether it is what `Logits` is made for: no autocast, no compiler, no gradient of pixels."""
+    """Whether `Logits` can be used: no autocast, no compiler, no gradient of the pixels."""
     is_float_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return is_float_on_cpu and not x.requires_grad and not is_changed
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """The tensor with its channels innermost in memory, said by its strides.
+    """The tensor with its channels innermost in memory, and strides that say so.
 
-    `contiguous` leaves a single channel's strides as they are, and convolutions go by strides.
+    `contiguous` leaves a single channel's strides as they are, but convolutions go by strides.
     """
     if x.shape[1] == 1:
         return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
 """C1 with S2 and C3 with S4, on a CPU: convolution, max-pooling and ReLU, and their gradients.
 
-The same functions and the same gradients as torch's own three operations in a row, at about twice
-their speed, from tensor operations alone. docs/benchmarks/README.md has the figures.
+The same functions and gradients as torch's own three operations in a row, at about twice the speed,
+from plain tensor operations. docs/benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BELOW_ZERO = -torch.finfo(torch.float32).tiny
 
 
 class C1(NamedTuple):
-    """What C1 and S2 leave to the backward pass; `maps` [n, 6, 14, 14] are S2's, after ReLU."""
+    """What C1 and S2 leave for the backward pass; `maps` [n, 6, 14, 14] are S2's, after ReLU."""
 
     images: Tensor
     outputs: Tensor
@@ -31,7 +31,7 @@ class C1(NamedTuple):
 
 
 class C3(NamedTuple):
-    """What C3 and S4 leave to the backward pass; `maps` [n, 16, 5, 5] are S4's, after ReLU."""
+    """What C3 and S4 leave for the backward pass; `maps` [n, 16, 5, 5] are S4's, after ReLU."""
 
     s2: Tensor
     inputs: Tensor
@@ -44,8 +44,8 @@ def c1_s2(images: Tensor, weight: Tensor, bias: Tensor) -> C1:
     """C1 and S2 on images [n, 1, 28, 28].
 
     The four outputs that a pooling window compares are four channels of one wider convolution with
-    stride 2: its 24 channels fill the processor's vectors, C1's 6 do not, and the maximum is taken
-    over whole blocks of memory.
+    stride 2. Its 24 channels fill the processor's vectors, which C1's 6 do not, and the maximum is
+    taken over whole blocks of memory.
     """
     wide = torch.bmm(weight.view(6, 25).expand(4, 6, 25), _shifts()).view(24, 1, 6, 6)
     outputs = torch.conv2d(images, wide, bias.expand(4, 6).reshape(24), stride=2, padding=2)
@@ -58,14 +58,15 @@ def c1_s2(images: Tensor, weight: Tensor, bias: Tensor) -> C1:
 
 
 def c1_s2_gradient(gradient: Tensor, passed: C1, shards: int | None) -> tuple[Tensor, Tensor]:
-    """The gradients of C1's weight [shards, 6, 1, 5, 5] and bias [shards, 6], from S2's maps'.
+    """The gradients of C1's weight [shards, 6, 1, 5, 5] and bias [shards, 6].
 
-    The images are those of `shards` equal shards in a row; None: as for `weight_gradients`.
+    `gradient` is that of S2's maps. The images are `shards` equal shards in a row; for None see
+    `weight_gradients`.
     """
     rest = _threshold_backward(gradient, passed.maps, 0)
     bias_gradient = rest.view(shards or 1, -1, 6, 14 * 14).sum((1, 3))
     output_gradient = torch.empty_like(passed.outputs)
-    # Of equal outputs the first has the gradient, as in torch's pooling.
+    # Of equal outputs the first gets the gradient, as in torch's pooling.
     *earlier, last = zip(passed.outputs.chunk(4, 1), output_gradient.chunk(4, 1), strict=True)
     for output, share in earlier:
         share.copy_(_threshold_backward(rest, output - passed.maps, _BELOW_ZERO))
@@ -96,8 +97,10 @@ def c3_s4(s2: Tensor, weight: Tensor, bias: Tensor) -> C3:
 def c3_s4_gradient(
     gradient: Tensor, passed: C3, weight: Tensor, shards: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of S2's maps, C3's weight [shards, 16, 6, 5, 5] and its bias [shards, 16], from
-    S4's maps'; of `shards` shards as for c1_s2_gradient."""
+    """The gradients of S2's maps, C3's weight [shards, 16, 6, 5, 5] and its bias [shards, 16].
+
+    `gradient` is that of S4's maps; `shards` is as for c1_s2_gradient.
+    """
     gradient = _threshold_backward(gradient, passed.maps, 0)
     bias_gradient = gradient.view(shards or 1, -1, 16, 5 * 5).sum((1, 3))
     gradient = gradient.contiguous(memory_format=torch.channels_last)
@@ -114,20 +117,20 @@ def weight_gradients(
     gradient: Tensor, inputs: Tensor, kernel_size: tuple[int, int], shards: int | None,
     *, stride: int = 1, padding: int = 0,
 ) -> Tensor:  # fmt: skip
-    """A convolution's weight gradient of each of `shards` equal shards in a row [shards, out, in,
-    kh, kw], from the gradient of its outputs [n, out, h, w] and its inputs [n, in, h, w].
+    """A convolution's weight gradient for each of `shards` equal shards in a row [shards, out, in,
+    kh, kw], given the gradient of its outputs [n, out, h, w] and its inputs [n, in, h, w].
 
-    The same bits for a shard whatever the number of shards and threads. None: of all the images
-    together [1, ...], without that promise and a bit sooner.
+    A shard's bits are the same whatever the number of shards and threads. None: one gradient of
+    all images together [1, ...], without that promise but a little faster.
     """
     kernel = inputs.new_empty(gradient.shape[1], inputs.shape[1], *kernel_size)
     sizes = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0])
     of = [False, True, False]
     if shards is None:
         return _convolution_backward(gradient, inputs, kernel, None, *sizes, 1, of)[1][None]
-    # One call, each shard a group of channels. oneDNN computes a group alone by other kernels, and
-    # gives the images of a group to several threads where it has two for each: then there are more
-    # groups than shards.
+    # One call, each shard a group of channels. oneDNN uses other kernels for a single group, and
+    # splits a group's images over threads if it has two threads per group. More groups than shards
+    # avoid both.
     groups = max(2, shards, torch.get_num_threads() // 2 + 1)
     outputs, inputs = (_as_groups(t, shards, groups) for t in (gradient, inputs))
     kernel = kernel.repeat(groups, 1, 1, 1)
@@ -138,7 +141,7 @@ def weight_gradients(
 def _as_groups(images: Tensor, shards: int, groups: int) -> Tensor:
     """[shards * n, c, h, w] as [n, groups * c, h, w], channels innermost in memory.
 
-    The groups that are too many repeat the first shard.
+    Groups beyond the shards repeat the first shard.
     """
     of_shards = images.unflatten(0, (shards, -1))
     if groups > shards:
@@ -148,7 +151,7 @@ def _as_groups(images: Tensor, shards: int, groups: int) -> Tensor:
 
 @functools.cache
 def _shifts() -> Tensor:
-    """[4, 25, 36]: puts a 5x5 kernel into a 6x6 one, at each of the places of a 2x2 window."""
+    """[4, 25, 36]: puts a 5x5 kernel into a 6x6 one, at each place of a 2x2 window."""
     places = torch.zeros(2, 2, 5, 5, 6, 6)
     for i in range(5):
         for j in range(5):

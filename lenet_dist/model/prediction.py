@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SURE = 0.9
-"""A probability below this is said to be unsure."""
+"""A prediction with a probability below this is called unsure."""
 
 
 @dataclass(frozen=True)

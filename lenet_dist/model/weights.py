@@ -19,7 +19,7 @@ from lenet_dist.model.lenet5 import LeNet5
 _ENTRY = "lenet_dist"
 _TEMPERATURE = "temperature"
 _WRONG_KINDS = (TypeError, AttributeError, RuntimeError)
-"""What a header or tensors of another kind than ours come out as."""
+"""What a header or tensors of another kind than ours raise."""
 
 
 def to_bytes(
@@ -27,18 +27,18 @@ def to_bytes(
 ) -> bytes:
     """The content of a weights file; the same bytes for the same weights.
 
-    `temperature`: what the logits are divided by before the softmax, where that was fitted.
+    `temperature`: the fitted number to divide the logits by before the softmax.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     header = {"mean": mean, "std": std}
     if temperature != 1:
         header[_TEMPERATURE] = temperature
-    # One entry only: the order in which safetensors writes several differs from time to time.
+    # One entry only: the order in which safetensors writes several varies.
     return safetensors.torch.save(tensors, {_ENTRY: json.dumps(header)})
 
 
 def read(path: Path) -> LeNet5:
-    """The model of a weights file; one without an input's scale takes pixels in [0, 1] as they are.
+    """The model of a weights file; without mean and std in it, pixels in [0, 1] are not scaled.
 
     Raises RequestError naming the file if it does not hold LeNet-5's weights.
     """
@@ -54,9 +54,9 @@ def read(path: Path) -> LeNet5:
 
 
 def temperature(path: Path) -> float:
-    """What the logits of a weights file's model are divided by before the softmax; 1 if unsaid.
+    """The number to divide the logits of a file's model by before the softmax; 1 if it has none.
 
-    Raises RequestError naming the file if that is no number above 0.
+    Raises RequestError naming the file if it is not a number above 0.
     """
     with _refusals(path):
         value = _header(path).get(_TEMPERATURE, 1.0)

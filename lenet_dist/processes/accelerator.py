@@ -29,20 +29,20 @@ _NEUTRAL = {
     "ACCELERATE_MIXED_PRECISION": ("no", "write compute.precision=... instead"),
     "ACCELERATE_DYNAMO_BACKEND": ("no", "write compute.compile=true instead"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.shards does this"),
-    "ACCELERATE_USE_DEEPSPEED": ("false", "this job is DDP's"),
-    "ACCELERATE_USE_FSDP": ("false", "this job is DDP's"),
-    "ACCELERATE_USE_MEGATRON_LM": ("false", "this job is DDP's"),
-    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", "this job is DDP's"),
-    "ACCELERATE_USE_SAGEMAKER": ("false", "this job is DDP's"),
+    "ACCELERATE_USE_DEEPSPEED": ("false", "this job uses DDP"),
+    "ACCELERATE_USE_FSDP": ("false", "this job uses DDP"),
+    "ACCELERATE_USE_MEGATRON_LM": ("false", "this job uses DDP"),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", "this job uses DDP"),
+    "ACCELERATE_USE_SAGEMAKER": ("false", "this job uses DDP"),
     "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
 }
-"""Variables that would override the config behind its back: the value that doesn't, what to do."""
+"""Variables that could override the config: the value that doesn't, and what to do instead."""
 
 
 def world_size_of_environment() -> int:
     """How many processes the launcher says there are.
 
-    Raises RequestError where the launcher's variables are incomplete or not numbers.
+    Raises RequestError if the launcher's variables are incomplete or not numbers.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     present = [name for name in names if os.environ.get(name)]
@@ -63,9 +63,9 @@ def world_size_of_environment() -> int:
 
 
 def start(compute: Compute) -> Accelerator:
-    """The Accelerator of this process, joined with its peers.
+    """The Accelerator of this process, connected to its peers.
 
-    Raises RequestError where the environment contradicts the config, LostProcess if no peer comes.
+    Raises RequestError if the environment contradicts the config, LostProcess if a peer is missing.
     """
     _check_environment(compute)
     wants_cpu = _is_true("ACCELERATE_USE_CPU")
@@ -80,7 +80,7 @@ def start(compute: Compute) -> Accelerator:
         raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
     _set_determinism(compute.deterministic)
     world_size = world_size_of_environment()
-    # Else Accelerate sets the threads itself, and warns; compute.threads sets them for good.
+    # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with peer_watch(compute.timeout_seconds):
         accelerator = Accelerator(
@@ -101,7 +101,7 @@ def start(compute: Compute) -> Accelerator:
 
 
 def auto_threads() -> int:
-    """CPU threads for each process: SLURM's share, or this node's cores dealt to its processes."""
+    """CPU threads per process: SLURM's share, or this node's cores divided by its processes."""
     if (share := slurm.cpus_of_task()) is not None:
         return min(share, cores())
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
@@ -114,34 +114,34 @@ def device_name(accelerator: Accelerator) -> str:
 
 
 def say(accelerator: Accelerator, text: object) -> None:
-    """Print it once. Accelerate's own print does so once on each node."""
+    """Print it once per job. Accelerate's own print does so once per node."""
     if accelerator.is_main_process:
         print(text, flush=True)
 
 
 def meet(accelerator: Accelerator) -> None:
-    """Wait until every process is here. Accelerate's own way names a GPU by the local rank, which
-    is wrong where a process sees but one."""
+    """Wait until every process is here. Accelerate's own barrier names a GPU by the local rank,
+    which is wrong where a process sees only one GPU."""
     if accelerator.num_processes > 1:
         torch.distributed.barrier()
 
 
 @contextmanager
 def stopping_together(accelerator: Accelerator) -> Iterator[None]:
-    """Keep the processes of a job that is stopped until the main one is done as well.
+    """When a job is stopped, keep its processes alive until the main one is done too.
 
-    srun and torchrun kill the others as soon as one leaves with a code that is not 0.
+    srun and torchrun kill the others as soon as one exits with a code other than 0.
     """
     try:
         yield
     except Stopped:
-        with suppress(RuntimeError):  # All is saved: a process that is lost now is no loss.
+        with suppress(RuntimeError):  # All is saved, so losing a process now does no harm.
             meet(accelerator)
         raise
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Do it on the main process alone; every process gets its value, or raises its error."""
+    """Do it on the main process only; every process gets its value, or raises its error."""
     outcome: tuple[T | None, Exception | None] = (None, None)
     if accelerator.is_main_process:
         try:
@@ -166,9 +166,9 @@ def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
 def on_each_that_can(
     accelerator: Accelerator, action: Callable[[], T]
 ) -> tuple[T | None, list[Exception | None]]:
-    """Do it on every process; gives this one's value, and the error of each, by rank.
+    """Do it on every process. Gives this one's value, and the error of each, by rank.
 
-    What fails on all of them is no process's own trouble: then every process raises the error.
+    If it fails on all of them, the cause is not in one process: every process raises the error.
     """
     value, errors = _outcomes(action)
     if errors[0] is not None and None not in errors:
@@ -193,7 +193,7 @@ def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]
 
 @contextmanager
 def peer_watch(timeout_seconds: int) -> Iterator[None]:
-    """Turn what a collective raises for a lost peer into LostProcess."""
+    """Raise LostProcess in place of what a collective raises for a lost peer."""
     try:
         yield
     except RuntimeError as error:
@@ -205,7 +205,7 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         raise LostProcess(
             f"rank {rank} on {socket.gethostname()} lost another process, or waited for it longer"
             f" than compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
-            " again: a run goes on from its last checkpoint"
+            " again: a run resumes from its last checkpoint"
         ) from None
 
 
@@ -223,7 +223,7 @@ def _is_true(name: str) -> bool:
 
 
 def _set_determinism(deterministic: bool) -> None:
-    # The same as use_deterministic_algorithms, which imports the compiler: a second and more.
+    # use_deterministic_algorithms does the same but imports the compiler: over a second.
     torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
     # Filling every new tensor with NaN is a debugging aid, not a matter of determinism.

@@ -1,7 +1,7 @@
-"""Rows of all processes, through shared memory where all run on one machine's CPUs.
+"""Gather the rows of all processes, through shared memory if all run on one machine's CPUs.
 
-gloo sends them through the network's layers and a thread of its own, which takes the core from the
-work: docs/benchmarks has what that costs a step of a few milliseconds.
+gloo sends them through the network stack and a thread of its own, which takes the core from the
+work. docs/benchmarks says what that costs in a step of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 Gather = Callable[[Tensor], Tensor]
-"""Of rows [n, width] of each process all of them [world size * n, width], by rank. A collective."""
+"""Takes each process's rows [n, width] and gives those of all [world size * n, width], by rank. A
+collective."""
 
 _FLOAT_BYTES = 4
 
 
 def gather_of(accelerator: Accelerator, numbers: int, timeout_seconds: int) -> Gather:
-    """The fastest that all processes can use, for at most `numbers` float32 of each. A collective.
+    """The fastest that all processes can use, for up to `numbers` float32 of each. A collective.
 
-    Accelerate's own where they are not all on one machine's CPUs.
+    It is Accelerate's own if they are not all on one machine's CPUs.
     """
     if accelerator.num_processes == 1 or accelerator.device.type != "cpu":
         return accelerator.gather
@@ -53,11 +54,11 @@ class Exchange:
         self._peers = peers
 
     def gather(self, rows: Tensor) -> Tensor:
-        """See Gather. What it gives is overwritten by the next call but one.
+        """See Gather. The next call but one overwrites the result.
 
         Raises DistNetworkError if a peer is gone, or silent for too long.
         """
-        # By turns: who is slower still reads the last one's half, but no one the half before.
+        # The halves alternate: a slower peer may still be reading the other one, but not this one.
         half = self._halves[self._turn]
         self._turn = 1 - self._turn
         parts = half[: self._world_size * rows.numel()].view(self._world_size, *rows.shape)
@@ -74,13 +75,13 @@ class Exchange:
 
 
 class _Connection:
-    """Sockets between all processes of a machine. Two steps, so that no one waits in vain."""
+    """Sockets between all processes of a machine, made in two steps so that none waits in vain."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         """Ask each process of a lower rank for a connection. A collective."""
         self.rank = accelerator.process_index
         self.higher = accelerator.num_processes - 1 - self.rank
-        # A name that begins with a null byte is in no file system: nothing is left behind.
+        # A name that begins with a null byte is in no file system, so no file is left behind.
         name = "\0lenet_dist-" + broadcast_object_list([uuid.uuid4().hex])[0]
         self.lower = [socket.socket(socket.AF_UNIX) for _ in range(self.rank)]
         self.listener = socket.socket(socket.AF_UNIX)
@@ -112,5 +113,5 @@ class _Connection:
 
 
 def _can_share() -> bool:
-    """Linux alone has both: sockets outside file systems, and memory outside them."""
+    """Only Linux has both sockets and shared memory outside file systems."""
     return hasattr(os, "memfd_create")

@@ -1,5 +1,5 @@
-"""What SLURM says of this job: a task's ranks, first host and port, as torch's environment names
-them; its share of the node; the job's state."""
+"""What SLURM says about this job: a task's ranks, first host and port, in torch's environment
+variables; its share of the node; the job's state."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import subprocess
 from lenet_dist.exits import RequestError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
-"""Ports derived from job and step, below the range that systems hand out on their own."""
+"""Ports are derived from job and step, and lie below the range that systems assign themselves."""
 
 
 def adopt_ranks() -> None:
-    """Set RANK, WORLD_SIZE, ... from SLURM's variables in a task of srun; elsewhere do nothing.
+    """In a task of srun, set RANK, WORLD_SIZE, ... from SLURM's variables; elsewhere do nothing.
 
-    A launcher inside the task (torchrun, accelerate launch) has set them itself: they stay.
+    If a launcher inside the task (torchrun, accelerate launch) has set them, they stay.
     """
     if "SLURM_STEP_ID" not in os.environ or "RANK" in os.environ:
         return
@@ -32,22 +32,22 @@ def adopt_ranks() -> None:
 
 
 def cpus_of_task() -> int | None:
-    """The CPU cores that SLURM gives each task; None where it was not asked to, or where the
-    processes are not its tasks."""
+    """The CPU cores that SLURM gives each task; None if the job did not ask for them, or if its
+    processes are not SLURM's tasks."""
     is_task = os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE")
     asked = os.environ.get("SLURM_CPUS_PER_TASK")
     return int(asked) if asked and is_task and "SLURM_STEP_ID" in os.environ else None
 
 
 def gpus_of_task() -> str | None:
-    """The GPUs that SLURM gives this step on this node, by its names for them; None if none."""
+    """The GPUs that SLURM gives this step on this node, as SLURM names them; None if none."""
     return os.environ.get("SLURM_STEP_GPUS") or None
 
 
 def job_name() -> str | None:
-    """The job as scontrol takes it, a task of an array by the array's id; None outside a job.
+    """The job's name for scontrol, ARRAY_TASK for a task of an array; None outside a job.
 
-    SLURM_JOB_ID alone would be the whole array for one of its tasks.
+    SLURM_JOB_ID alone would name the whole array in one of its tasks.
     """
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -74,7 +74,7 @@ def _tasks_on_this_node() -> int:
 
 
 def _first_host() -> str:
-    """The address of the step's first node, as the cluster's own configuration has it."""
+    """The address of the step's first node, from the cluster's own configuration."""
     name = _scontrol("show", "hostnames", os.environ["SLURM_STEP_NODELIST"]).split()[0]
     return _fields("node", name).get("NodeAddr", name)
 

@@ -1,4 +1,4 @@
-"""A stop that is asked for: noticed by one process, agreed by all, at the same step."""
+"""A stop that is requested: one process notices it, and all agree to stop at the same step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _AGREE_EVERY = 8
 """Steps between agreements of several processes; each costs a collective."""
 
 _LOOK_EVERY_SECONDS = 0.5
-"""Time between looks at the stop file: on a network file system a look has its price."""
+"""Time between looks at the stop file: on a network file system a look is not free."""
 
 
 class Action(IntEnum):
-    """What the processes agree to do at a step boundary; of several wishes the highest."""
+    """What the processes agree to do at a step boundary: the highest of their wishes."""
 
     GO_ON = 0
     SAVE = 1
@@ -45,19 +45,19 @@ class StopRequest:
         self._last_look = -_LOOK_EVERY_SECONDS
 
     def install(self) -> None:
-        """Catch the signals. The handler sets a flag, no more; a second signal changes nothing."""
+        """Catch the signals. The handler only sets a flag; a second signal changes nothing."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def watch(self, file: Path) -> None:
-        """Take a file of this name as a request too; do so in one process of the job."""
+        """Also take a file of this name as a request; call it in one process of the job only."""
         self._file = file
 
     def is_made(self) -> bool:
         """Whether a stop has been asked of this process."""
         if self.reason is None and self._launcher not in (None, os.getppid()):
-            # accelerate launch passes no signal on, and torchrun dies of some: better to stop
-            # with everything saved than to run on unseen.
+            # accelerate launch forwards no signals, and some kill torchrun: better to stop with
+            # everything saved than to run on unseen.
             self.reason = "the launcher's end"
         if self.reason is None and self._file is not None:
             now = time.monotonic()
@@ -69,7 +69,7 @@ class StopRequest:
         return self.reason is not None
 
     def wish(self) -> Action:
-        """What this process would have all do."""
+        """What this process wants all processes to do."""
         if not self.is_made():
             return Action.GO_ON
         return Action.STOP_FOR_GOOD if self._is_by_file else Action.STOP
@@ -92,7 +92,7 @@ class Agreement:
         return self._world_size == 1 or step % _AGREE_EVERY == 0
 
     def reach(self, wish: Action = Action.GO_ON) -> Action:
-        """Agree, where this process wishes for this or for the stop that it was asked for.
+        """Agree. This process wishes for `wish`, or for a stop if it was asked to stop.
 
         A collective: every process must call it.
         """
@@ -106,5 +106,5 @@ class Agreement:
 
 
 def _has_launcher() -> bool:
-    """Whether torchrun or accelerate launch started this process: they leave these variables."""
+    """Whether torchrun or accelerate launch started this process: they set these variables."""
     return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ

@@ -1,1 +1,1 @@
-"""Pages over runs, made from what lies on disk."""
+"""Reports about runs, made from what is on disk."""

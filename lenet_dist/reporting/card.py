@@ -17,13 +17,13 @@ _HUB_DATASETS = {
     "mnist": ("MNIST", "ylecun/mnist"),
     "fashion_mnist": ("Fashion-MNIST", "zalando-datasets/fashion_mnist"),
 }
-"""What a data set is called, and where the hub has it; `synthetic` is nowhere but here."""
+"""A data set's name, and its place on the hub; `synthetic` is not there."""
 
 
 def text(model: LeNet5, run: Run | None) -> str:
     """A README.md: front matter for the hub's machines, then what a person wants to know.
 
-    `run`: where the model's weights come from; None: not known.
+    `run`: the run that the model's weights come from; None: not known.
     """
     return f"""---
 {_front_matter(run).to_yaml()}
@@ -46,7 +46,7 @@ model = HubLeNet5.from_pretrained("FOLDER or USER/NAME")
 
 
 def is_ours(card: str) -> bool:
-    """Whether a card, also one that was edited since, is of this project's model."""
+    """Whether a card, even one that was edited since, is of this project's model."""
     return f"\nlibrary_name: {_class_data().library_name}\n" in card
 
 
@@ -70,7 +70,7 @@ def _front_matter(run: Run | None) -> ModelCardData:
 
 
 def _class_data() -> ModelCardData:
-    """What holds for any weights, as the class tells it to the hub; a copy of one's own."""
+    """What holds for any weights, as the class tells it to the hub; a new copy each time."""
     data = HubLeNet5().generate_model_card().data
     assert isinstance(data, ModelCardData)
     return data

@@ -1,4 +1,4 @@
-"""Several runs side by side: grouped by config, the seed aside, with the spread over seeds."""
+"""Several runs side by side: grouped by config, apart from the seed, with the spread over seeds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Group:
 
     @property
     def results(self) -> dict[int, list[Result]]:
-        """What is complete, by seed."""
+        """The complete results, by seed."""
         by_seed: dict[int, list[Result]] = {}
         for run in self.runs:
             if run.result:
@@ -32,30 +32,30 @@ class Group:
 
     @property
     def accuracies(self) -> list[float]:
-        """Test accuracy, one a seed: a run that was made twice is no second sample."""
+        """Test accuracy, one per seed: the same run made twice is not a second sample."""
         return [results[0].test.accuracy for results in self.results.values()]
 
     @property
     def mean(self) -> float | None:
-        """Of the seeds' accuracies; None if no run is complete."""
+        """The mean of the seeds' accuracies; None if no run is complete."""
         return statistics.mean(self.accuracies) if self.accuracies else None
 
     @property
     def deviation(self) -> float | None:
-        """The standard deviation over seeds (n - 1); None of fewer than two."""
+        """The standard deviation over seeds (n - 1); None for fewer than two."""
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     @property
     def median(self) -> Run | None:
-        """The run with the median test accuracy, of an even number the lower; None if none is
-        complete."""
+        """The run with the median test accuracy (the lower median of an even number); None if no
+        run is complete."""
         complete = [(run.result.test.accuracy, run) for run in self.runs if run.result]
         ordered = sorted(complete, key=lambda pair: pair[0])
         return ordered[(len(ordered) - 1) // 2][1] if ordered else None
 
     @property
     def repeated(self) -> list[tuple[int, int, bool]]:
-        """Of each seed that ran more than once: seed, runs, and whether all gave the same bits."""
+        """For each seed that ran more than once: seed, runs, and whether all gave the same bits."""
         return [
             (seed, len(results), len({result.weights_sha256 for result in results}) == 1)
             for seed, results in self.results.items()
@@ -64,7 +64,7 @@ class Group:
 
 
 def group(runs: list[Run]) -> list[Group]:
-    """The runs by config, in the order in which each config comes first."""
+    """The runs by config, in the order in which the configs first appear."""
     by_config: dict[str, list[Run]] = {}
     for run in runs:
         by_config.setdefault(json.dumps(_recipe(run)), []).append(run)
@@ -77,7 +77,7 @@ def group(runs: list[Run]) -> list[Group]:
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """What decides the result, the seed aside."""
+    """The keys that decide the result, apart from the seed."""
     deciding = configuration.deciding(run.config)
     return {
         key: value

@@ -57,7 +57,7 @@ def of_run(run: Run) -> list[Plot]:
 
 
 def of_runs(runs: Sequence[Run], labels: Sequence[str], series: Sequence[int]) -> list[Plot]:
-    """The plots of several runs by epoch, each under its label and as its series is drawn."""
+    """The plots of several runs by epoch, each run under its label and in its series' style."""
     members = list(zip(runs, labels, series, strict=True))
     plots = []
     for part, kinds in (("training", _EVALUATED), ("validation", _EVALUATED), ("", _TRAINED)):

@@ -14,12 +14,12 @@ from lenet_dist.run.reader import Run
 
 
 def check(out: Path) -> None:
-    """Raises RequestError if the folder can't be written, or holds anything else."""
+    """Raise RequestError if the folder can't be written, or holds anything but such an export."""
     check_folder_can_be_written("--out", out)
     if out.is_dir() and any(out.iterdir()) and not _was_exported(out):
         raise RequestError(
-            f"--out {out}: holds something else than such an export;"
-            " name a folder that is empty or not there yet"
+            f"--out {out}: holds something else, not just an earlier export;"
+            " name a folder that is empty or does not exist yet"
         )
 
 
@@ -34,14 +34,14 @@ def content(target: Path, weights_file: Path) -> dict[str, bytes]:
 
 
 def _was_exported(folder: Path) -> bool:
-    """Whether it holds what this command writes, and nothing besides."""
+    """Whether it holds what this command writes, and nothing else."""
     if {path.name for path in folder.iterdir()} != formats.HUB_FILES:
         return False
     return card.is_ours((folder / formats.CARD).read_text(encoding="utf-8", errors="replace"))
 
 
 def _measured(target: Path, content: bytes) -> Run:
-    """The run, if its result is that of these weights: a card must not praise others."""
+    """The run, if its result is that of these weights: a card must not report on others."""
     found = reader.read(target)
     if found.result and found.result.weights_sha256 != hashlib.sha256(content).hexdigest():
         raise RequestError(

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page over one run or several."""
+"""report.html: one self-contained page about one run or several."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from lenet_dist.reporting.robustness import Robustness, measure
 from lenet_dist.run.reader import Evaluation, Run
 
 _SINGLE_SERIES = 8
-"""Up to so many runs of one config, each has a colour and dashes of its own."""
+"""Up to this many runs of one config, each has its own colour and dashes."""
 _JUDGED = 8
-"""Most configs whose robustness is measured: each takes about a second."""
+"""The most configs whose robustness is measured: each takes about a second."""
 
 
 def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
-    """Write the page over these runs; gives where it lies.
+    """Write the page about these runs to `out`, and give that path.
 
     `data_root`: where the images are, if not where the runs say. Raises RunFailed if the page can't
     be written.
@@ -43,7 +43,7 @@ def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
 
 
 def of_run(run: Run, data_root: str | None = None) -> str:
-    """The page over one run, complete or not; without pictures, and saying why, if it must be."""
+    """The page about one run, complete or not. If it can't have pictures, it says why."""
     shown, robustness, why_no_pictures = None, None, ""
     try:
         model, test = pictures.load(run, data_root)
@@ -75,7 +75,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
 
 
 def of_runs(runs: Sequence[Run], data_root: str | None = None) -> str:
-    """The page over several runs; robustness is that of each config's median run."""
+    """The page about several runs; robustness is that of each config's median run."""
     groups = comparison.group(list(runs))
     members = [(group, run) for group in groups for run in group.runs]
     ordered = [run for _, run in members]
@@ -100,7 +100,7 @@ def of_runs(runs: Sequence[Run], data_root: str | None = None) -> str:
 
 
 def _robustness(group: comparison.Group, data_root: str | None) -> tuple[Robustness | None, str]:
-    """Of a config's median run, and which that is; or None, and why."""
+    """The robustness of a config's median run, and that run's name; or None, and the reason."""
     median = group.median
     if median is None:
         return None, "no run is complete"
@@ -111,9 +111,9 @@ def _robustness(group: comparison.Group, data_root: str | None) -> tuple[Robustn
 
 
 def rerun_command(run: Run) -> str:
-    """The command that gives the same bits again, beside the run: pasted anywhere, in one line.
+    """The command that gives the same bits again, in a run beside this one: a single line.
 
-    Only what differs from the defaults is said.
+    It names only what differs from the defaults.
     """
     world_size = run.world_size if run.config.train.reduction == "ddp" else 1
     launcher = f"torchrun --nproc-per-node {world_size}" if world_size > 1 else "accelerate launch"
@@ -123,7 +123,7 @@ def rerun_command(run: Run) -> str:
 
 
 def _differences(config: Config) -> dict[str, Any]:
-    """The keys that are not as the schema has them."""
+    """The keys that do not have the schema's defaults."""
     values = ((key, value_of(config, key.name)) for key in keys())
     return {key.name: value for key, value in values if value != key.default}
 
@@ -135,7 +135,7 @@ def _as_override(value: Any) -> str:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; where one comes twice, with their folders."""
+    """The runs' names, or their folders where a name comes twice."""
     count = Counter(run.name for run in runs)
     return [run.name if count[run.name] == 1 else str(run.path) for run in runs]
 
@@ -185,7 +185,7 @@ def _classes(evaluation: Evaluation | None, names: Sequence[str]) -> list[_Class
 
 
 def _interval(evaluation: Evaluation | None) -> tuple[float, float] | None:
-    """Wilson's 95 % interval of the accuracy: what chance in the choice of images allows."""
+    """Wilson's 95 % interval of the accuracy: how far chance in the choice of images reaches."""
     if evaluation is None or not evaluation.count:
         return None
     z, n, p = 1.959964, evaluation.count, evaluation.accuracy

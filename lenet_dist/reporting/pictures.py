@@ -26,7 +26,7 @@ _POSITIVE = torch.tensor((26.0, 133.0, 214.0))
 _NEGATIVE = torch.tensor((224.0, 122.0, 0.0))
 _ZERO = torch.tensor((128.0, 128.0, 128.0))
 _FAINTEST = 0.12
-"""Opacity of a tile's zero, so that its edges show on a light and on a dark page."""
+"""Opacity of a tile's zeros, so that its edges show on a light and on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Pictures:
     mistakes: list[tuple[Mistake, Picture]]
     filters: Picture
     largest_weight: float
-    """Of C1, in absolute value: the filters' full colour."""
+    """The largest of C1 in absolute value, which has the filters' full colour."""
     label: int
-    """Of test image 0, which these are of."""
+    """The label of test image 0, which all of the following show."""
     image: Picture
     s2: Picture
     s4: Picture
     harder: dict[str, list[Picture]]
-    """Test image 0 as each kind of corruption has it, from weak to strong."""
+    """Test image 0 under each kind of corruption, from weak to strong."""
 
 
 def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
@@ -107,8 +107,8 @@ def ink(image: Tensor) -> Picture:
 
 
 def tiles(maps: Tensor, columns: int) -> Picture:
-    """Maps [n, h, w] side by side in rows, a pixel apart: above 0 blue, below 0 orange, the
-    stronger the further from it, all on one scale."""
+    """Maps [n, h, w] side by side in rows, a pixel apart, all on one scale: blue above 0, orange
+    below, and the stronger the further from 0."""
     strength = (maps / maps.abs().max().clamp(min=1e-12))[..., None]
     hue = torch.where(strength > 0, _POSITIVE, _NEGATIVE)
     colours = torch.lerp(_ZERO, hue, strength.abs())

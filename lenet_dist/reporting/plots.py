@@ -1,6 +1,6 @@
-"""Curves as SVG, fit to stand inside a page: its fonts, its colours, light or dark.
+"""Curves as SVG for use inside a page: they take its fonts and its colours, light or dark.
 
-matplotlib draws with stand-in colours, one a role; in the SVG they become the page's CSS variables.
+matplotlib draws with a stand-in colour per role; in the SVG these become the page's CSS variables.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (10, 3))
-"""Lengths of dashes and gaps, one pattern a series; () is a solid line."""
+"""Lengths of dashes and gaps, one pattern per series; () is a solid line."""
 COLOURS = 6
-"""Series colours that the page's style has."""
+"""How many series colours the page's style has."""
 POINTS = 400
-"""Most points a curve is drawn with; of more, neighbours are averaged."""
+"""The most points a curve is drawn with; if it has more, neighbours are averaged."""
 
 _SIZE = (5.0, 3.1)
-"""Inches of 72 units: little wider than a telephone, so that text there keeps its size."""
+"""Inches of 72 units: little wider than a phone, so that text keeps its size there."""
 _INK, _GRID = "#0a0001", "#0a0002"
 _SERIES = tuple(f"#0b000{number}" for number in range(COLOURS))
 _ROLES = {_INK: "ink", _GRID: "grid"} | {
@@ -77,11 +77,11 @@ class Plot:
     curves: list[Curve]
     scale: Literal["linear", "log", "accuracy"] = "linear"
     interruptions: Sequence[float] = field(default=())
-    """Where, on x, all was interrupted: lines from top to bottom."""
+    """Where, on x, all curves were interrupted: drawn as vertical lines."""
 
     @property
     def description(self) -> str:
-        """What a reader who does not see it should know."""
+        """What a reader who can't see the plot should know."""
         texts = [f"{self.title}: {self.y_label}, by {self.x_label}."]
         for curve in self.curves:
             first, last = (_number(curve.y[place], self.scale) for place in (0, -1))
@@ -157,14 +157,14 @@ def _label_few(axes: Axes, scale: str) -> None:
 
 
 def thin(values: Sequence[float]) -> list[float]:
-    """At most POINTS values: the means of neighbours, all the same number of them."""
+    """At most POINTS values: the means of equally large groups of neighbours."""
     size = -(-len(values) // POINTS)
     parts = [values[first : first + size] for first in range(0, len(values), size or 1)]
     return [sum(part) / len(part) for part in parts]
 
 
 def _shown_error(accuracy: float) -> float:
-    """On a logarithmic axis no error at all has no place: it is drawn at 99.99 %."""
+    """A logarithmic axis has no place for an error of 0: it is drawn at 99.99 %."""
     return max(1 - accuracy, 1e-4)
 
 
@@ -173,7 +173,7 @@ def _number(value: float, scale: str) -> str:
 
 
 def _shorter(tag: str) -> str:
-    """A tag with hundredths of a unit at most, and the page's colours."""
+    """The tag with numbers rounded to hundredths, and the page's colours."""
     tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
     tag = re.sub(r"#0[ab]000\d", lambda colour: f"var(--{_ROLES[colour[0]]})", tag)
     return re.sub(r"\s+", " ", tag)
@@ -185,7 +185,7 @@ def _for_page(svg: str, plot: Plot) -> Markup:
     box = re.search(r'viewBox="([^"]+)"', svg)
     assert box, "matplotlib always gives one"
     content = svg[svg.index(">") + 1 :].replace("xlink:href", "href")
-    # Names are of use only where something refers to them, and must differ from other plots'.
+    # An id is of use only if something refers to it, and must differ from other plots' ids.
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', content))
     content = re.sub(
         r' id="([^"]+)"',

@@ -1,4 +1,4 @@
-"""How many images a model still reads when they are harder to read than those it has seen."""
+"""How many images a model still gets right when they are harder than those it has seen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lenet_dist.data.dataset import Images
 from lenet_dist.model.lenet5 import LeNet5
 
 IMAGES = 1000
-"""Most images that are judged at each strength, evenly spread over the test set."""
+"""The most images that are judged at each strength, evenly spread over the test set."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Robustness:
-    """What all kinds leave, and the accuracy on the same images as they are."""
+    """What all kinds leave of the accuracy, and the accuracy on the same images as they are."""
 
     count: int
     clean: float
@@ -46,7 +46,7 @@ class Robustness:
 
 @torch.no_grad()
 def measure(model: LeNet5, test: Images) -> Robustness:
-    """Of a model on the CPU and the test images; a second or so."""
+    """Measure a model on the CPU on the test images; this takes about a second."""
     chosen = slice(None, None, -(-len(test) // IMAGES))
     pixels, labels = dataset.pixels(test.images[chosen]), test.labels[chosen]
 

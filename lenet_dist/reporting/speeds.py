@@ -1,4 +1,4 @@
-"""The images a second of a benchmark's contenders, as a picture."""
+"""The images per second of a benchmark's contenders, as a picture."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import io
 from typing import Any
 
 _COLOURS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")
-"""Okabe and Ito's, told apart by colour-blind readers."""
+"""Okabe and Ito's, which colour-blind readers can tell apart."""
 
 
 def draw(report: dict[str, Any]) -> str:
-    """An SVG: a panel a batch size, a bar a contender, its length the median, its whisker the
-    range of the rounds. Needs the group `speed`."""
+    """An SVG with a panel per batch size and a bar per contender: its length is the median, its
+    whisker the range of the rounds. Needs the group `speed`."""
     import matplotlib
 
     with matplotlib.rc_context():

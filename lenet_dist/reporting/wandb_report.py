@@ -1,4 +1,4 @@
-"""A W&B Report over one run or several: the page's story, drawn by W&B from what it was told."""
+"""A W&B Report about one run or several: what the page shows, drawn by W&B from what was logged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lenet_dist.run.reader import Result, Run
 _REQUEST_SECONDS = 15
 
 _KEPT = "wandb-report.json"
-"""In the directory of the first run by name: the ids of the reports that it is the first of."""
+"""In the directory of the first run by path: the ids of the reports in which it comes first."""
 
 _WIDTH, _HEIGHT = 12, 8
 """Of a panel, in W&B's units: a row is 24 wide."""
@@ -33,7 +33,7 @@ _WIDTH, _HEIGHT = 12, 8
 
 @dataclass(frozen=True)
 class Project:
-    """A project on W&B, and whose it is."""
+    """A project on W&B, and the entity that it belongs to."""
 
     entity: str
     name: str
@@ -51,9 +51,9 @@ def parse_project(text: str) -> Project:
 
 
 def write_spec(runs: Sequence[Run], project: Project | None, file: Path) -> None:
-    """Write what would be published, as JSON; no server is asked.
+    """Write what would be published, as JSON, without asking a server.
 
-    Without a project it is that of the first run's config.
+    If `project` is None, it is the one of the first run's config.
     """
     wanted = runs[0].config.wandb
     project = project or Project(wanted.entity or "", wanted.project)
@@ -67,10 +67,10 @@ def write_spec(runs: Sequence[Run], project: Project | None, file: Path) -> None
 
 
 def publish(runs: Sequence[Run], project: Project) -> str:
-    """Publish the report, or update the one that was published over these runs; gives its address.
+    """Publish the report, or update the one published before about these runs; gives its address.
 
-    Raises RequestError without a key that is accepted or without the project, RunFailed if the
-    server can't be reached.
+    Raises RequestError if no key is accepted or there is no such project, RunFailed if the server
+    can't be reached.
     """
     kept = min(run.path for run in runs) / _KEPT
     reports = _read(kept)
@@ -80,8 +80,8 @@ def publish(runs: Sequence[Run], project: Project) -> str:
         api = wandb.Api(timeout=_REQUEST_SECONDS)
         if project.name not in {found.name for found in api.projects(project.entity)}:
             raise RequestError(
-                f"--wandb {project}: there is no project of this name that you may see; a run that"
-                " is tracked there makes it"
+                f"--wandb {project}: there is no project of this name that you can see; track a run"
+                " there to create it"
             )
         report = _report(runs, project, project)
         report.id = reports.get(key, "")
@@ -101,7 +101,7 @@ def publish(runs: Sequence[Run], project: Project) -> str:
         text = " ".join(str(error).split())
         raise RunFailed(f"--wandb {project}: W&B's answer makes no sense: {text}") from None
     write_atomically(kept, (json.dumps(reports | {key: report.id}, indent=1) + "\n").encode())
-    return quote(report.url, safe=":/")  # Its title is part of it.
+    return quote(report.url, safe=":/")  # The title is part of the URL.
 
 
 def _read(file: Path) -> dict[str, str]:
@@ -128,7 +128,7 @@ def _report(runs: Sequence[Run], project: Project, runsets_project: Project) -> 
         entity=project.entity,
         project=project.name,
         title=_title(runs),
-        description="Made by python -m lenet_dist.report; the numbers are metrics.jsonl's.",
+        description="Made by python -m lenet_dist.report; the numbers are from metrics.jsonl.",
         blocks=[
             wr.TableOfContents(),
             wr.H2("Result"),
@@ -139,7 +139,7 @@ def _report(runs: Sequence[Run], project: Project, runsets_project: Project) -> 
             wr.H2("Test"),
             panels(*_test()),
             wr.H2("Rerun"),
-            wr.P("From a checkout of the project, on any number of processes; the same bits."),
+            wr.P("In a checkout of the project; any number of processes gives the same bits."),
             wr.CodeBlock("\n".join(rerun_command(run) for run in runs)),
             wr.H2("Origin"),
             wr.MarkdownBlock(_origin(runs)),
@@ -157,7 +157,7 @@ def _title(runs: Sequence[Run]) -> str:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    """A row a run, and the spread over seeds where there are several."""
+    """A row per run, and the spread over seeds where there are several."""
     rows = [
         "| run | seed | test accuracy | correct | loss, nats | epochs | processes | training, s |",
         "|---|---|---|---|---|---|---|---|",

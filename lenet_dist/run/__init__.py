@@ -1,1 +1,1 @@
-"""RUN, a run's directory: every file in it, written and read."""
+"""RUN, a run's directory: writing and reading every file in it."""

@@ -1,4 +1,4 @@
-"""Checkpoints: whole and verified, or not used. Tensors as safetensors, the rest as JSON.
+"""Checkpoints, used only if whole and verified. Tensors are safetensors, the rest is JSON.
 
 A checkpoint of step k means that k steps are done and the evaluation due after them is not.
 """
@@ -22,14 +22,14 @@ from lenet_dist.files import failures_named, sync_folder, write_durably
 from lenet_dist.run.directory import complete_checkpoints
 
 _CHECKPOINTS_STAND = (
-    "; the checkpoints before it are whole: mend that, then run the same command again to continue"
+    "; the checkpoints before it are intact: fix that, then run the same command again to continue"
 )
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights, optimizer tensors, and `state`: what JSON can say, the step first of all."""
+    """Weights, optimizer tensors, and `state`: all that fits into JSON, above all the step."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -46,9 +46,9 @@ def folder_of(checkpoints: Path, step: int) -> Path:
 
 
 def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write it, durably, under a temporary name; rename it; then remove all but the newest `keep`.
+    """Write it durably under a temporary name, rename it, and remove all but the newest `keep`.
 
-    Raises RunFailed if it can't be written; those before it are then as they were.
+    Raises RunFailed if it can't be written; earlier checkpoints are then unchanged.
     """
     folder = folder_of(checkpoints, checkpoint.state["step"])
     temporary = checkpoints / f".{folder.name}.tmp"
@@ -62,16 +62,16 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
         os.rename(temporary, folder)
         sync_folder(checkpoints)
         for _, old in complete_checkpoints(checkpoints)[:-keep]:
-            # Renamed first: killed here, it leaves nothing that looks whole and isn't.
+            # Rename first, so that a kill here leaves nothing that looks whole but isn't.
             os.rename(old, temporary)
             shutil.rmtree(temporary)
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, or None if there is none at all; and a list of what was
-    wrong with newer ones, each of which is set aside under a name ending in ``.bad``.
+    """The newest whole checkpoint, or None if there are no checkpoints; and a list of what is wrong
+    with newer ones, each of which is set aside under a name ending in ``.bad``.
 
-    Raises RequestError if there are checkpoints and none is good.
+    Raises RequestError if there are checkpoints but none is good.
     """
     with failures_named(checkpoints):
         for leftover in checkpoints.glob(".step-*.tmp"):
@@ -121,7 +121,7 @@ def _read(folder: Path) -> Checkpoint:
         for name in (_MODEL, _OPTIMIZER):
             content = (folder / name).read_bytes()
             if hashlib.sha256(content).hexdigest() != digests[name]:
-                raise BadCheckpoint(f"{folder / name} does not have its SHA-256")
+                raise BadCheckpoint(f"{folder / name} does not match its SHA-256")
             tensors[name] = safetensors.torch.load(content)
     except OSError as error:
         raise BadCheckpoint(f"{error.filename}: {error.strerror}") from None
@@ -131,7 +131,7 @@ def _read(folder: Path) -> Checkpoint:
 
 
 def _digest_of_state(state: dict[str, Any]) -> str:
-    """SHA-256 (hex) of the state and the files' digests, its own aside."""
+    """SHA-256 (hex) of the state and the files' digests, except its own."""
     digests = {name: digest for name, digest in state["sha256"].items() if name != _STATE}
     canonical = json.dumps({**state, "sha256": digests}, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The run directory: what lies where, and whether a request may continue what it holds."""
+"""The run directory: where its files are, and whether a request may continue its run."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class RunDirectory:
         self._lock = RunLock(self.path / ".lock")
 
     def completed(self, config: Config) -> dict[str, Any] | None:
-        """The result of the run if it is complete, else None. Touches nothing.
+        """The result of the run if it is complete, else None. Changes nothing.
 
-        Raises RequestError if it was run with another config, or must not be there.
+        Raises RequestError if it was run with another config, or if run.resume forbids it.
         """
         try:
             is_complete = self.result.exists()
         except OSError as error:
-            raise RequestError(f"run.root={config.run.root}: can't look there: {error}") from None
+            raise RequestError(f"run.root={config.run.root}: can't read there: {error}") from None
         if not is_complete:
             return None
         if config.run.resume == "never":
@@ -50,10 +50,10 @@ class RunDirectory:
         return json.loads(self.result.read_text())
 
     def open(self, config: Config) -> Config | None:
-        """Take the lock and make ready to begin or to continue.
+        """Take the lock and get ready to begin or to continue.
 
-        Gives the config that the run began with, or None if it is new. Raises RequestError if it
-        must or must not have begun, if another job is at work there, or if it can't be written.
+        Gives the config that the run began with, or None if it is new. Raises RequestError if
+        run.resume forbids it, if another job is at work there, or if it can't be written.
         """
         if config.run.resume == "never" and self.config.exists():
             raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
@@ -61,8 +61,8 @@ class RunDirectory:
             raise RequestError(f"run.resume=must, but {self.path} holds no run")
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # An elastic launcher may start the job here before the main process that it had on a
-            # lost machine is quite gone.
+            # An elastic launcher may start the job here before its earlier main process, on a
+            # machine that was lost, is quite gone.
             self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
@@ -78,20 +78,20 @@ class RunDirectory:
         return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
 
     def read_starts(self) -> list[dict[str, Any]]:
-        """What each start so far has noted."""
+        """What each start so far has noted, oldest first."""
         lines = self.starts.read_text().splitlines() if self.starts.exists() else []
         return [json.loads(line) for line in lines]
 
 
 def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Step and folder of each checkpoint that was renamed into place, the newest last."""
+    """Step and folder of each checkpoint that was renamed into place, newest last."""
     entries = folder.iterdir() if folder.is_dir() else ()
     named = ((re.fullmatch(r"step-(\d{8,})", entry.name), entry) for entry in entries)
     return sorted((int(name[1]), entry) for name, entry in named if name)
 
 
 def config_changes(before: Config, now: Config) -> list[str]:
-    """The keys that decide the result and differ, as ``key: before -> now``."""
+    """The keys that differ and decide the result, as ``key: before -> now``."""
     old, new = (configuration.deciding(config) for config in (before, now))
     return [f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
 
@@ -99,16 +99,16 @@ def config_changes(before: Config, now: Config) -> list[str]:
 def refusal(path: Path, differences: list[str]) -> str:
     """Why a run can't go on as asked, and what to do."""
     return (
-        f"{path} holds a run that would not go on with the same bits ({'; '.join(differences)});"
-        " ask for what it began with, choose another run.name,"
-        " or write run.inexact=true to go on all the same"
+        f"{path} holds a run that would not continue with the same bits ({'; '.join(differences)});"
+        " request what it began with, choose another run.name,"
+        " or write run.inexact=true to continue anyway"
     )
 
 
 def locate_weights(target: Path) -> tuple[Path, Path | None]:
-    """The weights file of a completed run, or `target` itself, and the config file of a run.
+    """The weights file and the config file of a completed run; `target` and None for a file.
 
-    Raises RequestError naming what is not there.
+    Raises RequestError naming what is missing.
     """
     if target.is_dir():
         weights_file, config_file = target / "model.safetensors", target / "config.yaml"

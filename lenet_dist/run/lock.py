@@ -1,4 +1,4 @@
-"""One job a run directory."""
+"""One job per run directory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _TRY_EVERY_SECONDS = 0.2
 
 
 class RunLock:
-    """Held from `acquire` until the process ends, however it ends: the kernel lets go of it.
+    """Held from `acquire` until the process ends, however it ends: the kernel releases it.
 
-    The file stays behind and says who held it last; only the kernel's lock on it counts.
+    The file remains and names the last owner; only the kernel's lock on it counts.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,8 +26,8 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def acquire(self, patience_seconds: float = 0) -> None:
-        """Take the lock. Raises RequestError naming the owner if another process has it still after
-        `patience_seconds`."""
+        """Take the lock. Raises RequestError naming the owner if another process still holds it
+        after `patience_seconds`."""
         file = open(self.path, "a+")  # noqa: SIM115 (open as long as the process lives)
         deadline = time.monotonic() + patience_seconds
         while not (is_locked := _try_to_lock(file)) and time.monotonic() < deadline:

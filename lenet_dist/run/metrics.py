@@ -1,4 +1,4 @@
-"""metrics.jsonl: the truth about a run, one JSON object a line."""
+"""metrics.jsonl: the truth about a run, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Line = dict[str, Any]
 
 
 class MetricsFile:
-    """Appends lines; each is with the kernel when `write` returns, with the disk after `sync`."""
+    """Appends lines. The kernel has a line when `write` returns, the disk when `sync` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,7 +40,7 @@ class MetricsFile:
         return lines
 
     def keep(self, wanted: Callable[[Line], bool]) -> list[Line]:
-        """Take out all lines but the wanted ones; gives those."""
+        """Remove all lines but the wanted ones. Gives those."""
         lines = [line for line in self.read() if wanted(line)]
         content = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(self.path, content.encode())
@@ -48,7 +48,7 @@ class MetricsFile:
 
 
 class Tail:
-    """The lines of a metrics.jsonl that others are writing."""
+    """The lines of a metrics.jsonl that another process is writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +57,7 @@ class Tail:
         """Every whole line, as of the last `read`."""
 
     def read(self) -> list[Line]:
-        """Look for new lines; gives all."""
+        """Look for new lines. Gives all lines so far."""
         if self._path.exists():
             with open(self._path, "rb") as file:
                 file.seek(self._bytes_read)

@@ -1,4 +1,4 @@
-"""A run as it lies on disk, read and checked. Nothing is written, nothing is trained."""
+"""Read and check a run on disk. Nothing is written, nothing is trained."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainLine:
-    """A train line: means over the steps since the one before."""
+    """A train line: means over the steps since the line before."""
 
     step: int
     loss: float
-    """Nats an image."""
+    """Nats per image."""
     accuracy: float
     lr: float
     samples_per_second: float
@@ -35,10 +35,10 @@ class TrainLine:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of images: `confusion[label][prediction]` counts, and the loss."""
+    """How a model does on images: `confusion[label][prediction]` counts, and the loss."""
 
     loss: float
-    """Nats an image."""
+    """Nats per image."""
     accuracy: float
     correct: int
     count: int
@@ -47,7 +47,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class EvaluationLine(Evaluation):
-    """An evaluation after so many steps."""
+    """An evaluation after `step` steps."""
 
     step: int
 
@@ -64,7 +64,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Result:
-    """What a completed run amounts to; seconds by part, versions by name."""
+    """The result of a completed run; seconds by part, versions by name."""
 
     test: Evaluation
     validation: Evaluation | None
@@ -88,7 +88,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory's content. `result`: None as long as the run is not complete."""
+    """A run directory's content. `result`: None until the run is complete."""
 
     path: Path
     config: Config
@@ -106,13 +106,13 @@ class Run:
 
     @property
     def model_name(self) -> str:
-        """As people call it, as far as a result tells."""
+        """The model's common name, as far as the result tells."""
         is_other = self.result is not None and self.result.parameters != PARAMETERS
         return "another model" if is_other else "LeNet-5"
 
     @property
     def interruptions(self) -> list[int]:
-        """The steps from which it went on after it had been interrupted."""
+        """The steps from which it resumed after an interruption."""
         return [start.step for start in self.starts[1:]]
 
     @property
@@ -122,12 +122,12 @@ class Run:
 
     @property
     def world_size(self) -> int:
-        """Processes, at its newest start."""
+        """Number of processes at the newest start."""
         return self.starts[-1].world_size if self.starts else 1
 
     @property
     def latest(self) -> Evaluation | None:
-        """The test's evaluation if it is complete, else the newest validation's."""
+        """The test evaluation if the run is complete, else the newest validation."""
         if self.result:
             return self.result.test
         return self.validation[-1] if self.validation else None
@@ -136,7 +136,7 @@ class Run:
 def read(path: Path) -> Run:
     """The run in a directory, as far as it has come.
 
-    Raises RequestError naming the path that is no run, or the file and line that are damaged.
+    Raises RequestError naming the path if it is not a run, or the file and line that are damaged.
     """
     if not path.exists():
         raise RequestError(f"{path}: no such run")
@@ -160,9 +160,9 @@ def read(path: Path) -> Run:
 
 
 def typed(schema: type[T], found: Any, where: str) -> T:
-    """What JSON says as a dataclass; keys that it does not have are left out.
+    """Parsed JSON as a dataclass; keys that the dataclass does not have are left out.
 
-    Raises RequestError saying where a value is missing or of another type.
+    Raises RequestError saying where a value is missing or of the wrong type.
     """
     return cast(T, _typed(schema, found, where))
 
@@ -198,7 +198,7 @@ def _hints(schema: type) -> list[tuple[str, Any]]:
 
 
 def _lines(file: Path) -> list[tuple[Any, str]]:
-    """Each line's JSON, and where it stands; what a kill cut short at the end is left out."""
+    """Each line's JSON, and where it is; a last line that a kill cut short is left out."""
     if not file.exists():
         return []
     whole = _text(file).split("\n")[:-1]

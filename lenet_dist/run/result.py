@@ -1,4 +1,4 @@
-"""result.json: what a complete run says of itself, as JSON and on the terminal."""
+"""The result of a complete run, in result.json and on the terminal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _HASHED = ("config_hash", "data_sha256", "versions")
 
 @dataclass(frozen=True)
 class Ended:
-    """What training has to show at its end: a weights file's content, what the evaluations found,
-    and the seconds of each part of the run."""
+    """What training has produced at its end: the weights file's content, the evaluations, and the
+    seconds of each part of the run."""
 
     weights: bytes
     parameters: int
@@ -32,9 +32,9 @@ class Ended:
 def write(
     directory: RunDirectory, plan: Plan, record: dict[str, Any], ended: Ended
 ) -> dict[str, Any]:
-    """Leave the final weights, and then the result, which is what makes a run complete; gives it.
+    """Write the final weights and then the result, which makes the run complete. Gives the result.
 
-    `record`: under what circumstances the run came to its end, as its checkpoints have it.
+    `record`: the circumstances in which the run ended, as its checkpoints hold them.
     """
     write_atomically(directory.weights, ended.weights)
     directory.metrics.sync()
@@ -61,7 +61,7 @@ def write(
 
 
 def table(result: dict[str, Any], directory: RunDirectory) -> str:
-    """The result as the last thing that a run prints: two columns, label and value."""
+    """The result as a run prints it at its end: two columns, label and value."""
     test, validation, seconds = result["test"], result["validation"], result["seconds"]
     rows = [
         ("test accuracy", f"{test['accuracy']:.2%} ({test['correct']:,} of {test['count']:,})"),

@@ -1,1 +1,1 @@
-"""What a run says of itself: metrics.jsonl, the terminal, W&B."""
+"""What a run reports while it trains: on the terminal, to W&B, to TensorBoard."""

@@ -1,4 +1,4 @@
-"""W&B's environment variables: the config decides, so they may say the same, or are refused."""
+"""W&B's environment variables: the config decides, so one that contradicts it is refused."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _WHO_AND_WHERE = {
     "WANDB_APP_URL", "WANDB_CONFIG_DIR", "WANDB_INSECURE_DISABLE_SSL", "WANDB_HTTP_TIMEOUT",
     "WANDB_USERNAME", "WANDB_USER_EMAIL", "WANDB_NOTES", "WANDB_HOST",
 }  # fmt: skip
-"""Variables that say whose account on which server; the rest is the run's own to say."""
+"""Variables that name the account and the server; everything else is up to the run."""
 
 
 def active_trackers(config: Config) -> list[str]:
-    """The trackers that the request amounts to.
+    """The trackers that the config asks for.
 
-    Raises RequestError for one that is not known or not installed, and for a variable that would
+    Raises RequestError for one that is unknown or not installed, and for a variable that would
     override the config.
     """
     for name in config.log.trackers:
         if name not in TRACKERS:
             raise RequestError(
-                f"log.trackers: no tracker {name!r}; there are {', '.join(TRACKERS)}"
+                f"log.trackers: no tracker {name!r}; choose from {', '.join(TRACKERS)}"
             )
         if find_spec(name) is None:
             raise RequestError(
@@ -43,9 +43,9 @@ def active_trackers(config: Config) -> list[str]:
 
 
 def wandb_mode(config: Config) -> str:
-    """wandb.mode, where `auto` leaves it to WANDB_MODE and WANDB_DISABLED, if they are set.
+    """wandb.mode, where `auto` follows WANDB_MODE and WANDB_DISABLED if they are set.
 
-    Raises RequestError where they contradict the config.
+    Raises RequestError if they contradict the config.
     """
     asked, said = config.wandb.mode, os.environ.get("WANDB_MODE", "").lower()
     if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
@@ -54,12 +54,12 @@ def wandb_mode(config: Config) -> str:
         raise RequestError(f"WANDB_MODE={said}: write wandb.mode=... instead")
     if asked in ("auto", "disabled") or said in ("", asked):
         return said if asked == "auto" and said else asked
-    raise RequestError(f"the environment says W&B is to be {said}, but wandb.mode={asked}")
+    raise RequestError(f"the environment sets W&B to {said}, but wandb.mode={asked}")
 
 
 def settle_environment(run: Path) -> None:
-    """Have W&B, if it is imported after this, keep all its files in the run directory, and hear
-    nothing from the environment but whose account on which server."""
+    """Make W&B keep all its files in the run directory and take only the account and the server
+    from the environment. Call it before W&B is imported."""
     for name in list(os.environ):
         if name.startswith("WANDB_") and name not in _WHO_AND_WHERE:
             del os.environ[name]
@@ -68,7 +68,7 @@ def settle_environment(run: Path) -> None:
         WANDB_DATA_DIR=str(own / "data"),
         WANDB_CACHE_DIR=str(own / "cache"),
         WANDB_ERROR_REPORTING="false",
-        # Else a silent server holds up the login by 10 s, for a name on the terminal.
+        # Otherwise a silent server delays the login by 10 s, only to print a user name.
         WANDB_X_DISABLE_VIEWER="true",
     )
 
@@ -90,6 +90,4 @@ def _refuse_overrides(config: Config) -> None:
             )
     for variable in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
         if os.environ.get(variable):
-            raise RequestError(
-                f"{variable} is set, but a run keeps its own id, to go on with; unset it"
-            )
+            raise RequestError(f"{variable} is set, but a run resumes under its own id; unset it")

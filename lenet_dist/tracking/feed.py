@@ -1,4 +1,4 @@
-"""A run's lines, given to its trackers as they come, and then how it ended."""
+"""Give a run's lines to its trackers as they come, and then tell them how the run ended."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 
 
 def catch_up(run: Path, config: Config, names: list[str]) -> None:
-    """Give the trackers all that they have not got, of a run that nobody trains now.
+    """Give the trackers everything they lack, of a run that is not being trained.
 
-    Raises RequestError if they are being fed by another process.
+    Raises RequestError if another process is feeding them.
     """
     RunLock(run / _LOCK).acquire()
     _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
 
 
 def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
-    """Track the run that process `pid` trains, which has this one's stdin and stdout."""
+    """Track the run that process `pid` trains; this one's stdin and stdout are pipes to it."""
     _give_way()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     # W&B's own process must not keep the pipe open.
@@ -55,7 +55,7 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
 
     word = _LastWord(give_up)
     lock = RunLock(run / _LOCK)
-    # The follower of a start that was killed just now may still hold it.
+    # The follower of a start that was just killed may still hold it.
     while not _is_acquired(lock):
         time.sleep(_LOOK_EVERY_SECONDS)
     _feed(run, config, names, pid, say, word.wait)
@@ -63,14 +63,14 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
 
 
 def _give_way() -> None:
-    """Let training come first: this runs where it leaves a core idle."""
+    """Let training come first: run only when it leaves a core idle."""
     os.nice(19)
     if hasattr(os, "SCHED_IDLE"):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 class _LastWord:
-    """What the process that trains says at its end, on stdin; after it, the time is limited."""
+    """What the training process says on stdin at its end; from then on, time is limited."""
 
     def __init__(self, give_up: Callable[[Ending], None]) -> None:
         self._give_up = give_up
@@ -79,7 +79,7 @@ class _LastWord:
         Thread(target=self._listen, daemon=True).start()
 
     def wait(self, seconds: float) -> Ending | None:
-        """Wait so long, or until it is said."""
+        """The run's ending, as soon as it is said; None if it is not said within `seconds`."""
         self._is_said.wait(seconds)
         return self._ending
 
@@ -102,7 +102,7 @@ def _feed(
 ) -> None:
     """Pass lines on to the trackers until `wait` gives the run's ending."""
     tail = Tail(run / "metrics.jsonl")
-    with redirect_stderr(io.StringIO()):  # Trackers talk; what matters, `say` says.
+    with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
         feeds = [
             _Guarded(name, functools.partial(_open, name, run, config, pid, say)) for name in names
         ]
@@ -116,7 +116,7 @@ def _feed(
         while ending is None:
             each(lambda tracker: _pass_on(_without_test(tail.read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
-            if (run / "result.json").exists():  # Whatever is said, and before it is.
+            if (run / "result.json").exists():  # Whatever the last word is, and even before it.
                 ending = Ending("completed")
         lines, result = tail.read(), None
         if ending.kind == "completed":
@@ -138,13 +138,13 @@ class _Guarded:
         self._has_failed = False
 
     def attempt(self, action: Callable[[Tracker], None]) -> str | None:
-        """Do something with the tracker, opened if need be; gives its failure, once."""
+        """Do something with the tracker, opening it if need be. Gives its failure, once."""
         if self._has_failed:
             return None
         try:
             self._tracker = self._tracker or self._open()
             action(self._tracker)
-        except Exception as error:  # Trackers raise anything, and nothing of it is the run's.
+        except Exception as error:  # Trackers may raise anything; none of it concerns the run.
             self._has_failed = True
             return f"{_LABELS.get(self._name, self._name)}: {in_words(error)}"
         return None
@@ -164,7 +164,7 @@ def _open(
 
 
 def _pictures(run: Path, config: Config) -> Pictures | None:
-    """None where there are none to be had: the data is not there, or the model is another one."""
+    """None if there can't be any: the data is missing, or the model is another one."""
     from lenet_dist.tracking.pictures import pictures_of  # torch, which takes a while
 
     try:
@@ -176,7 +176,7 @@ def _pictures(run: Path, config: Config) -> Pictures | None:
 def _pass_on(
     lines: list[Line], tracker: Tracker, pictures: Callable[[], Pictures | None] = lambda: None
 ) -> None:
-    """Give the tracker what it has not got."""
+    """Give the tracker the lines that it lacks."""
     while tracker.lines < len(lines):
         line = lines[tracker.lines]
         try:
@@ -186,7 +186,7 @@ def _pass_on(
 
 
 def _without_test(lines: list[Line]) -> list[Line]:
-    """A test's line waits for the result: until that is written, the test may be made again."""
+    """A test line waits for the result: until that is written, the test may be run again."""
     return [line for line in lines if line["kind"] != "test"]
 
 
@@ -199,7 +199,7 @@ def _is_acquired(lock: RunLock) -> bool:
 
 
 def _kill_children() -> None:
-    """W&B's own process may still be waiting for a server that says nothing."""
+    """W&B's own process may still be waiting for a silent server."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()

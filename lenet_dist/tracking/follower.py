@@ -1,7 +1,7 @@
 """The trackers' own process: started beside the run, told how the run ended, and waited for.
 
 Trackers block, hang and die with their servers and disks. In a process that only reads what the
-run leaves, they can't delay or change it.
+run writes, they can't delay or change the run.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ SECONDS_AT_A_STOP = 9.0
 """The same if it is stopped or has failed: a preempted job has little time left."""
 
 _GRACE_SECONDS = 1.5
-"""Past those, the process is killed."""
+"""Past those limits by this much, the process is killed."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a start of a run ended: `completed`, `stopped`, `failed`, or `lost` without a word; or
-    `incomplete`, if nobody saw it."""
+    """How a start of a run ended: `completed`, `stopped`, `failed`, `lost` if it ended without a
+    word, or `incomplete` if nobody saw it end."""
 
     kind: str
     reason: str = ""
@@ -48,9 +48,9 @@ class Ending:
 
 @contextmanager
 def followed(run: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Have the run's trackers follow it while the body trains it; `say` is for what they report.
+    """Let the run's trackers follow it while the body trains it; `say` prints what they report.
 
-    After the body it waits for them, no longer than the ending allows.
+    After the body it waits for them, but no longer than the ending allows.
     """
     try:
         follower = _Follower(run, say)
@@ -62,7 +62,7 @@ def followed(run: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     except BaseException as error:
         if isinstance(error, Stopped | RunFailed):
-            tell(error)  # Before the wait: whoever started this may not have so much time.
+            tell(error)  # Before the wait: the launcher may not allow that much time.
         kind = "stopped" if isinstance(error, Stopped) else "failed"
         follower.end(Ending(kind, str(error)))
         raise
@@ -82,8 +82,8 @@ class _Follower:
         self._run = run
         self._say = say
         command = [sys.executable, "-m", "lenet_dist.track", str(run), "--follow", str(os.getpid())]
-        # Signals to all processes of the job ask the run to stop, and it will tell its follower:
-        # the child, and what W&B starts from it, inherit that these signals are blocked.
+        # A signal to all processes of the job asks the run to stop, and the run tells its follower.
+        # So these signals are blocked in the child, and in what W&B starts from it.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the terminal shows: a bar where there is a terminal, a plain line now and then elsewhere."""
+"""What a run prints: a bar on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """The main process's bar over a run's steps; silent in the others."""
+    """The main process's bar over a run's steps; the other processes are silent."""
 
     def __init__(self, *, is_main: bool, first_step: int, total_steps: int) -> None:
         self._is_main = is_main
@@ -26,12 +26,12 @@ class Progress:
         )
 
     def advance(self) -> None:
-        """One step more is done."""
+        """Count one more step."""
         if self._bar is not None:
             self._bar.update()
 
     def show_train(self, line: dict[str, Any]) -> None:
-        """Show a train line: on the bar, or as a plain line if the last one is long ago."""
+        """Show a train line: on the bar, or as a plain line if the last one was long ago."""
         text = (
             f"loss {line['loss']:.4f}, accuracy {line['accuracy']:.2%},"
             f" {line['samples_per_second']:,.0f} images/s"
@@ -50,7 +50,7 @@ class Progress:
         )
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line of its own, above the bar."""
         if self._is_main:
             tqdm.write(text) if self._bar is not None else print(text, flush=True)
 

@@ -13,35 +13,35 @@ class Content(NamedTuple):
     """What W&B's own reader finds in a segment."""
 
     steps: list[int]
-    """W&B's own numbers of the lines in it."""
+    """W&B's own numbers for its lines."""
     is_whole: bool
-    """Whether it was written to its end: `wandb sync` breaks off at one that was not."""
+    """Whether it was written to its end: `wandb sync` stops at one that was not."""
 
 
 class Segment(NamedTuple):
-    """The folder of one start: ``[offline-]run-DATE_TIME-ID``, and a number if it has that name's
-    second to share."""
+    """The folder of one start: ``[offline-]run-DATE_TIME-ID``, and a number if another start began
+    in the same second."""
 
     folder: Path
 
     @property
     def is_online(self) -> bool:
-        """Whether it was on its way to the server as it was written."""
+        """Whether it was sent to the server as it was written."""
         return not self.folder.name.startswith("offline-")
 
     @property
     def is_hidden(self) -> bool:
-        """Whether `wandb sync` leaves it alone, as it does when it is through with one."""
+        """Whether `wandb sync` skips it, as it does with one that it has uploaded."""
         return self._marker.exists()
 
     def hide(self) -> None:
-        """Have `wandb sync` leave it alone."""
+        """Make `wandb sync` skip it."""
         self._marker.touch()
 
     def read(self, core: str) -> Content:
-        """Its content. `core`: W&B's program; `wandb leet` is that behind half a second of Python.
+        """Its content. `core`: W&B's program; `wandb leet` runs it after half a second of Python.
 
-        Of a segment whose writer was killed, this is what comes before the last, broken record.
+        If its writer was killed, this is what comes before the last, broken record.
         """
         read = subprocess.run(
             [core, "leet", "inspect", "--no-observability", "--json", "--run-file", self._file],
@@ -70,9 +70,9 @@ def segments(run: Path, wandb_id: str) -> list[Segment]:
 def lines_in(parts: list[Segment], core: str) -> int:
     """How many lines of metrics.jsonl, from the first on, the segments hold together.
 
-    An online segment's steps count from the run's first line, whatever came before it; an offline
-    one's count from its own. Offline segments that are not whole are hidden, and their lines not
-    counted: they can be told again, and a broken segment would keep the others from being synced.
+    The steps of an online segment count from the run's first line, those of an offline one from its
+    own first line. Offline segments that are not whole are hidden and not counted: their lines can
+    be sent again, and a broken segment would keep the others from being synced.
     """
     lines = 0
     for part in parts:

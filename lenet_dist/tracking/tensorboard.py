@@ -14,7 +14,7 @@ from lenet_dist.tracking.tracker import Pictures
 
 
 class TensorBoardTracker:
-    """Writes every line anew at each start: that costs nothing, and none is ever there twice."""
+    """Rewrites all lines at each start: that costs nothing, and no line is there twice."""
 
     def __init__(self, run: Path) -> None:
         self.lines = 0

@@ -13,7 +13,7 @@ from lenet_dist.tracking.follower import Ending
 
 
 class Mistake(NamedTuple):
-    """An image [28, 28] uint8, its label, what the model took it for, and how surely."""
+    """An image [28, 28] uint8, its label, and the model's prediction with its probability."""
 
     pixels: NDArray[np.uint8]
     label: int
@@ -23,10 +23,10 @@ class Mistake(NamedTuple):
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a complete run has to show."""
+    """The pictures of a complete run."""
 
     mistakes: list[Mistake]
-    """Of the test set, the worst first."""
+    """In the test set, the worst first."""
     augmented: list[NDArray[np.uint8]]
     """Training images as the first epoch saw them."""
 
@@ -38,16 +38,16 @@ class Tracker(Protocol):
     """How many of the run's lines it has, from the first on."""
 
     def log(self, line: Line, pictures: Pictures | None) -> None:
-        """Take the next line; the last one with pictures if there are any. May raise anything."""
+        """Take the next line, the last one with pictures if there are any. May raise anything."""
 
     def recover(self, error: Exception) -> None:
-        """Begin anew after an error; raise it, or another, if that is no use."""
+        """Begin again after an error. Raises it, or another one, if that does not help."""
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
-        """Say what there is to say about the run, and deliver what is under way."""
+        """Report how the run ended, and deliver what is still on its way."""
 
 
 def in_words(error: Exception) -> str:
-    """An error on one line: its kind, and as much of its text as a terminal bears."""
+    """An error on one line: its type, and the beginning of its text."""
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

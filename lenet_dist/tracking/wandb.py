@@ -1,9 +1,9 @@
-"""Weights & Biases: one W&B run a run of ours, however often it is interrupted.
+"""Weights & Biases: one W&B run for each run of ours, however often it is interrupted.
 
 Each line of metrics.jsonl is one row of W&B's history, and W&B's own count of rows says which line
-comes next: online the server's, offline that of the files in the run directory. So no line is lost
-or told twice, however a start ended. A line that was taken back because a run went on from an
-earlier checkpoint stays: the one that is made again has the same numbers.
+comes next: the server's count online, that of the files in the run directory offline. So no line is
+lost or sent twice, however a start ended. When a run resumes from an earlier checkpoint, W&B keeps
+the rows after it: the lines that are written again have the same numbers.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from lenet_dist.tracking.tracker import Pictures, in_words
 
 _INIT_SECONDS = 8
 _FINISH_SECONDS = 18
-"""Longest waits for the server; both together must fit into what an ending allows."""
+"""Longest waits for the server; together they must fit into what an ending allows."""
 
 _ERRORS_BORNE = 3
-"""After the first it begins again; after the second, if not the first, offline."""
+"""After the first it begins again; after the second at the latest, offline."""
 
 _POSITION = ("kind", "step", "epoch", "samples")
 _UPLOADERS = ("filestream:", "runupserter:", "runfiles:", "fileTransfer:", "sender:")
-"""W&B's parts whose errors, in its log, mean that something did not arrive; it tells nobody else.
-They try again before they call it an error."""
+"""W&B's components whose errors mean that something did not arrive. They retry before they log an
+error, and W&B reports it nowhere but in its log."""
 
 
 class WandbTracker:
-    """Feeds W&B. `pid`: the process whose use of the machine is recorded, None for none's."""
+    """Feeds W&B. `pid`: the process whose use of the machine is recorded; None: record none."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class WandbTracker:
         pid: int | None,
         say: Callable[[str], None],
     ) -> None:
-        logging.raiseExceptions = False  # W&B logs into its own folder, which may be full.
+        logging.raiseExceptions = False  # W&B logs into its own folder, whose disk may be full.
         self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
         self._core = get_core_path()
         self._errors = 0
@@ -78,7 +78,7 @@ class WandbTracker:
         self._logged += 1
 
     def recover(self, error: Exception) -> None:
-        """Begin again; offline, if the server is to blame or it was no use."""
+        """Begin again; offline if the server is to blame or beginning again did not help."""
         self._errors += 1
         if self._errors > _ERRORS_BORNE:
             raise error
@@ -112,8 +112,8 @@ class WandbTracker:
         if here.is_online and not missing:
             here.hide()
         elif missing or self._has_parts_on_the_way():
-            # `wandb sync` would break off at such a part, or tell the server again what it has.
-            why = missing or self._why_offline or "a part of it is not uploaded"
+            # `wandb sync` would stop at such a part, or send the server what it already has.
+            why = missing or self._why_offline or "part of the run is not uploaded"
             self._say(f"W&B: {why}; {catch_up_advice(self._run)}")
         else:
             why = f" ({self._why_offline})" if self._why_offline else ""
@@ -157,7 +157,7 @@ class WandbTracker:
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
             finish_timeout_raises=True,
-            # A stop asked for on W&B's page is for the tracker alone: training goes on.
+            # A stop requested on W&B's page concerns only the tracker: training goes on.
             stop_fn=lambda: None,
         )
         if self._pid is None:
@@ -183,7 +183,7 @@ class WandbTracker:
             model = wandb.Artifact(f"{name}-{run.id}", type="model", metadata=result)
             for file in ("model.safetensors", "config.yaml", "result.json"):
                 model.add_file(str(self._run / file))
-            # A run gives away one model, the one it was tested with.
+            # A run publishes one model, the one that was tested.
             run.log_artifact(model, aliases=["latest", "best"])
 
     def _has_parts_on_the_way(self) -> bool:
@@ -204,7 +204,7 @@ def _has_key(host: str) -> bool:
 
 
 def _upload_error(log: Path) -> str:
-    """The last thing that could not be uploaded, or nothing."""
+    """W&B's last upload error, or an empty string."""
     lines = [json.loads(text) for text in log.read_text().splitlines() if text.endswith("}")]
     errors = [line for line in lines if line["level"].startswith("ERROR")]
     told = [line["msg"] for line in errors if line["msg"].startswith(_UPLOADERS)]
@@ -212,7 +212,7 @@ def _upload_error(log: Path) -> str:
 
 
 def _row(line: Line) -> dict[str, Any]:
-    """A line as a row of history: numbers, named by the line's kind."""
+    """A line as a row of history: its numbers, with the line's kind in their names."""
     kind = line["kind"]
     row = {f"{kind}/step": line["step"], "epoch": line["epoch"], "samples": line["samples"]}
     numbers = {n: v for n, v in line.items() if n not in _POSITION and isinstance(v, int | float)}
@@ -248,6 +248,6 @@ def _images(pictures: Pictures) -> dict[str, Any]:
 
 
 def _sheet(images: list[NDArray[np.uint8]], columns: int = 8) -> NDArray[np.uint8]:
-    """Images in rows of so many, as one."""
+    """The images as one image, in rows of `columns`."""
     rows = [np.hstack(images[i : i + columns]) for i in range(0, len(images), columns)]
     return np.vstack([row for row in rows if len(row[0]) == len(rows[0][0])])

@@ -1,5 +1,5 @@
-"""Where a start begins: the run directory opened, its newest checkpoint found and compared with
-the request, and all that was written after it taken back."""
+"""Where a start begins: it opens the run directory, compares the newest checkpoint with the
+request, and takes back everything that was written after that checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Beginning:
 
     checkpoint: Checkpoint | None
     record: dict[str, Any]
-    """Under what circumstances the run goes on: what checkpoints and the result say of that."""
+    """The circumstances under which the run goes on, as checkpoints and the result record them."""
     resumes: int
 
 
@@ -84,7 +84,7 @@ def with_threads(config: Config, threads: int) -> Config:
 
 
 def _threads(config: Config, begun: Config | None) -> int:
-    """CPU threads a process: as asked, else as the run began, else this node's share."""
+    """CPU threads per process: as requested, else as the run began, else this node's share."""
     asked, before = config.compute.threads, begun.compute.threads if begun else "auto"
     if asked != "auto":
         return asked
@@ -108,7 +108,7 @@ def _config_differences(config: Config, begun: Config | None, threads: int) -> l
 
 
 def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Config) -> list[str]:
-    """What differs between a checkpoint's circumstances and the present ones, and decides bits."""
+    """The differences of a checkpoint's circumstances from the present ones that decide bits."""
     names = {name: name for name in ("config_hash", "data_sha256", "device")}
     if config.train.reduction == "ddp":
         names["world_size"] = "world size (under train.reduction=ddp)"
@@ -118,12 +118,12 @@ def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Conf
 
 
 def _is_before(line: Line, step: int) -> bool:
-    """Whether a line was written before the checkpoint of `step`: evaluations come after it."""
+    """Whether a line was written before the checkpoint of `step`; evaluations come after it."""
     return line["step"] < step or (line["step"] == step and line["kind"] == "train")
 
 
 def _lost_lines(metrics: MetricsFile, plan: Plan, step: int) -> list[str]:
-    """What a run that is at `step` has written and metrics.jsonl lacks, as a difference."""
+    """The lines that a run at `step` has written and metrics.jsonl lacks, as a difference."""
     steps = range(1, step + 1)
     expected = {("train", s) for s in steps if plan.is_line_due(s)}
     expected |= {("validation", s) for s in steps[:-1] if plan.is_validation_due(s)}

@@ -62,10 +62,10 @@ def evaluate(
     between_chunks: Callable[[], None] = lambda: None,
     loss: Loss = cross_entropy,
 ) -> Evaluation:
-    """Evaluate on all images, in fixed chunks, each computed whole by one of the processes.
+    """Evaluate on all images, in fixed chunks, each computed by a single process.
 
-    The chunks' results are summed in the chunks' order, so neither the number of processes nor
-    which of them did what changes a bit. `between_chunks` is called equally often on each process.
+    The results are summed in the order of the chunks, so that not a bit depends on the number of
+    processes or on who did what. `between_chunks` is called equally often on every process.
     """
     model.eval()
     parts = zip(images.images.split(chunk_size), images.labels.split(chunk_size), strict=True)
@@ -79,7 +79,7 @@ def evaluate(
         if number < len(chunks):
             losses[number], counts = _evaluate_chunk(model, chunks[number], loss)
             confusion += counts
-    # Each place is one process's number and the others' zeros: exact in any order.
+    # Each place sums one process's number and the others' zeros: exact in any order.
     losses, confusion = accelerator.reduce((losses, confusion), "sum")
     total = sum(losses.tolist())
     table: list[list[int]] = confusion.view(CLASSES, CLASSES).tolist()

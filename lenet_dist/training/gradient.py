@@ -24,16 +24,17 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.task import LENET5, Task
 
 _IMAGES_AT_ONCE = 256
-"""Fewer spend more time on what lies around the kernels, more fall out of the caches."""
+"""With fewer, more time goes to overhead around the kernels; more do not fit into the caches."""
 
 Gradient = Callable[[Batch, Callable[[Batch], Tensor]], Tensor]
-"""The row [P + COUNTS] of the global batch, from this process's share of it and what makes inputs
-[n, 1, 28, 28] of any part of that. Under DDP its loss and hits are the share's. A collective."""
+"""The row [P + COUNTS] of the global batch, from this process's share of it and a function that
+makes inputs [n, 1, 28, 28] of any part of it. Under DDP the row's loss and hits are the share's.
+A collective."""
 
 
 class ByShards:
-    """The same bits on any number of processes: the share is taken in blocks of shards, and neither
-    who takes which nor how large they are changes a sum's order."""
+    """The same bits on any number of processes: the share is computed in blocks of shards, and the
+    order of the sums depends neither on who has which block nor on their size."""
 
     def __init__(self, rows: Rows, blocks: list[Block], shard_size: int, total: ShardSum) -> None:
         self.rows = rows
@@ -51,7 +52,7 @@ class ByShards:
 
 
 class ByDdp:
-    """DDP's own all-reduce, overlapped with the backward pass; its order is its own."""
+    """DDP's own all-reduce, overlapped with the backward pass; it sums in its own order."""
 
     def __init__(self, state: TrainState, task: Task, train: Train) -> None:
         self.model = state.wrapped
@@ -80,9 +81,9 @@ def build(
     gather: Gather,
     samples: Images,
 ) -> Gradient:
-    """What the config asks for, on this machine; says how shards are computed. A collective.
+    """The gradient that the config asks for; it says how shards are computed here. A collective.
 
-    `samples`: images and labels to try that with.
+    `samples`: images and labels to try the passes on.
     """
     train, rank = plan.config.train, accelerator.process_index
     if train.reduction == "ddp" and plan.world_size > 1:
@@ -105,7 +106,7 @@ def build(
 
 
 def is_by_hand(config: Config, device: torch.device) -> bool:
-    """Whether the written-out passes do, which are LeNet-5's, for float32 on a CPU."""
+    """Whether LeNet-5's written-out passes can be used: they are for float32 on a CPU."""
     compute = config.compute
     return device.type == "cpu" and compute.precision == "no" and not compute.compile
 
@@ -125,11 +126,11 @@ def _say_how(accelerator: Accelerator, mine: list[Block], is_equal: bool) -> Non
     if unequal:
         say(
             accelerator,
-            f"shards are computed one by one on {_ranks(unequal, accelerator.num_processes)}, for"
-            " many at once have other bits there; it takes longer and changes no result",
+            f"shards are computed one by one on {_ranks(unequal, accelerator.num_processes)},"
+            " because many at once give other bits there; slower, but the result is the same",
         )
     elif at_once > 1:
-        say(accelerator, f"{at_once} shards are computed at once, with the bits of one by one")
+        say(accelerator, f"{at_once} shards are computed at once, with the same bits as one by one")
 
 
 def _ranks(ranks: list[int], world_size: int) -> str:

@@ -16,7 +16,7 @@ from lenet_dist.training.step import TrainStep
 from lenet_dist.training.window import StepStats
 
 _WARM_UP_STEPS = 11
-"""Taken uncaptured first: DDP needs as many to have its buckets and its reducer settled."""
+"""Taken before the capture: DDP needs this many until its buckets and reducer are settled."""
 
 
 def obstacle(compute: Compute, accelerator: Accelerator) -> str | None:
@@ -31,9 +31,10 @@ def obstacle(compute: Compute, accelerator: Accelerator) -> str | None:
 
 
 def enter_side_stream(device: torch.device) -> None:
-    """Do from now on all work of this thread on a stream that can be captured.
+    """Do all work of this thread from now on in a stream that can be captured.
 
-    Before the model is wrapped: DDP's part of the backward pass stays on the stream it began on.
+    Call it before the model is wrapped: DDP's part of the backward pass stays on the stream that
+    was current then.
     """
     torch.cuda.set_stream(torch.cuda.Stream(device))
 
@@ -60,7 +61,7 @@ class CapturedStep:
         if self.graph is None:
             self.graph = self._capture()
         self.graph.replay()
-        # The next replay writes over them.
+        # The next replay overwrites them.
         return StepStats(*(number.clone() for number in self.stats))
 
     def _take(self) -> StepStats:

@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Saved(NamedTuple):
-    """The newest checkpoint: its step, None if there is none; when, on time.monotonic()."""
+    """The newest checkpoint: its step (None if there is none), and its time.monotonic()."""
 
     step: int | None
     time: float
@@ -58,7 +58,7 @@ class Job:
     state: TrainState
     batches: DataLoader[Any]
     take_step: Callable[[Any, int], StepStats]
-    """Of what `batches` gives: a Batch, or its sample ids alone."""
+    """Takes what `batches` gives, a Batch or its sample ids alone, and the step's number."""
     validation: Images
     saved: Saved
 
@@ -67,9 +67,9 @@ def assemble(
     plan: Plan, task: Task, accelerator: Accelerator, directory: RunDirectory, stop: StopRequest,
     clock: Clock,
 ) -> Job:  # fmt: skip
-    """The job that a request amounts to, at the step where it goes on.
+    """The job that a request asks for, at the step where it goes on.
 
-    Raises RequestError, on every process, before anything is written, where the data or the run
+    Raises RequestError, on every process and before anything is written, if the data or the run
     directory don't allow it.
     """
     device, data = accelerator.device, plan.config.data
@@ -134,7 +134,7 @@ def _batches(
         samples,
         batch_sampler=batch_ids,
         collate_fn=_whole_batch,
-        generator=torch.Generator(),  # Else DataLoader draws from the global one.
+        generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
 
 

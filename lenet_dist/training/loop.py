@@ -22,14 +22,14 @@ from lenet_dist.training.schedule import learning_rate
 
 
 def train(job: Job) -> dict[str, Any]:
-    """Train from the step that the state is at to the end, test, and give the result.
+    """Train from the state's step to the end, test, and give the result.
 
     This start may be the run's first or its hundredth, on any number of processes. Raises Stopped,
     with a checkpoint written, if a stop is asked for; RunFailed if the loss is not finite.
     """
     plan, state = job.plan, job.state
     state.clock.switch("train")
-    validation = _validate_if_due(job)  # A checkpoint comes before the validation of its step.
+    validation = _validate_if_due(job)  # A checkpoint is written before its step's validation.
     for batch in job.batches:
         stats = job.take_step(batch, state.step)
         state.window.add(stats)
@@ -92,7 +92,7 @@ def _is_save_due(job: Job) -> bool:
 
 
 def _save(job: Job) -> None:
-    """Write the checkpoint of this step, unless it is there."""
+    """Write the checkpoint of this step, unless there is one."""
     state = job.state
     if job.saved.step == state.step:
         return
@@ -116,7 +116,7 @@ def _write_checkpoint(job: Job) -> None:
 def _stopped(job: Job, action: Action) -> Stopped:
     job.progress.close()
     if job.accelerator.is_main_process:
-        # Honoured once: the next start is to go on, not to find the request again.
+        # A request stops one start: the next must go on and not find it again.
         job.directory.stop.unlink(missing_ok=True)
     reason = job.agreement.request.reason or "a request to another process"
     return Stopped(
@@ -141,7 +141,7 @@ def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
 
     config, state = job.plan.config, job.state
     previous = state.clock.switch("evaluate")
-    # A fresh one: Accelerate has put mixed precision into the one that is trained.
+    # A fresh model: Accelerate has put mixed precision into the one that is trained.
     model = job.task.build(config).to(job.accelerator.device)
     model.load_state_dict(state.weights())
     chunk_size = config.evaluate.batch_size

@@ -30,15 +30,15 @@ def build(
     adam = _without_compiler(kind)(
         [weights], lr, betas=betas, weight_decay=weight_decay, fused=True, capturable=capturable
     )
-    # It would warn of steps that are taken uncaptured: the first few are.
+    # Otherwise it warns of steps that are taken uncaptured, as the first few are.
     adam._warned_capturable_if_run_uncaptured = True
     return adam
 
 
 def _without_compiler(kind: type[T]) -> type[T]:
-    """The same optimizer, less the wrappers that import torch's compiler at their first call.
+    """The same optimizer, without the wrappers that import torch's compiler at their first call.
 
-    That takes longer than all the rest of what a start does after `import torch`.
+    That import takes longer than everything else that a start does after `import torch`.
     """
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
@@ -47,12 +47,12 @@ def _without_compiler(kind: type[T]) -> type[T]:
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> nn.Parameter:
-    """The flat weights that it updates."""
+    """The flat weights that the optimizer updates."""
     return optimizer.param_groups[0]["params"][0]
 
 
 def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """Its state, each parameter's part under the parameter's name."""
+    """The optimizer's state, each parameter's part under the parameter's name."""
     sizes = [p.numel() for p in model.parameters()]
     named: dict[str, Tensor] = {}
     for key, tensor in optimizer.state[weights_of(optimizer)].items():
@@ -65,7 +65,7 @@ def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
 
 
 def load(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Take the state that `tensors` gave."""
+    """Restore a state that `tensors` gave."""
     names = [name for name, _ in model.named_parameters()]
     first = f"{names[0]}."
     keys = [name.removeprefix(first) for name in tensors if name.startswith(first)]

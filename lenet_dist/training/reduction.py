@@ -1,8 +1,8 @@
 """The sum over a step's shards, in an order that does not depend on who computed what.
 
 Floating-point sums depend on their order, and an all-reduce's order on the number of processes.
-Here the order is part of the model: a binary tree over the V shards, whoever has which of them.
-Bit-equality across world sizes by fixed virtual workers: Li et al., "EasyScale", SC 2023.
+Here the order is fixed: a binary tree over all shards, whichever process has which of them.
+Fixed virtual workers for bit-equality across world sizes: Li et al., "EasyScale", SC 2023.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lenet_dist.processes.exchange import Gather
 
 
 class Block(NamedTuple):
-    """The shards from `first` to before `stop` that lie under one node of the tree."""
+    """The shards from `first` up to, but not including, `stop`: all those under one tree node."""
 
     first: int
     stop: int
@@ -60,7 +60,7 @@ def add_pairs(rows: Tensor) -> Tensor:
 
 
 def joined(sums: Iterable[tuple[Block, Tensor]], count: int) -> Sums:
-    """The same with neighbours added wherever both lie under one node, as far up as that goes."""
+    """The same, with neighbours added wherever they are two halves of a node, all the way up."""
     found: Sums = []
     for block, total in sums:
         found.append((block, total))
@@ -88,8 +88,8 @@ class ShardSum:
         self.sent = torch.zeros(rows_sent(dealt), width, device=device)
 
     def __call__(self, sums: Iterable[tuple[Block, Tensor]]) -> Tensor:
-        """The sum [width], with the same bits on every process, from `sums` of this process's
-        shards. A collective: what a process has not, it hears from the others."""
+        """The sum [width], with the same bits on every process, from the `sums` of this process's
+        shards. A collective: a process gets the rest from the others."""
         mine = joined(sums, self.count)
         assert [block for block, _ in mine] == self.blocks[self.rank]
         if len(self.blocks) > 1:
@@ -101,10 +101,10 @@ class ShardSum:
                 (pair for part in of_all for pair in zip(*part, strict=False)), self.count
             )
         [(_, total)] = mine
-        # Of a single shard nothing was added: the row is still the gather's.
+        # With a single shard nothing was added: the row is still the gather's memory.
         return total.clone() if self.count == 1 else total
 
 
 def rows_sent(dealt: Sequence[range]) -> int:
-    """Rows that each process sends, of which some may be empty: the most that one of them has."""
+    """Rows that every process sends: the most that one of them has. Some may be empty."""
     return max(len(blocks(shards, dealt[-1].stop)) for shards in dealt)

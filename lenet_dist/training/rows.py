@@ -17,12 +17,12 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.task import Task
 
 COUNTS = 2
-"""A row [P + COUNTS] is a shard's gradient, of its summed loss divided by the global batch; that
-loss; and the number of its samples that are right."""
+"""A row [P + COUNTS] holds a shard's gradient (of its summed loss divided by the global batch), its
+summed loss, and the number of its samples that are right."""
 
 Rows = Callable[[Tensor, Tensor, int], Tensor]
-"""Of inputs [n, 1, 28, 28], labels [n] and a number of equal shards that they are, in a row, the
-rows [shards, P + COUNTS]."""
+"""Takes inputs [n, 1, 28, 28], labels [n] and the number of equal shards that these consist of, in
+a row; gives the rows [shards, P + COUNTS]."""
 
 
 class ByAutograd:
@@ -40,7 +40,7 @@ class ByAutograd:
         self.batch_size = train.batch_size
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """A shard's row [1, P + COUNTS]. Under fp16 its gradient is times the scaler's scale."""
+        """A shard's row [1, P + COUNTS]. Under fp16 its gradient is scaled by the scaler."""
         with self.accelerator.no_sync(self.model):
             logits = self.model(inputs)
             loss_sum = self.loss(logits, labels, self.smoothing)
@@ -60,11 +60,11 @@ class ByHand:
         self.targets = torch.eye(CLASSES) * (1 - smoothing) + smoothing / CLASSES
 
     def __call__(self, inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
-        """The shards' rows, for Rows."""
+        """The shards' rows: see Rows."""
         return self._rows(inputs, labels, shards)
 
     def of_all(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """All images' row [1, P + COUNTS], a bit sooner, with the bits of no shard."""
+        """One row [1, P + COUNTS] for all images: a little faster, without the bits of shards."""
         return self._rows(inputs, labels, None)
 
     @torch.inference_mode()
@@ -73,7 +73,7 @@ class ByHand:
         targets = self.targets[labels]
         losses = -(logits.log_softmax(1) * targets).sum(1)
         hits = (logits.argmax(1) == labels).float()
-        # The cross-entropy's gradient is what is given less what is wanted.
+        # The gradient of the cross-entropy is the probabilities minus the targets.
         out = logits.softmax(1).sub_(targets).div_(self.batch_size)
         gradients = backpropagation.backward(out, passed, self.parameters, shards)
         count = shards or 1
@@ -82,7 +82,7 @@ class ByHand:
 
 
 def one_by_one(row_of_shard: Callable[[Tensor, Tensor], Tensor]) -> Rows:
-    """Rows from what gives a single shard's row [1, P + COUNTS]."""
+    """Rows, from a function that gives a single shard's row [1, P + COUNTS]."""
 
     def rows(inputs: Tensor, labels: Tensor, shards: int) -> Tensor:
         parts = zip(inputs.chunk(shards), labels.chunk(shards), strict=True)
@@ -92,9 +92,9 @@ def one_by_one(row_of_shard: Callable[[Tensor, Tensor], Tensor]) -> Rows:
 
 
 def is_bit_equal(by_hand: ByHand, inputs: Tensor, labels: Tensor, shards: int) -> bool:
-    """Whether many shards at once have the bits that they have one by one, on this machine.
+    """Whether many shards at once have the same bits as one by one, on this machine.
 
-    No library promises it: its kernels may change with the number of images.
+    No library promises it: kernels may change with the number of images.
     """
     together = by_hand(inputs, labels, shards)
     alone = one_by_one(by_hand)(inputs, labels, shards)

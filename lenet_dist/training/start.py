@@ -22,10 +22,10 @@ from lenet_dist.training.task import LENET5, Task
 def start(
     config: Config, task: Task | None, stop: StopRequest, clock: Clock
 ) -> tuple[dict[str, Any], bool]:
-    """Train what the config asks for, from wherever an earlier start left off; on every process.
+    """Train what the config asks for, from where an earlier start left off. Call on every process.
 
-    Gives the result, and whether it is new: a run that is complete is left alone. `task`: None for
-    LeNet-5. Raises RequestError for what can't be done, Stopped and RunFailed as the loop does.
+    Gives the result, and whether it is new: a complete run is left alone. `task`: None for LeNet-5.
+    Raises RequestError for what can't be done, and Stopped and RunFailed as the loop does.
     """
     plan = validate(config, accelerators.world_size_of_environment())
     trackers = active_trackers(config)

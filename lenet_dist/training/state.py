@@ -1,4 +1,4 @@
-"""What training changes from step to step, and a checkpoint holds."""
+"""The state that training changes from step to step and that a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AVERAGE_PREFIX = "average."
 
 @dataclass
 class TrainState:
-    """`wrapped` is the model as Accelerate has it: in DDP, under autocast. `step` counts the
+    """`wrapped` is the model as Accelerate prepared it: in DDP, under autocast. `step` counts the
     optimizer steps done."""
 
     model: nn.Module
@@ -36,11 +36,11 @@ class TrainState:
     step: int = 0
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights to evaluate and to give away: the running mean if there is one."""
+        """The weights to evaluate and to publish: the running mean if there is one."""
         return self.average.means if self.average else dict(self.model.state_dict())
 
     def checkpoint(self, record: dict[str, Any]) -> Checkpoint:
-        """All of it, with what `record` says of the circumstances. Settle the window first."""
+        """The whole state, with the circumstances that `record` tells. Settle the window first."""
         averages = self.average.means if self.average else {}
         optimizer = optimizers.tensors(self.optimizer, self.model)
         optimizer |= {_AVERAGE_PREFIX + name: mean for name, mean in averages.items()}
@@ -54,7 +54,7 @@ class TrainState:
         return Checkpoint(_on_cpu(dict(self.model.state_dict())), _on_cpu(optimizer), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Be as the run was when it gave this checkpoint."""
+        """Return to the state in which the run gave this checkpoint."""
         self.step = checkpoint.state["step"]
         self.model.load_state_dict(checkpoint.model)
         tensors = checkpoint.optimizer
@@ -71,20 +71,20 @@ class TrainState:
 def build(
     model: nn.Module, config: Config, accelerator: Accelerator, clock: Clock, *, capturable: bool
 ) -> TrainState:
-    """The state before the first step, of a model that is in its place. A collective.
+    """The state before the first step, of a model that is on its device. A collective.
 
     `capturable`: its steps can be part of a CUDA graph.
     """
     if config.compute.compile:
         model.compile()
-    # Asking Accelerate to put the model in its place imports DTensor, half a second.
+    # Accelerate would import DTensor to place the model, which takes half a second.
     wrapped = accelerator.prepare(model, device_placement=[False])
     # After DDP, which moves the parameters.
     optimizer = optimizers.build(config.optimizer, flatten(model), capturable=capturable)
     return TrainState(
         model=model,
         wrapped=wrapped,
-        # Accelerate's own step looks for optional packages at every call: this is what it wraps.
+        # Unwrapped: Accelerate's own step looks for optional packages at every call.
         optimizer=accelerator.prepare(optimizer).optimizer,
         scaler=accelerator.scaler or GradScaler(enabled=False),
         average=MovingAverage(model, config.train.ema_decay) if config.train.ema_decay else None,

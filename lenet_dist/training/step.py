@@ -19,15 +19,15 @@ from lenet_dist.training.window import StepStats
 
 
 class StepNumbers(NamedTuple):
-    """What a step takes from its number alone."""
+    """What depends on a step's number alone."""
 
     lr: float | Tensor
     stream: int | Tensor
     """The distortion's random numbers, 64 bits as int64."""
     strength: float | Tensor
-    """How strong it is, 1 in full."""
+    """The distortion's strength; 1 is full."""
     average_share: float | Tensor
-    """What the new weights count in the running mean."""
+    """The share of the new weights in the running mean."""
 
 
 class TrainStep:
@@ -44,7 +44,7 @@ class TrainStep:
         self.average = state.average
         self.distortion = Distortion(config.augment, config.seed)
         device = self.weights.device
-        # On a GPU they are scalars there, so that a captured step sees each step's own.
+        # On a GPU they are scalars in its memory, so that a captured step sees each step's values.
         self.scalars = _scalars(device) if device.type == "cuda" else None
         self.numbers = StepNumbers(*(self.scalars or (0.0, 0, 0.0, 0.0)))
 
@@ -72,7 +72,7 @@ class TrainStep:
                 scalar.fill_(number)
 
     def take(self, batch: Batch) -> StepStats:
-        """Take the step that is made ready, all of it on the device."""
+        """Take the step that `set_numbers` made ready, entirely on the device."""
         numbers = self.numbers
         for group in self.optimizer.param_groups:
             group["lr"] = numbers.lr

@@ -13,7 +13,7 @@ from lenet_dist.model.initialisation import seeded
 from lenet_dist.model.lenet5 import LeNet5
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
-"""The loss summed over the samples, a scalar: of logits, labels and ``train.label_smoothing``."""
+"""From logits, labels and ``train.label_smoothing``, the loss summed over the samples: a scalar."""
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
@@ -25,9 +25,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
 class Task:
     """What is trained.
 
-    `model`: makes it from the config, on the CPU; its random numbers are torch's, seeded by the
-    config's seed. It gives logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1], an image's own
-    logits whatever else is in the batch, and has no buffers that training changes.
+    `model` makes the model from the config, on the CPU, with torch's random numbers seeded by the
+    config's seed. The model gives logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1]. An image's
+    logits must not depend on the rest of the batch, and training must not change any buffers.
     """
 
     model: Callable[[Config], nn.Module]
@@ -40,4 +40,4 @@ class Task:
 
 
 LENET5 = Task(lambda config: LeNet5(config.model.mean, config.model.std))
-"""The only one with passes written out (model/backpropagation.py)."""
+"""The only task with written-out passes (model/backpropagation.py)."""

@@ -1,4 +1,4 @@
-"""Sums over the steps since the last train line; their numbers stay on the device until due."""
+"""Sums over the steps since the last train line; numbers stay on the device until needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lenet_dist.exits import RunFailed
 
 
 class StepStats(NamedTuple):
-    """Of one step, on the device: loss summed over samples, samples right, gradient's norm.
+    """One step's numbers, on the device: loss summed over samples, samples right, gradient norm.
 
     Under ``reduction: fixed`` all are over the global batch; under ``ddp`` the first two are over
     this process's share.
@@ -34,7 +34,7 @@ class Window:
         self.reset(train_seconds=0.0)
 
     def reset(self, train_seconds: float) -> None:
-        """Begin the next line, with `train_seconds` of training gone by."""
+        """Begin the next line, after `train_seconds` of training."""
         self._sums = {
             "loss_sum": 0.0, "correct": 0.0, "grad_norm": 0.0, "skipped_steps": 0,
             "train_seconds": train_seconds,
@@ -47,9 +47,9 @@ class Window:
     def settle(self, step: int) -> dict[str, float]:
         """The sums so far, as plain numbers, after step number `step` (from 1).
 
-        They are the same wherever the steps were settled before, for each step is added on its
-        own. A collective under ``reduction: ddp``. Raises RunFailed, on every process, if a loss
-        or, but for fp16, a gradient was not finite.
+        They are the same however often they are settled, because steps are added one by one. A
+        collective under ``reduction: ddp``. Raises RunFailed, on every process, if a loss or
+        (except under fp16) a gradient was not finite.
         """
         first = step - len(self._pending) + 1
         for number, values in enumerate(self._read_pending(), start=first):
@@ -62,7 +62,7 @@ class Window:
         return self._sums
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's."""
+        """Go on from a checkpoint's sums."""
         self._sums = dict(state)
 
     def _read_pending(self) -> list[tuple[float, float, float]]:
@@ -71,7 +71,7 @@ class Window:
         stats = torch.stack([torch.stack(stats) for stats in self._pending])
         self._pending.clear()
         by_rank = (self._accelerator.gather(stats[None]) if self._gathers else stats[None]).tolist()
-        # Ranks are added in their order: an all-reduce's order is its own.
+        # Ranks are added in rank order; an all-reduce adds in an order of its own.
         return [
             (sum(s[0] for s in ranks), sum(s[1] for s in ranks), ranks[0][2])
             for ranks in zip(*by_rank, strict=True)
