@@ -37,6 +37,7 @@ _START_PROCESSES = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first: those of the files that start processes come after all others.
 

@@ -65,7 +65,7 @@ def _speckled(pixels: Tensor, share: float) -> Tensor:
 
 
 def _blurred(pixels: Tensor, deviation: float) -> Tensor:
-    """Blurred by a Gaussian of this many pixels."""
+    """Blurred by a Gaussian with this standard deviation in pixels."""
     reach = math.ceil(3 * deviation)
     kernel = torch.exp(-((torch.arange(-reach, reach + 1) / deviation) ** 2) / 2)
     kernel = kernel / kernel.sum()
