@@ -133,6 +133,9 @@ class Compute:
     deterministic: bool = _key(True, "use deterministic kernels only")
     compile: bool = _key(False, "torch.compile the model")
     cuda_graph: bool = _key(False, "capture the step as a CUDA graph")
+    audit_every: int = _key(
+        200, "steps between audits: a process recomputes another's shard; 0 = off", low=0
+    )
     timeout_seconds: int = _key(120, "longest wait for another process", low=1)
 
 
@@ -198,7 +201,7 @@ TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000
 
 _DECIDES_NOTHING = (
     "run.", "checkpoint.", "wandb.", "log.trackers", "log.report", "data.root", "data.download",
-    "compute.threads", "compute.timeout_seconds",
+    "compute.threads", "compute.timeout_seconds", "compute.audit_every",
 )  # fmt: skip
 """Keys that do not change weights or metrics. Threads can, but they are compared separately,
 because `auto` is resolved only when the run begins."""

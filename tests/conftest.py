@@ -15,6 +15,7 @@ from lenet_dist.exits import RequestError
 from tests.processes import Job, Jobs, LaunchedJobs
 
 _START_PROCESSES = (
+    "audit",
     "benchmark",
     "calibrate",
     "commands",

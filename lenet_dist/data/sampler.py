@@ -48,6 +48,11 @@ class GlobalBatches:
     def __len__(self) -> int:
         return self.last_step - self.first_step
 
+    def of_step(self, step: int) -> Tensor:
+        """The ids of any step's global batch."""
+        epoch, position = divmod(step, len(self.ids) // self.batch_size)
+        return order(self.seed, epoch, self.ids).split(self.batch_size)[position]
+
     def __iter__(self) -> Iterator[Tensor]:
         steps_per_epoch = len(self.ids) // self.batch_size
         step = self.first_step

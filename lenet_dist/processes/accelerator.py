@@ -20,7 +20,7 @@ from accelerate.utils import (
 
 from lenet_dist.config import Compute
 from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed, Stopped
-from lenet_dist.machine.hardware import cores
+from lenet_dist.machine.hardware import cores, cpu_name
 from lenet_dist.processes import slurm
 
 T = TypeVar("T")
@@ -111,6 +111,17 @@ def device_name(accelerator: Accelerator) -> str:
     """``cpu``, or the GPU's model."""
     device = accelerator.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def name_of(accelerator: Accelerator) -> str:
+    """Where to find this process: rank, host, and the CPU's model or the GPU's with its UUID."""
+    device = accelerator.device
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        computes_on = f"{properties.name}, GPU-{properties.uuid}"
+    else:
+        computes_on = cpu_name()
+    return f"rank {accelerator.process_index} on {socket.gethostname()} ({computes_on})"
 
 
 def say(accelerator: Accelerator, text: object) -> None:

@@ -95,6 +95,23 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def set_aside_after(checkpoints: Path, step: int) -> Path | None:
+    """Rename the checkpoints of later steps to a name ending in ``.suspect``; nothing is deleted.
+
+    Gives the newest of the others, or None. Raises RunFailed if one can't be renamed.
+    """
+    trusted = None
+    with failures_named(checkpoints):
+        for saved_step, folder in complete_checkpoints(checkpoints):
+            if saved_step <= step:
+                trusted = folder
+            else:
+                aside = folder.with_name(f"{folder.name}.suspect")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.rename(folder, aside)
+    return trusted
+
+
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -41,14 +42,33 @@ class ByShards:
         self.blocks = blocks
         self.sizes = [(block.stop - block.first) * shard_size for block in blocks]
         self.total = total
+        self._watched_shard: int | None = None
+        self._watched: list[Tensor] = []
 
     def __call__(self, share: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
         """See Gradient."""
-        parts = zip(self.blocks, share.split(self.sizes), strict=True)
-        return self.total(
-            (block, block_sum(self.rows(inputs_of(part), part.labels, block.stop - block.first)))
-            for block, part in parts
-        )
+        return self.total(self._sums(share, inputs_of))
+
+    def row_of(self, shard: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
+        """The row [P + COUNTS] of any shard, computed alone."""
+        return self.rows(inputs_of(shard), shard.labels, 1)[0]
+
+    @contextmanager
+    def watching(self, shard: int | None) -> Iterator[list[Tensor]]:
+        """Give the row of one of this process's shards as the body's step computes it."""
+        self._watched_shard, self._watched = shard, []
+        yield self._watched
+        self._watched_shard = None
+
+    def _sums(
+        self, share: Batch, inputs_of: Callable[[Batch], Tensor]
+    ) -> Iterator[tuple[Block, Tensor]]:
+        for block, part in zip(self.blocks, share.split(self.sizes), strict=True):
+            rows = self.rows(inputs_of(part), part.labels, block.stop - block.first)
+            watched = self._watched_shard
+            if watched is not None and block.first <= watched < block.stop:
+                self._watched.append(rows[watched - block.first].clone())
+            yield block, block_sum(rows)
 
 
 class ByDdp:

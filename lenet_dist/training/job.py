@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lenet_dist.data import dataset, fetch, sampler
-from lenet_dist.data.dataset import Images, SampleIds
+from lenet_dist.data.dataset import Batch, Images, SampleIds
+from lenet_dist.data.sampler import GlobalBatches
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import on_each, on_each_node, on_main
@@ -24,6 +24,7 @@ from lenet_dist.run.directory import RunDirectory
 from lenet_dist.tracking.progress import Progress
 from lenet_dist.training import gradient, graph
 from lenet_dist.training import state as states
+from lenet_dist.training.audit import Audit
 from lenet_dist.training.beginning import Beginning, begin, with_threads
 from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.optimizer import weights_of
@@ -59,6 +60,7 @@ class Job:
     batches: DataLoader[Any]
     take_step: Callable[[Any, int], StepStats]
     """Takes what `batches` gives, a Batch or its sample ids alone, and the step's number."""
+    audit: Audit
     validation: Images
     saved: Saved
 
@@ -91,12 +93,25 @@ def assemble(
     training_ids, validation_ids = sampler.split(
         plan.config.seed, len(training_set), data.validation
     )
-    samples = SampleIds() if is_captured else training_set
-    batches = _batches(plan, training_ids.to(device), samples, state.step)
+    global_batches = sampler.GlobalBatches(
+        training_ids.to(device),
+        batch_size=plan.batch_size,
+        seed=plan.config.seed,
+        first_step=state.step,
+        last_step=plan.total_steps,
+    )
+    batches = _batches(plan, global_batches, SampleIds() if is_captured else training_set)
     numbers = rows_sent(plan.dealt) * (weights_of(state.optimizer).numel() + COUNTS)
     gather = gather_of(accelerator, numbers, plan.config.compute.timeout_seconds)
     of_batch = gradient.build(plan, accelerator, task, state, gather, training_set)
     step = TrainStep(plan, of_batch, state)
+
+    def shard_of(number: int, shard: int) -> Batch:
+        ids = global_batches.of_step(number).split(plan.shard_size)[shard]
+        return training_set.__getitems__(ids)
+
+    audit = Audit(step, plan, accelerator, directory.checkpoints, shard_of)
+    audit.sound_step = audit.equal_step = state.step
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(
@@ -111,23 +126,17 @@ def assemble(
         beginning=beginning,
         state=state,
         batches=accelerator.prepare(batches),
-        take_step=CapturedStep(step, training_set) if is_captured else step,
+        audit=audit,
+        take_step=audit.audited(CapturedStep(step, training_set) if is_captured else step),
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
         saved=Saved(state.step if beginning.checkpoint else None, time.monotonic()),
     )
 
 
 def _batches(
-    plan: Plan, ids: Tensor, samples: Images | SampleIds, first_step: int
+    plan: Plan, global_batches: GlobalBatches, samples: Images | SampleIds
 ) -> DataLoader[Any]:
-    """The global batch of each step from `first_step` on, which Accelerate deals out."""
-    global_batches = sampler.GlobalBatches(
-        ids,
-        batch_size=plan.batch_size,
-        seed=plan.config.seed,
-        first_step=first_step,
-        last_step=plan.total_steps,
-    )
+    """The loader of global batches, which Accelerate deals out to the processes."""
     shares = [len(shards) * plan.shard_size for shards in plan.dealt]
     batch_ids: Any = sampler.DealtBatches(global_batches, shares)
     return DataLoader(

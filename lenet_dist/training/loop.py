@@ -97,6 +97,7 @@ def _save(job: Job) -> None:
     if job.saved.step == state.step:
         return
     state.window.settle(state.step)
+    job.audit.compare_weights(state.step)
     if not all(weight.isfinite().all() for weight in state.weights().values()):
         raise RunFailed(
             f"the weights are not finite after the update at step {state.step};"

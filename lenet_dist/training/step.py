@@ -76,12 +76,7 @@ class TrainStep:
         numbers = self.numbers
         for group in self.optimizer.param_groups:
             group["lr"] = numbers.lr
-
-        def inputs_of(part: Batch) -> Tensor:
-            images = pixels(part.images)
-            return self.distortion.distort(images, part.ids, numbers.stream, numbers.strength)
-
-        row = self.gradient(batch, inputs_of)
+        row = self.gradient(batch, self.inputs_of)
         gradient, loss_sum, correct = row.split([self.weights.numel(), 1, 1])
         self.weights.grad = gradient
         grad_norm = self._clip()
@@ -90,6 +85,11 @@ class TrainStep:
         if self.average is not None:
             self.average.update(numbers.average_share)
         return StepStats(loss_sum[0], correct[0], grad_norm)
+
+    def inputs_of(self, part: Batch) -> Tensor:
+        """A part of the batch as the model sees it in this step: distorted, float32."""
+        numbers, images = self.numbers, pixels(part.images)
+        return self.distortion.distort(images, part.ids, numbers.stream, numbers.strength)
 
     def _clip(self) -> Tensor:
         """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""

@@ -1,0 +1,124 @@
+"""A process that computes other bits than the others is found and named, and no other one is."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+
+import pytest
+import torch
+
+from lenet_dist.machine.hardware import cpu_name
+from lenet_dist.plan import deal
+from lenet_dist.training.audit import pairs
+from lenet_dist.training.verdict import judge
+from tests.processes import Job, Jobs, checkpoint_steps, outcome
+from tests.struck import STRIKE
+
+OFTEN = "compute.audit_every=5"
+OTHER_CONVOLUTIONS = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+OTHER_UPDATES = {"ATEN_CPU_CAPABILITY": "default"}
+"""What makes torch compute in truth with other instructions, and so with other roundings: the
+convolutions alone, or what the optimizer does, too."""
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("shards", [1, 4, 16])
+def test_all_pairs_of_processes_meet_and_nobody_audits_himself(
+    world_size: int, shards: int
+) -> None:
+    dealt = deal(shards, world_size)
+    owners = {rank for rank, own in enumerate(dealt) if own}
+    met = set()
+    for number in range((world_size - 1 or 1) * shards):
+        all_pairs = pairs(dealt, number)
+        # Of each owner one shard is looked at, so that it has one to keep.
+        assert len(set(all_pairs)) == len({pair.owner for pair in all_pairs})
+        for rank, pair in enumerate(all_pairs):
+            assert pair.shard in dealt[pair.owner]
+            assert rank != pair.owner or owners == {rank}
+            met.add((rank, pair))
+    wanted = {
+        (rank, owner, shard)
+        for rank, owner in itertools.product(range(world_size), owners)
+        for shard in dealt[owner]
+        if rank != owner or owners == {rank}
+    }
+    assert {(rank, pair.owner, pair.shard) for rank, pair in met} == wanted
+
+
+def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too() -> None:
+    right, wrong = torch.zeros(4), torch.tensor([0.0, -0.0, 1.0, 0.0])
+    three = judge([[right], [wrong], [right]])
+    assert (three.wrong, three.is_certain, three.differing, three.size) == ([1], True, 2, 4)
+    assert three.largest == 1
+    assert judge([[right], [right, wrong, right]]).wrong == [1]
+    assert judge([[right], [wrong]]) == judge([[wrong], [right]])
+    assert judge([[right], [wrong]]).wrong == [0, 1]
+    assert not judge([[right], [wrong]]).is_certain
+    assert judge([[right, wrong]]).wrong == [0]
+
+
+@pytest.mark.parametrize(
+    ("reduction", "world_size"),
+    [("fixed", 1), ("fixed", 2), ("fixed", 3), ("fixed", 8), ("ddp", 2)],
+)
+def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
+    jobs: Jobs, uninterrupted: Job, reduction: str, world_size: int
+) -> None:
+    job = jobs.run(OFTEN, f"train.reduction={reduction}", world_size=world_size)
+    if reduction == "fixed":
+        assert outcome(job.directory) == outcome(uninterrupted.directory)
+
+
+def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(
+    jobs: Jobs, uninterrupted: Job
+) -> None:
+    often = ("compute.audit_every=25", "checkpoint.keep=5")
+    job = jobs.start(*often, world_size=4, own_environment={2: OTHER_CONVOLUTIONS}).expect(1)
+    name = re.escape(f"rank 2 on {socket.gethostname()} ({cpu_name()})")
+    found = re.findall(
+        rf"failed: {name} got other bits in shard (\d+) of step 25 than most of the 4 processes:"
+        r" ([\d,]+) of 61,708 values differ, by up to \S+\. Leave that machine out",
+        job.text(),
+    )
+    assert len(found) == 1 and "Traceback" not in job.text(), job.text()
+    # Nothing says that those before were computed right.
+    assert checkpoint_steps(job.directory) == []
+    names = {folder.name for folder in (job.directory / "checkpoints").iterdir()}
+    assert names == {"step-00000010.suspect", "step-00000020.suspect"}
+    again = jobs.run(*often, world_size=3)
+    assert outcome(again.directory) == outcome(uninterrupted.directory)
+
+
+def test_a_process_that_updates_with_other_kernels_is_named_before_a_checkpoint_is_written(
+    jobs: Jobs,
+) -> None:
+    job = jobs.start(world_size=3, own_environment={1: OTHER_UPDATES}).expect(1)
+    (said,) = re.findall(r"failed: .*", job.text())
+    assert said.startswith("failed: rank 1 on ") and "in the weights after step 10 than" in said
+    assert checkpoint_steps(job.directory) == []
+
+
+def test_of_two_processes_both_are_named(jobs: Jobs) -> None:
+    job = jobs.start(OFTEN, world_size=2, own_environment={1: OTHER_CONVOLUTIONS}).expect(1)
+    (said,) = re.findall(r"failed: .*", job.text())
+    assert "rank 0 on " in said and "rank 1 on " in said and "no majority" in said
+
+
+@pytest.mark.parametrize("reduction", ["fixed", "ddp"])
+def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
+    jobs: Jobs, uninterrupted: Job, reduction: str
+) -> None:
+    kept = ("compute.audit_every=1000", "checkpoint.every_steps=20", "train.max_steps=2000")
+    how = (*kept, f"train.reduction={reduction}")
+    job = jobs.start(*how, world_size=4, module="tests.struck")
+    job.until(lambda: 20 in checkpoint_steps(job.directory))
+    job.ranks[1].send(STRIKE)
+    job.expect(1)
+    found = re.findall(
+        r"failed: (rank \d) .* in the weights after step (\d+) than most", job.text()
+    )
+    assert len(found) == 1 and found[0][0] == "rank 1"
+    assert max(checkpoint_steps(job.directory)) < int(found[0][1])
