@@ -166,7 +166,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
 def test_without_the_repositorys_config_it_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(benchmark, "CONFIGS", tmp_path)
+    monkeypatch.setattr(session, "CONFIGS", tmp_path)
     with pytest.raises(RequestError, match=r"seed\.yaml: not found"):
         benchmark.main([])
 
@@ -176,7 +176,7 @@ def test_a_recipe_that_training_would_refuse_is_refused_before_measuring(
 ) -> None:
     (tmp_path / "seed.yaml").write_text("train:\n  epochs: 1\n")
     (tmp_path / "fast.yaml").write_text("train:\n  epochs: 0\n")
-    monkeypatch.setattr(benchmark, "CONFIGS", tmp_path)
+    monkeypatch.setattr(session, "CONFIGS", tmp_path)
     with pytest.raises(RequestError, match=r"train\.epochs=0"):
         benchmark.main([])
 

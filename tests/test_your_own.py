@@ -60,9 +60,10 @@ def test_it_learns_and_its_page_and_trackers_do_without_lenets_pictures(alone: J
 
 def test_it_starts_by_the_commands_that_it_names(tmp_path: Path) -> None:
     place = ("data.name=synthetic", f"run.root={tmp_path}", "train.max_steps=3", "log.trackers=[]")
+    threads = "compute.threads=1"
     for launcher in (("accelerate", "launch"), ("torchrun", "--nproc-per-node", "3")):
         name = f"run.name={launcher[0]}"
-        done = command(*launcher, str(EXAMPLE), *place, name, "data.validation=0")
+        done = command(*launcher, str(EXAMPLE), *place, name, threads, "data.validation=0")
         assert done.returncode == 0, done.stderr
     hashes = {result(folder)["weights_sha256"] for folder in tmp_path.iterdir()}
     assert len(hashes) == 1
