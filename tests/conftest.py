@@ -37,8 +37,10 @@ _START_PROCESSES = (
     "your_own",
 )
 
+_WAIT = ("elastic", "slurm", "wandb", "wandb_report")
+"""Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
 
-@pytest.hookimpl(tryfirst=True)
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first: those of the files that start processes come after all others.
 
@@ -49,10 +51,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
     for item in items:
-        if item.path.stem.removeprefix("test_") in _START_PROCESSES:
+        name = item.path.stem.removeprefix("test_")
+        if name in _START_PROCESSES:
             item.add_marker("processes")
-            # What stands for a whole file, a cluster or a browser, is there once.
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if name in _WAIT:
+            item.add_marker("quiet")
     items.sort(key=lambda item: item.get_closest_marker("processes") is not None)
 
 

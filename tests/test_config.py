@@ -311,6 +311,7 @@ def override_of(name: str, value: Any) -> str:
 
 DECIDES_NOTHING = (
     {"data.root", "data.download", "compute.threads", "compute.timeout_seconds", "log.report"}
+    | {"compute.audit_every"}
     | {"run.name", "run.root", "run.resume", "run.inexact"}
     | {"checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep"}
     | {"wandb.mode", "wandb.project", "wandb.entity", "wandb.group", "wandb.tags", "log.trackers"}

@@ -103,6 +103,7 @@ def _ensure(root: str, url: str) -> None:
     fetch.ensure(Data(root=root))
 
 
+@pytest.mark.processes
 def test_two_jobs_that_start_at_once_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
     start = multiprocessing.get_context("spawn").Process
     jobs = [start(target=_ensure, args=(str(tmp_path), mirror.url)) for _ in range(2)]
@@ -225,6 +226,7 @@ def test_the_synthetic_set_is_the_same_everywhere_and_needs_nothing(tmp_path: Pa
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.processes
 def test_a_few_hundred_steps_learn_the_real_mnist(jobs: Jobs, mnist: Path) -> None:
     real = ("data.name=mnist", f"data.root={mnist}", "train.max_steps=300", "compute.threads=1")
     run = jobs.run(*real, base=(), world_size=2)

@@ -344,6 +344,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
     assert refused.stderr == "error: configs: not a run: it has no config.yaml\n"
 
 
+@pytest.mark.quiet
 def test_a_page_of_twenty_epochs_is_small_and_quick(interrupted: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     made = command("python", "-m", "lenet_dist.report", str(interrupted))
