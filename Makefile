@@ -28,7 +28,7 @@ train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on t
 	$(BIN)/accelerate launch --config_file $(LAUNCH) -m lenet_dist.train --config configs/default.yaml $(ARGS)
 
 check: $(READY) ## Run the tests that start no processes, in less than a minute
-	$(PYTEST) -m "not processes" --numprocesses $(TESTS_AT_ONCE) $(ARGS)
+	$(PYTEST) -m "not processes" --dist load --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
 # Those that measure time come after those that take it. Exit code 5: ARGS leaves none of a kind.
 test: $(READY) ## Run the whole test suite, several tests at a time

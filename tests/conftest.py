@@ -21,6 +21,7 @@ _START_PROCESSES = (
     "commands",
     "demo",
     "elastic",
+    "exchange",
     "export",
     "failures",
     "gpu",

@@ -204,6 +204,7 @@ print(hashlib.sha256(weights.to_bytes(model.state_dict(), 0.1307, 0.3081)).hexdi
 """
 
 
+@pytest.mark.processes
 def test_a_weights_file_has_the_same_bytes_in_every_process() -> None:
     started = [
         subprocess.Popen(

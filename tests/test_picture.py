@@ -71,11 +71,11 @@ def save_small(digit: Bytes, file: Path, _: np.random.Generator) -> None:
 
 
 def save_large(digit: Bytes, file: Path, _: np.random.Generator) -> None:
-    Image.fromarray(255 - enlarged(digit, 280)).save(file)
+    Image.fromarray(255 - enlarged(digit, 280)).save(file, compress_level=1)
 
 
 def save_photograph(digit: Bytes, file: Path, generator: np.random.Generator) -> None:
-    Image.fromarray(photograph(digit, generator)).save(file)
+    Image.fromarray(photograph(digit, generator)).save(file, compress_level=1)
 
 
 def save_turned(digit: Bytes, file: Path, generator: np.random.Generator) -> None:
