@@ -344,15 +344,21 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
     assert refused.stderr == "error: configs: not a run: it has no config.yaml\n"
 
 
-@pytest.mark.quiet
-def test_a_page_of_twenty_epochs_is_small_and_quick(interrupted: Path) -> None:
+def seconds_of_a_page(directory: Path) -> float:
+    """Seconds of the processor that `lenet_dist.report` takes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    made = command("python", "-m", "lenet_dist.report", str(interrupted))
+    made = command("python", "-m", "lenet_dist.report", str(directory))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert made.returncode == 0, made.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.quiet
+def test_a_page_of_twenty_epochs_is_small_and_quick(interrupted: Path) -> None:
+    # Seconds of the processor: those on the clock depend on who else uses the machine. The least of
+    # three, for what runs beside it on the same core slows it down as well.
+    spent = min(seconds_of_a_page(interrupted) for _ in range(3))
     assert (interrupted / "report.html").stat().st_size < 1_000_000
-    # Seconds of the processor: those on the clock depend on who else is using the machine.
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert spent < 5, f"{spent:.1f} s"
 
 
