@@ -27,15 +27,15 @@ LAUNCH = configs/launch/$(if $(filter 0 1,$(GPUS)),gpu,gpus).yaml --num_processe
 train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on two CPU cores
 	$(BIN)/accelerate launch --config_file $(LAUNCH) -m lenet_dist.train --config configs/default.yaml $(ARGS)
 
-check: $(READY) ## Run the tests that start no processes, in less than a minute
+check: $(READY) ## Run the tests that start no processes, in about a minute
 	$(PYTEST) -m "not processes" --dist load --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
-# Those that measure time come after those that take it. Exit code 5: ARGS leaves none of a kind.
+# Tests that wait, and then those that measure, come after those that keep the cores busy. Exit code
+# 5: ARGS leaves none of a kind.
 test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
-	for kind in "not quiet" quiet; do \
-		$(PYTEST) -m "$$kind" --numprocesses $(TESTS_AT_ONCE) $(ARGS) || [ $$? -eq 5 ] || failed=1; \
-	done; \
+	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
+	run "not quiet and not alone" $(TESTS_AT_ONCE); run quiet $(TESTS_AT_ONCE); run alone 0; \
 	[ -z "$$failed" ]
 
 lint: $(READY) ## Check style and types

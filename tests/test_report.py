@@ -353,11 +353,10 @@ def seconds_of_a_page(directory: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@pytest.mark.quiet
+@pytest.mark.alone
 def test_a_page_of_twenty_epochs_is_small_and_quick(interrupted: Path) -> None:
-    # Seconds of the processor: those on the clock depend on who else uses the machine. The least of
-    # three, for what runs beside it on the same core slows it down as well.
-    spent = min(seconds_of_a_page(interrupted) for _ in range(3))
+    # Seconds of the processor: those on the clock depend on who else is using the machine.
+    spent = seconds_of_a_page(interrupted)
     assert (interrupted / "report.html").stat().st_size < 1_000_000
     assert spent < 5, f"{spent:.1f} s"
 
