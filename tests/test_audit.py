@@ -61,15 +61,24 @@ def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too()
 
 
 @pytest.mark.parametrize(
-    ("reduction", "world_size"),
-    [("fixed", 1), ("fixed", 2), ("fixed", 3), ("fixed", 8), ("ddp", 2)],
+    ("reduction", "precision", "world_size"),
+    [
+        *[("fixed", "no", world_size) for world_size in (1, 2, 3, 8, 20)],
+        ("fixed", "bf16", 2),
+        ("ddp", "no", 1),
+        ("ddp", "no", 2),
+    ],
 )
 def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
-    jobs: Jobs, uninterrupted: Job, reduction: str, world_size: int
+    jobs: Jobs, uninterrupted: Job, reduction: str, precision: str, world_size: int
 ) -> None:
-    job = jobs.run(OFTEN, f"train.reduction={reduction}", world_size=world_size)
-    if reduction == "fixed":
-        assert outcome(job.directory) == outcome(uninterrupted.directory)
+    asked = (f"train.reduction={reduction}", f"compute.precision={precision}")
+    audited = jobs.run(OFTEN, *asked, world_size=world_size, name="audited")
+    if (reduction, precision) == ("fixed", "no"):
+        expected = uninterrupted
+    else:
+        expected = jobs.run("compute.audit_every=0", *asked, world_size=world_size, name="plain")
+    assert outcome(audited.directory) == outcome(expected.directory)
 
 
 def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(

@@ -10,7 +10,12 @@ from tests.processes import ROOT, Job, Jobs, checkpoint_steps, command, outcome,
 
 EXAMPLE = ROOT / "docs" / "your_own.py"
 RESNET = {"module": "docs.your_own"}
-FASHION = ("data.name=fashion_mnist", "train.max_steps=24", "train.shards=8")
+FASHION = (
+    "data.name=fashion_mnist",
+    "train.max_steps=24",
+    "train.shards=8",
+    "compute.audit_every=6",
+)
 
 
 @pytest.fixture(scope="module")
