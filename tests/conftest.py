@@ -27,6 +27,8 @@ _START_PROCESSES = (
     "gpu",
     "predict",
     "preflight",
+    "ranks",
+    "ranks",
     "report",
     "resume",
     "same_bits",

@@ -16,6 +16,7 @@ from lenet_dist.training import gradient
 from lenet_dist.training import state as states
 from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5
 from tests.processes import Job, Jobs, checkpoint_steps, outcome, read_lines, result
 
@@ -33,7 +34,8 @@ def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
     ids = torch.arange(len(images), device=accelerator.device)
     model = LENET5.build(config).to(accelerator.device)
     state = states.build(model, config, accelerator, Clock(0.0), capturable=captured)
-    of_batch = gradient.build(plan, accelerator, LENET5, state, accelerator.gather, images)
+    stopwatch = Stopwatch(accelerator.device, accelerator.gather)
+    of_batch = gradient.build(plan, accelerator, LENET5, state, stopwatch, images)
     step = TrainStep(plan, of_batch, state)
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -113,15 +113,27 @@ def device_name(accelerator: Accelerator) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def name_of(accelerator: Accelerator) -> str:
-    """Where to find this process: rank, host, and the CPU's model or the GPU's with its UUID."""
+class Place(NamedTuple):
+    """Where to find a process: its host, by SLURM's name for it if SLURM runs it, and the CPU's
+    model or the GPU's with its UUID."""
+
+    rank: int
+    host: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host} ({self.device})"
+
+
+def place_of(accelerator: Accelerator) -> Place:
+    """The place of this process."""
     device = accelerator.device
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         computes_on = f"{properties.name}, GPU-{properties.uuid}"
     else:
         computes_on = cpu_name()
-    return f"rank {accelerator.process_index} on {socket.gethostname()} ({computes_on})"
+    return Place(accelerator.process_index, slurm.node_name(), computes_on)
 
 
 def say(accelerator: Accelerator, text: object) -> None:

@@ -4,6 +4,7 @@ variables; its share of the node; the job's state."""
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 
 from lenet_dist.exits import RequestError
@@ -29,6 +30,11 @@ def adopt_ranks() -> None:
     if "MASTER_ADDR" not in os.environ:
         os.environ["MASTER_ADDR"] = _first_host()
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + step % _PORTS))
+
+
+def node_name() -> str:
+    """This machine's name: SLURM's if this is a job's process there, else its own."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def cpus_of_task() -> int | None:

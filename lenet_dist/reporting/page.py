@@ -23,6 +23,7 @@ from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures, plots
 from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
 from lenet_dist.reporting.robustness import Robustness, measure
+from lenet_dist.reporting.waits import waits_of
 from lenet_dist.run.reader import Evaluation, Run
 
 _SINGLE_SERIES = 8
@@ -51,6 +52,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         why_no_pictures = str(reason)
     else:
         shown, robustness = pictures.make(model, test), measure(model, test)
+    waits = waits_of(run)
     data = run.config.data.name
     names = CLASS_NAMES.get(data) or [str(label) for label in range(CLASSES)]
     series = [Series(TRAINING, "training"), Series(VALIDATION, "validation")]
@@ -64,6 +66,8 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         names=names,
         interval=_interval(run.latest),
         plots=[(plot, plots.draw(plot)) for plot in curves.of_run(run)],
+        waits=waits,
+        wait_plots=[(plot, plots.draw(plot)) for plot in waits.plots] if waits else [],
         distorted=any(vars(run.config.augment).values()),
         series=series if run.validation else series[:1],
         pictures=shown,

@@ -203,6 +203,8 @@ def _curves() -> list[Any]:
         ),
         line("Learning rate", "per step", "train/lr"),
         line("Throughput", "images/s", "train/samples_per_second"),
+        line("Computed", "ms a step", "ranks/computed_ms/slowest", "ranks/computed_ms/median"),
+        line("Waited for other ranks", "ms a step", "ranks/waited_ms/median"),
     ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class RunDirectory:
         self.path = Path(config.run.root) / config.run.name
         self.config = self.path / "config.yaml"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
+        self.ranks = MetricsFile(self.path / "ranks.jsonl")
         self.starts = self.path / "starts.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"

@@ -1,4 +1,4 @@
-"""metrics.jsonl: the truth about a run, one JSON object per line."""
+"""metrics.jsonl, the truth about a run, and ranks.jsonl: one JSON object per line."""
 
 from __future__ import annotations
 

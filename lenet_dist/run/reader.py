@@ -34,6 +34,26 @@ class TrainLine:
 
 
 @dataclass(frozen=True)
+class RanksLine:
+    """The seconds that each rank, by number, computed and waited for others in these many steps,
+    up to `step`."""
+
+    step: int
+    steps: int
+    computed: list[float]
+    waited: list[float]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank was."""
+
+    rank: int
+    host: str
+    device: str
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a model does on images: `confusion[label][prediction]` counts, and the loss."""
 
@@ -54,12 +74,13 @@ class EvaluationLine(Evaluation):
 
 @dataclass(frozen=True)
 class Start:
-    """One start of the run: from which step, on how many processes, when."""
+    """One start of the run: from which step, on how many processes, when and where."""
 
     step: int
     world_size: int
     time: str
     wandb_id: str = ""
+    places: list[Place] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,7 @@ class Run:
     plan: Plan
     train: list[TrainLine]
     validation: list[EvaluationLine]
+    ranks: list[RanksLine]
     starts: list[Start]
     saved_step: int
     """The step of the newest checkpoint; 0: none."""
@@ -151,6 +173,7 @@ def read(path: Path) -> Run:
         plan=validate(config, world_size=1),
         train=[typed(TrainLine, *line) for line in lines if _kind(*line) == "train"],
         validation=[typed(EvaluationLine, *line) for line in lines if _kind(*line) == "validation"],
+        ranks=[typed(RanksLine, *line) for line in _lines(path / "ranks.jsonl")],
         starts=[typed(Start, *line) for line in _lines(path / "starts.jsonl")],
         saved_step=max((step for step, _ in complete_checkpoints(path / "checkpoints")), default=0),
         result=typed(Result, _json(_text(result), str(result)), str(result))

@@ -21,6 +21,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import Line, Tail
 from lenet_dist.tracking.follower import Ending, catch_up_advice
+from lenet_dist.tracking.ranks import with_ranks
 from lenet_dist.tracking.tracker import Pictures, Tracker, in_words
 
 _LOOK_EVERY_SECONDS = 0.5
@@ -101,11 +102,15 @@ def _feed(
     wait: Callable[[float], Ending | None],
 ) -> None:
     """Pass lines on to the trackers until `wait` gives the run's ending."""
-    tail = Tail(run / "metrics.jsonl")
+    tail, of_ranks = Tail(run / "metrics.jsonl"), Tail(run / "ranks.jsonl")
     with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
         feeds = [
             _Guarded(name, functools.partial(_open, name, run, config, pid, say)) for name in names
         ]
+
+        def read() -> list[Line]:
+            lines = tail.read()  # First: a rank's line is written before its train line.
+            return with_ranks(lines, of_ranks.read())
 
         def each(action: Callable[[Tracker], None]) -> None:
             for feed in feeds:
@@ -114,11 +119,11 @@ def _feed(
 
         ending = None
         while ending is None:
-            each(lambda tracker: _pass_on(_without_test(tail.read()), tracker))
+            each(lambda tracker: _pass_on(_without_test(read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
             if (run / "result.json").exists():  # Whatever the last word is, and even before it.
                 ending = Ending("completed")
-        lines, result = tail.read(), None
+        lines, result = read(), None
         if ending.kind == "completed":
             result = json.loads((run / "result.json").read_text())
             pictures = functools.cache(lambda: _pictures(run, config))

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lenet_dist.run.metrics import Line
 from lenet_dist.tracking.follower import Ending
+from lenet_dist.tracking.ranks import numbers
 from lenet_dist.tracking.tracker import Pictures
 
 
@@ -25,6 +26,8 @@ class TensorBoardTracker:
         for name in ("loss", "accuracy", "lr", "grad_norm", "samples_per_second", "skipped_steps"):
             if name in line:
                 self._writer.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])
+        for name, number in numbers(line).items():
+            self._writer.add_scalar(name, number, line["step"])
         self.lines += 1
 
     def recover(self, error: Exception) -> None:

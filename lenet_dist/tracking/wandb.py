@@ -29,6 +29,7 @@ from lenet_dist.config import Config
 from lenet_dist.run.metrics import Line
 from lenet_dist.tracking.environment import wandb_mode
 from lenet_dist.tracking.follower import Ending, catch_up_advice
+from lenet_dist.tracking.ranks import numbers
 from lenet_dist.tracking.segments import Segment, lines_in, segments
 from lenet_dist.tracking.tracker import Pictures, in_words
 
@@ -127,6 +128,7 @@ class WandbTracker:
         self._wandb.config.update(asdict(self._config) | circumstances, allow_val_change=True)
         for kind in ("train", "validation", "test"):
             self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+        self._wandb.define_metric("ranks/*", step_metric="train/step")
         self._logged = 0
         if self._mode == "offline":
             self.lines = lines_in(earlier, self._core)
@@ -212,11 +214,11 @@ def _upload_error(log: Path) -> str:
 
 
 def _row(line: Line) -> dict[str, Any]:
-    """A line as a row of history: its numbers, with the line's kind in their names."""
+    """A line as a row of history: its numbers, with the line's kind or ``ranks`` in their names."""
     kind = line["kind"]
     row = {f"{kind}/step": line["step"], "epoch": line["epoch"], "samples": line["samples"]}
-    numbers = {n: v for n, v in line.items() if n not in _POSITION and isinstance(v, int | float)}
-    row |= {f"{kind}/{name}": value for name, value in numbers.items()}
+    of_line = {n: v for n, v in line.items() if n not in _POSITION and isinstance(v, int | float)}
+    row |= {f"{kind}/{name}": value for name, value in of_line.items()} | numbers(line)
     if kind == "test":
         of_classes = enumerate(line["per_class_accuracy"])
         row |= {

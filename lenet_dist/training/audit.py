@@ -20,15 +20,13 @@ from torch import Tensor
 from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RunFailed
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import name_of, on_main
+from lenet_dist.processes.accelerator import Place, on_main, place_of
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.training.gradient import ByShards
-from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.stopwatch import TakeStep
 from lenet_dist.training.verdict import Verdict, judge
 from lenet_dist.training.window import StepStats
-
-TakeStep = Callable[[Any, int], StepStats]
 
 
 class Pair(NamedTuple):
@@ -93,23 +91,24 @@ class Audit:
             self._fail(f"the weights after step {step}", claims, self.equal_step)
         self.equal_step = step
 
-    def audited(self, take_step: TakeStep) -> TakeStep:
+    def audited(self, take_step: TakeStep, *, is_captured: bool) -> TakeStep:
         """The same step, audited every ``compute.audit_every`` steps.
 
-        Raises RunFailed, on every process, naming those that computed other bits.
+        `is_captured`: it is a graph, which keeps its rows to itself. Raises RunFailed, on every
+        process, naming those that computed other bits.
         """
 
         def take(batch: Any, step: int) -> StepStats:
             if (step + 1) % self.every:
                 return take_step(batch, step)
             self.compare_weights(step)
-            stats = self._take(take_step, batch, step)
+            stats = self._take(take_step, batch, step, is_captured)
             self.sound_step = step + 1
             return stats
 
         return take if self.every else take_step
 
-    def _take(self, take_step: TakeStep, batch: Any, step: int) -> StepStats:
+    def _take(self, take_step: TakeStep, batch: Any, step: int, is_captured: bool) -> StepStats:
         gradient = self.train_step.gradient
         if not isinstance(gradient, ByShards):  # DDP's own all-reduce has no shards.
             return take_step(batch, step)
@@ -120,7 +119,6 @@ class Audit:
         self.train_step.set_numbers(step)
         theirs = self._row(step, all_pairs[rank].shard)
         # A graph keeps its rows to itself, so this process computes its own once more.
-        is_captured = isinstance(take_step, CapturedStep)
         mine = self._row(step, own) if is_captured and own is not None else None
         with gradient.watching(own) as watched:
             stats = take_step(batch, step)
@@ -143,27 +141,33 @@ class Audit:
 
     def _fail(self, what: str, claims: list[list[Tensor]], trusted_step: int) -> NoReturn:
         verdict = judge(claims)
-        names = gather_object([name_of(self.accelerator)])
+        places = gather_object([place_of(self.accelerator)])
         newest = on_main(
             self.accelerator,
             lambda: checkpoints.set_aside_after(self.checkpoints, trusted_step),
         )
-        raise RunFailed(_message(what, verdict, names, newest))
+        raise RunFailed(_message(what, verdict, places, newest))
 
 
-def _message(what: str, verdict: Verdict, names: list[str], newest: Path | None) -> str:
-    wrong = "; ".join(names[rank] for rank in verdict.wrong)
-    if len(names) == 1:
+def _message(what: str, verdict: Verdict, places: list[Place], newest: Path | None) -> str:
+    wrong = "; ".join(str(places[rank]) for rank in verdict.wrong)
+    hosts = ",".join(dict.fromkeys(places[rank].host for rank in verdict.wrong))
+    advice = f"Leave that machine out (on SLURM: sbatch --exclude={hosts})"
+    if len(places) == 1:
         found = f"{wrong} got other bits each time that it computed {what}"
     elif verdict.is_certain:
-        found = f"{wrong} got other bits in {what} than most of the {len(names)} processes"
+        found = f"{wrong} got other bits in {what} than most of the {len(places)} processes"
     else:
         found = f"{wrong} got different bits in {what}, with no majority to tell who is wrong"
+        advice = (
+            "Find out which machine is wrong (python -m lenet_dist.preflight on these and a third"
+            " one compares them), leave it out (on SLURM: sbatch --exclude=HOST)"
+        )
     again = f"it goes on from {newest}" if newest else "it begins again, for no checkpoint is older"
     return (
         f"{found}: {verdict.differing:,} of {verdict.size:,} values differ, by up to"
-        f" {verdict.largest:.3g}. Leave that machine out (on SLURM: sbatch --exclude=HOST) and run"
-        f" the same command again: {again}. Later checkpoints were renamed to step-*.suspect"
+        f" {verdict.largest:.3g}. {advice} and run the same command again:"
+        f" {again}. Later checkpoints were renamed to step-*.suspect"
     )
 
 

@@ -17,7 +17,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.machine.versions import DECIDE_BITS, versions
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import auto_threads, device_name
+from lenet_dist.processes.accelerator import Place, auto_threads, device_name
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run.checkpoint import Checkpoint
 from lenet_dist.run.directory import RunDirectory, config_changes, refusal
@@ -35,9 +35,16 @@ class Beginning:
 
 
 def begin(
-    plan: Plan, accelerator: Accelerator, directory: RunDirectory, data_sha256: str
+    plan: Plan,
+    accelerator: Accelerator,
+    places: list[Place],
+    directory: RunDirectory,
+    data_sha256: str,
 ) -> Beginning:
-    """Open the run directory and bring it to the state of its newest checkpoint."""
+    """Open the run directory and bring it to the state of its newest checkpoint.
+
+    `places`: where the processes of this start are, by rank.
+    """
     config = plan.config
     begun = directory.open(config)
     checkpoint: Checkpoint | None = None
@@ -66,12 +73,17 @@ def begin(
     resolved = with_threads(config, threads)
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     directory.metrics.keep(lambda line: _is_before(line, step))
+    directory.ranks.keep(lambda line: line["step"] <= step)
     earlier_starts = directory.read_starts()
     wandb_id = _wandb_id(checkpoint, earlier_starts)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    directory.note_start(
-        {"step": step, "world_size": plan.world_size, "time": now, "wandb_id": wandb_id}
-    )
+    directory.note_start({
+        "step": step,
+        "world_size": plan.world_size,
+        "time": now,
+        "wandb_id": wandb_id,
+        "places": [place._asdict() for place in places],
+    })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
     record = {**circumstances, "wandb_id": wandb_id, "bit_exact": bit_exact}

@@ -16,12 +16,12 @@ from lenet_dist.data.dataset import Batch, Images, pixels
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import say
-from lenet_dist.processes.exchange import Gather
 from lenet_dist.training import rows as rows_of_shards
 from lenet_dist.training.optimizer import weights_of
 from lenet_dist.training.reduction import Block, ShardSum, block_sum, blocks
 from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, Rows, is_bit_equal, one_by_one
 from lenet_dist.training.state import TrainState
+from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5, Task
 
 _IMAGES_AT_ONCE = 256
@@ -74,23 +74,31 @@ class ByShards:
 class ByDdp:
     """DDP's own all-reduce, overlapped with the backward pass; it sums in its own order."""
 
-    def __init__(self, state: TrainState, task: Task, train: Train) -> None:
+    def __init__(self, state: TrainState, task: Task, train: Train, stopwatch: Stopwatch) -> None:
         self.model = state.wrapped
         self.parameters = list(self.model.parameters())
         self.scaler = state.scaler
         self.loss = task.loss
         self.smoothing = train.label_smoothing
+        self.stopwatch = stopwatch
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(self._note_gradient)
 
     def __call__(self, share: Batch, inputs_of: Callable[[Batch], Tensor]) -> Tensor:
         """See Gradient."""
         logits = self.model(inputs_of(share))
         loss_sum = self.loss(logits, share.labels, self.smoothing)
         self.scaler.scale(loss_sum / len(share.labels)).backward()
+        self.stopwatch.add_wait(self._last_gradient)
         found = [p.grad for p in self.parameters if p.grad is not None]
         row = rows_of_shards.row(*found, loss_sum, rows_of_shards.correct(logits, share.labels))
         for parameter in self.parameters:
             parameter.grad = None
         return row
+
+    def _note_gradient(self, _: Tensor) -> None:
+        """Called for each gradient: after the last one, DDP waits for the other processes."""
+        self._last_gradient = self.stopwatch.mark()
 
 
 def build(
@@ -98,7 +106,7 @@ def build(
     accelerator: Accelerator,
     task: Task,
     state: TrainState,
-    gather: Gather,
+    stopwatch: Stopwatch,
     samples: Images,
 ) -> Gradient:
     """The gradient that the config asks for; it says how shards are computed here. A collective.
@@ -107,9 +115,9 @@ def build(
     """
     train, rank = plan.config.train, accelerator.process_index
     if train.reduction == "ddp" and plan.world_size > 1:
-        return ByDdp(state, task, train)
+        return ByDdp(state, task, train, stopwatch)
     width = weights_of(state.optimizer).numel() + COUNTS
-    total = ShardSum(plan.dealt, rank, width, gather, accelerator.device)
+    total = ShardSum(plan.dealt, rank, width, stopwatch.gather, accelerator.device)
     mine = blocks(plan.dealt[rank], plan.shards, max(1, _IMAGES_AT_ONCE // plan.shard_size))
     if task is not LENET5 or not is_by_hand(plan.config, accelerator.device):
         rows = one_by_one(ByAutograd(accelerator, state, task, train))

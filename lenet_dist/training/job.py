@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
 from lenet_dist.data import dataset, fetch, sampler
@@ -17,7 +17,7 @@ from lenet_dist.data.dataset import Batch, Images, SampleIds
 from lenet_dist.data.sampler import GlobalBatches
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import on_each, on_each_node, on_main
+from lenet_dist.processes.accelerator import on_each, on_each_node, on_main, place_of
 from lenet_dist.processes.exchange import gather_of
 from lenet_dist.processes.stop import Agreement, StopRequest
 from lenet_dist.run.directory import RunDirectory
@@ -30,10 +30,11 @@ from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.optimizer import weights_of
 from lenet_dist.training.reduction import rows_sent
 from lenet_dist.training.rows import COUNTS
+from lenet_dist.training.slow_ranks import SlowRanks
 from lenet_dist.training.state import TrainState
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.stopwatch import Stopwatch, TakeStep
 from lenet_dist.training.task import Task
-from lenet_dist.training.window import StepStats
 
 T = TypeVar("T")
 
@@ -58,9 +59,11 @@ class Job:
     beginning: Beginning
     state: TrainState
     batches: DataLoader[Any]
-    take_step: Callable[[Any, int], StepStats]
+    take_step: TakeStep
     """Takes what `batches` gives, a Batch or its sample ids alone, and the step's number."""
     audit: Audit
+    stopwatch: Stopwatch
+    slow_ranks: SlowRanks
     validation: Images
     saved: Saved
 
@@ -81,7 +84,8 @@ def assemble(
     on_each_node(accelerator, lambda: fetch.ensure(data))
     training_set = on_each(accelerator, lambda: dataset.load(data, "train")).to(device)
     digest = dataset.data_hash(data)
-    beginning = on_main(accelerator, lambda: begin(plan, accelerator, directory, digest))
+    places = gather_object([place_of(accelerator)])
+    beginning = on_main(accelerator, lambda: begin(plan, accelerator, places, directory, digest))
     threads = beginning.record["threads"]
     torch.set_num_threads(threads)
     plan = replace(plan, config=with_threads(plan.config, threads))
@@ -103,8 +107,10 @@ def assemble(
     batches = _batches(plan, global_batches, SampleIds() if is_captured else training_set)
     numbers = rows_sent(plan.dealt) * (weights_of(state.optimizer).numel() + COUNTS)
     gather = gather_of(accelerator, numbers, plan.config.compute.timeout_seconds)
-    of_batch = gradient.build(plan, accelerator, task, state, gather, training_set)
+    stopwatch = Stopwatch(device, gather)
+    of_batch = gradient.build(plan, accelerator, task, state, stopwatch, training_set)
     step = TrainStep(plan, of_batch, state)
+    take_step = CapturedStep(step, training_set) if is_captured else step
 
     def shard_of(number: int, shard: int) -> Batch:
         ids = global_batches.of_step(number).split(plan.shard_size)[shard]
@@ -127,7 +133,9 @@ def assemble(
         state=state,
         batches=accelerator.prepare(batches),
         audit=audit,
-        take_step=audit.audited(CapturedStep(step, training_set) if is_captured else step),
+        take_step=audit.audited(stopwatch.in_steps(take_step), is_captured=is_captured),
+        stopwatch=stopwatch,
+        slow_ranks=SlowRanks(places, [len(shards) for shards in plan.dealt]),
         validation=Images(*training_set.__getitems__(validation_ids)[:2]),
         saved=Saved(state.step if beginning.checkpoint else None, time.monotonic()),
     )

@@ -36,6 +36,7 @@ def train(job: Job) -> dict[str, Any]:
         state.step += 1
         job.progress.advance()
         if plan.is_line_due(state.step):
+            _write_ranks_line(job)
             _write_train_line(job)
         action = _agree(job)
         if action is not Action.GO_ON or _is_save_due(job):
@@ -69,6 +70,18 @@ def _write_train_line(job: Job) -> None:
     if job.accelerator.is_main_process:
         job.directory.metrics.write(line)
         job.progress.show_train(line)
+
+
+def _write_ranks_line(job: Job) -> None:
+    """Before the train line: whoever reads that one may look for this one."""
+    step, steps = job.state.step, job.stopwatch.steps
+    seconds = job.stopwatch.read_all()
+    if job.accelerator.is_main_process:
+        computed, waited = zip(*seconds, strict=True)
+        line = {"step": step, "steps": steps, "computed": computed, "waited": waited}
+        job.directory.ranks.write(line)
+        for warning in job.slow_ranks.warnings(computed):
+            job.progress.say(warning)
 
 
 def _position(job: Job, kind: str) -> dict[str, Any]:

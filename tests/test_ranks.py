@@ -1,0 +1,125 @@
+"""Each process's seconds are in ranks.jsonl, and a slow one is named while the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lenet_dist.processes.accelerator import Place
+from lenet_dist.reporting import page
+from lenet_dist.run import reader
+from lenet_dist.training.slow_ranks import LINES_IN_A_ROW, SlowRanks
+from tests.processes import Job, Jobs, outcome, read_lines, result
+
+
+def ranks_of(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "ranks.jsonl").read_text().splitlines()]
+
+
+def slow_ranks(*shards: int) -> SlowRanks:
+    return SlowRanks([Place(rank, f"n{rank}", "cpu") for rank in range(len(shards))], shards)
+
+
+def look(slow: SlowRanks, *seconds: float, lines: int = LINES_IN_A_ROW) -> list[str]:
+    return [warning for _ in range(lines) for warning in slow.warnings(seconds)]
+
+
+def test_a_rank_that_is_slow_for_five_lines_is_named_once() -> None:
+    slow = slow_ranks(4, 4, 4, 4)
+    assert not look(slow, 1, 1, 1.6, 1, lines=LINES_IN_A_ROW - 1)
+    (warning,) = look(slow, 1, 1, 1.6, 1, lines=1)
+    assert warning.startswith("warning: rank 2 on n2 (cpu) is slow") and "1.6 times" in warning
+    assert not look(slow, 1, 1, 1.6, 1, lines=20)
+    assert not look(slow, 1, 1, 1, 1) + look(slow, 1, 1, 1.6, 1), "once is enough"
+
+
+def test_lines_must_be_slow_in_a_row() -> None:
+    slow = slow_ranks(4, 4)
+    for _ in range(10):
+        assert not look(slow, 1, 2, lines=LINES_IN_A_ROW - 1) + look(slow, 1, 1.4, lines=1)
+    assert look(slow, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("shards", "seconds"),
+    [
+        ((2, 2, 1, 1, 1, 1, 1), (2, 2, 1, 1, 1, 1, 1)),
+        ((2, 2, 2, 2, 1), (1.2, 1.2, 1.2, 1.2, 1)),
+        ((1, 1, 1, 0), (1, 1, 1, 9)),
+        ((16,), (1,)),
+        ((4, 4, 4), (9, 9, 9)),
+    ],
+)
+def test_more_work_is_not_slowness(shards: tuple[int, ...], seconds: tuple[float, ...]) -> None:
+    assert not look(slow_ranks(*shards), *seconds, lines=50)
+
+
+@pytest.mark.parametrize(("world_size", "reduction"), [(1, "fixed"), (3, "fixed"), (2, "ddp")])
+def test_each_train_line_has_the_seconds_of_every_process(
+    jobs: Jobs, world_size: int, reduction: str
+) -> None:
+    job = jobs.run(f"train.reduction={reduction}", world_size=world_size)
+    lines = ranks_of(job.directory)
+    train = [line["step"] for line in read_lines(job.directory) if line["kind"] == "train"]
+    assert [line["step"] for line in lines] == train
+    assert sum(line["steps"] for line in lines) == 60
+    in_training = result(job.directory)["seconds"]["train"]
+    for rank in range(world_size):
+        computed = [line["computed"][rank] for line in lines]
+        waited = [line["waited"][rank] for line in lines]
+        assert min(computed) > 0 and min(waited) >= 0 and sum(computed + waited) < in_training
+        assert (min(waited) > 0) == (world_size > 1)
+
+
+def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -> None:
+    first = jobs.start("train.max_steps=60", world_size=2)
+    first.until_step(35)
+    for rank in first.ranks:
+        rank.send(9)
+    first.wait()
+    again = jobs.run(world_size=3)
+    assert outcome(again.directory) == outcome(uninterrupted.directory)
+    lines = ranks_of(again.directory)
+    assert [line["step"] for line in lines] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    worlds = [len(line["computed"]) for line in lines]
+    assert worlds == sorted(worlds) and worlds[-1] == 3
+    assert '<th scope="row">2</th><td>' in page.of_run(reader.read(again.directory))
+
+
+@pytest.fixture
+def busy_core() -> Iterator[int]:
+    """The number of a core on which eight busy loops run."""
+    core = max(os.sched_getaffinity(0))
+    loop = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
+    loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(8)]
+    yield core
+    for one in loops:
+        one.kill()
+        one.wait()
+
+
+@pytest.mark.alone
+def test_a_rank_beside_busy_loops_is_named_while_the_run_goes_on(
+    jobs: Jobs, uninterrupted: Job, busy_core: int
+) -> None:
+    free = os.sched_getaffinity(0) - {busy_core}
+    if not free:
+        pytest.skip("needs a second core")
+    job = jobs.start(world_size=3)
+    for number, rank in enumerate(job.ranks):
+        assert rank.process.pid
+        os.sched_setaffinity(rank.process.pid, [busy_core] if number == 1 else free)
+    job.expect(0, seconds=120)
+    found = re.findall(r"warning: rank (\d) on .* is slow, .* now (\S+) times", job.text())
+    assert [rank for rank, _ in found] == ["1"] and float(found[0][1]) > 1.5
+    assert outcome(job.directory) == outcome(uninterrupted.directory)
+    slowest = [max(range(3), key=line["computed"].__getitem__) for line in ranks_of(job.directory)]
+    assert slowest.count(1) > len(slowest) / 2
