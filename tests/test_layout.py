@@ -16,8 +16,8 @@ from lenet_dist.tracking.environment import TRACKERS
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
     "commands": 6,
-    "benchmarking": 5,
-    "training": 4, "reporting": 4, "inspection": 4, "demonstration": 4,
+    "benchmarking": 5, "inspection": 5,
+    "training": 4, "reporting": 4, "demonstration": 4,
     "tracking": 3,
     "run": 2, "processes": 2,
     "data": 1, "model": 1, "machine": 1,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -160,6 +161,23 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     assert "rank 1 on " in found and "compute: " in found and "times slower" in found
 
 
+@pytest.mark.parametrize(
+    ("world_size", "variable", "others"),
+    [
+        (3, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "the other 2"),
+        (2, {"ATEN_CPU_CAPABILITY": "default"}, "rank 0 on "),
+    ],
+)
+def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(
+    jobs: Jobs, world_size: int, variable: dict[str, str], others: str
+) -> None:
+    job = preflight(jobs, world_size=world_size, own_environment={1: variable}).expect(1)
+    (found,) = [line for line in findings_of(job) if "other bits" in line]
+    assert found.strip().startswith(f"rank 1 on {socket.gethostname()} computes other bits than")
+    ((name, value),) = variable.items()
+    assert others in found and "likely because of" in found and f"{name} ({value} here" in found
+
+
 def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> None:
     other = jobs.folder / "other"
     job = preflight(jobs, world_size=2, own_overrides={1: [f"run.root={other}"]}).expect(1)
@@ -258,6 +276,7 @@ SOUND = Rank(
     versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
     data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,
     link_mb_s=2e4, write_mb_s=800.0, rename_ms=0.3, clock_ms=0.0, clock_error_ms=0.1,
+    weights_sha256="12" * 32, repeats=True,
 )  # fmt: skip
 
 
@@ -330,6 +349,16 @@ def test_ranks_that_differ_alike_are_named_together() -> None:
         ranks[rank] = dataclasses.replace(ranks[rank], git_commit="dead")
     (found,) = differences(ranks)
     assert found.text == "rank 1 on n1, rank 3 on n3: git commit: dead here, c0ffee on rank 0 on n0"
+
+
+def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
+    ranks = sound(16)
+    ranks[5] = dataclasses.replace(ranks[5], weights_sha256="ef" * 32)
+    (found,) = findings(ranks, 3)
+    assert found.text.startswith("rank 5 on n5 computes other bits than the other 15: nothing ")
+    ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
+    (found,) = findings(ranks, 3)
+    assert found.ranks == [5] and "the same bits twice" in found.text
 
 
 def test_a_clock_within_what_the_measurement_leaves_open_is_no_finding() -> None:

@@ -53,7 +53,10 @@ def findings(ranks: list[Rank], slow: float) -> list[Finding]:
     failures = [
         _finding([rank], what, reason) for rank in ranks for what, reason in rank.failures.items()
     ]
-    return [*failures, *differences(ranks), *slow_ranks(ranks, slow), *wrong_clocks(ranks)]
+    return [
+        *failures, *differences(ranks), *other_bits(ranks), *slow_ranks(ranks, slow),
+        *wrong_clocks(ranks),
+    ]  # fmt: skip
 
 
 def differences(ranks: list[Rank]) -> list[Finding]:
@@ -73,6 +76,36 @@ def differences(ranks: list[Rank]) -> list[Finding]:
             text = f"{_shown(wrong)} here, {_shown(right)} on {example}"
             found.append(_finding([rank for rank, value in have if value == wrong], name, text))
     return found
+
+
+def other_bits(ranks: list[Rank]) -> list[Finding]:
+    """The ranks that compute other bits than most, or not the same ones twice, with the likely
+    reason."""
+    right, count = Counter(rank.weights_sha256 for rank in ranks).most_common(1)[0]
+    example = next(rank for rank in ranks if rank.weights_sha256 == right)
+    found = []
+    for rank in ranks:
+        if not rank.repeats:
+            text = f"{rank} does not compute the same bits twice: suspect its processor or memory"
+        elif rank.weights_sha256 != right:
+            others = f"the other {count}" if count > 1 else str(example)
+            text = f"{rank} computes other bits than {others}: {_reason(rank, example)}"
+        else:
+            continue
+        found.append(Finding([rank.rank], "bits", text))
+    return found
+
+
+def _reason(wrong: Rank, right: Rank) -> str:
+    here, there = wrong.computes_by(), right.computes_by()
+    differing = [
+        f"{name} ({_shown(here.get(name))} here, {_shown(there.get(name))} there)"
+        for name in {**there, **here}
+        if here.get(name) != there.get(name)
+    ]
+    if not differing:
+        return "nothing that decides bits differs, so suspect its processor or memory"
+    return f"likely because of {' and '.join(differing)}"
 
 
 def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from lenet_dist.machine.versions import DECIDE_BITS
+
 DATA = "data (SHA-256)"
 
-_PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")
+_OF_NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_")
+_OF_KERNELS = ("ATEN_", "ONEDNN_", "DNNL_", "MKL_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_")
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,25 @@ class Rank:
     clock_ms: float
     """Ahead of rank 0's clock."""
     clock_error_ms: float
+    weights_sha256: str = ""
+    """Of the weights that it gets when it trains alone."""
+    repeats: bool = True
+    """Whether it gets the same weights a second time."""
     failures: dict[str, str] = field(default_factory=dict)
     """What could not be measured here, and why."""
 
     def __str__(self) -> str:
         return f"rank {self.rank} on {self.host}"
+
+    def computes_by(self) -> dict[str, object]:
+        """What decides the bits that a rank computes, by name."""
+        return {
+            "device": self.device,
+            "driver": self.driver,
+            "threads": self.threads,
+            **{f"version of {name}": self.versions.get(name) for name in DECIDE_BITS},
+            **{n: v for n, v in self.environment.items() if n.startswith(_OF_KERNELS)},
+        }
 
     def facts(self) -> dict[str, object]:
         """What must be the same on every rank, by name."""
@@ -63,6 +80,7 @@ class Rank:
         }
 
 
-def network_environment() -> dict[str, str]:
-    """The variables that tell NCCL and gloo what to do."""
-    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_PREFIXES)}
+def environment() -> dict[str, str]:
+    """The variables that tell the network's libraries and those of the kernels what to do."""
+    prefixes = _OF_NETWORK + _OF_KERNELS
+    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(prefixes)}

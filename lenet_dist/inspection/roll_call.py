@@ -19,11 +19,12 @@ from lenet_dist.exits import RequestError
 from lenet_dist.inspection import device as devices
 from lenet_dist.inspection import disk, network
 from lenet_dist.inspection.network import AllReduce
-from lenet_dist.inspection.rank import DATA, Rank, network_environment
+from lenet_dist.inspection.rank import DATA, Rank, environment
 from lenet_dist.machine import hardware
 from lenet_dist.machine.versions import git_commit, versions
 from lenet_dist.model import lenet5
 from lenet_dist.processes.accelerator import auto_threads, meet, on_each_that_can, say
+from lenet_dist.training.solo import train_alone
 
 T = TypeVar("T")
 
@@ -63,6 +64,10 @@ class RollCall:
         self._announce("links and clocks")
         link_mb_s = network.link_speed(accelerator, self.hosts)
         offsets, clock_error_ms = network.clock_offsets(accelerator)
+        self._announce("a short training, each rank alone")
+        # By rank 0's config: another one on some rank is a finding of its own.
+        config = broadcast_object_list([self.config])[0]
+        weights_sha256, again = train_alone(config, accelerator)
         free, total = devices.memory(device) or (None, None)
         host_memory = hardware.memory()
         mine = Rank(
@@ -81,13 +86,15 @@ class RollCall:
             config_hash=configuration.config_hash(self.config),
             data_sha256=data_sha256,
             run_root=str(Path(self.config.run.root).resolve()),
-            environment=network_environment(),
+            environment=environment(),
             gigaflops=gigaflops,
             link_mb_s=link_mb_s,
             write_mb_s=write_mb_s,
             rename_ms=rename_ms,
             clock_ms=offsets[me],
             clock_error_ms=clock_error_ms,
+            weights_sha256=weights_sha256,
+            repeats=weights_sha256 == again,
             failures=self.failures,
         )
         return gather_object([mine])

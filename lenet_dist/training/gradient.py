@@ -113,7 +113,9 @@ def build(
 
     `samples`: images and labels to try the passes on.
     """
-    train, rank = plan.config.train, accelerator.process_index
+    train = plan.config.train
+    # A plan for one process is computed by each alone.
+    rank = accelerator.process_index if plan.world_size > 1 else 0
     if train.reduction == "ddp" and plan.world_size > 1:
         return ByDdp(state, task, train, stopwatch)
     width = weights_of(state.optimizer).numel() + COUNTS
