@@ -15,8 +15,9 @@ from lenet_dist.tracking.environment import TRACKERS
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
-    "commands": 6,
-    "benchmarking": 5, "inspection": 5,
+    "commands": 7,
+    "benchmarking": 6,
+    "inspection": 5,
     "training": 4, "reporting": 4, "demonstration": 4,
     "tracking": 3,
     "run": 2, "processes": 2,
