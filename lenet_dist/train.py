@@ -21,6 +21,7 @@ from lenet_dist.machine import memory
 from lenet_dist.machine.clock import Clock
 from lenet_dist.processes import slurm
 from lenet_dist.processes.stop import StopRequest
+from lenet_dist.request import load
 from lenet_dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     shows = "print the resolved config and exit"
     parser.add_argument("--print-config", action="store_true", help=shows)
     request, overrides = parser.parse_with_overrides(arguments)
-    config = configuration.load(request.config, overrides)
+    config = load(request.config, overrides)
     if request.print_config:
         if exits.is_main_process():
             print(configuration.to_yaml(config), end="")

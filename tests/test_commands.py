@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from lenet_dist import config as configuration
 from lenet_dist.config import keys
+from lenet_dist.request import load
 from tests.processes import ROOT, SMALL, Job, LaunchedJobs, command, free_port, outcome, result
 
 TRAIN = ("-m", "lenet_dist.train")
@@ -81,8 +81,8 @@ def test_print_config_gives_yaml_that_gives_the_same_config(tmp_path: Path) -> N
     assert shown.returncode == 0
     file = tmp_path / "printed.yaml"
     file.write_text(shown.stdout)
-    printed = configuration.load(file)
-    assert printed == configuration.load(ROOT / "configs" / "seed.yaml", ["seed=7"])
+    printed = load(file)
+    assert printed == load(ROOT / "configs" / "seed.yaml", ["seed=7"])
 
 
 @pytest.mark.parametrize(

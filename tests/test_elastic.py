@@ -94,11 +94,11 @@ class Agents:
 
     def world_sizes(self) -> list[int]:
         """Of each start of the run so far."""
-        from lenet_dist import config as configuration
+        from lenet_dist.request import load
         from lenet_dist.run.directory import RunDirectory
 
         place = [f"run.root={self.folder}", "run.name=run"]
-        starts = RunDirectory(configuration.load(None, place)).read_starts()
+        starts = RunDirectory(load(None, place)).read_starts()
         return [start["world_size"] for start in starts]
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:

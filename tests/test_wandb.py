@@ -19,8 +19,8 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lenet_dist import config as configuration
 from lenet_dist.exits import RequestError
+from lenet_dist.request import load
 from lenet_dist.tracking.environment import active_trackers
 from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
 from tests.wandb_server import StoredRun, WandbServer
@@ -390,7 +390,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # So Python takes it for missing.
     with pytest.raises(RequestError, match=re.escape("pip install 'lenet_dist[tensorboard]'")):
-        active_trackers(configuration.load(None, ["log.trackers=[tensorboard]"]))
+        active_trackers(load(None, ["log.trackers=[tensorboard]"]))
 
 
 def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(

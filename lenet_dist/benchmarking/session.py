@@ -11,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lenet_dist import config as configuration
 from lenet_dist.benchmarking import measurements, table
 from lenet_dist.benchmarking.measurements import CONFIGS, Request
 from lenet_dist.benchmarking.targets import TARGETS, judge
@@ -20,6 +19,7 @@ from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import failures_named
 from lenet_dist.reporting import speeds
+from lenet_dist.request import load
 
 _MARKED = re.compile(r"(?<=<!-- figures -->\n).*(?=\n<!-- /figures -->)", re.DOTALL)
 
@@ -31,7 +31,7 @@ def check(request: argparse.Namespace) -> None:
             raise RequestError(
                 f"{CONFIGS / name}: not found; run the benchmark in a clone of the repository"
             )
-        configuration.load(CONFIGS / name)
+        load(CONFIGS / name)
     for option in ("json", "plot", "page"):
         file: Path | None = getattr(request, option)
         if file is None:

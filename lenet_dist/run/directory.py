@@ -11,6 +11,7 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.files import append_line
+from lenet_dist.request import load
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import MetricsFile
 
@@ -45,7 +46,7 @@ class RunDirectory:
             return None
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
-        if changes := config_changes(configuration.load(self.config), config):
+        if changes := config_changes(load(self.config), config):
             raise RequestError(refusal(self.path, changes))
         return json.loads(self.result.read_text())
 
@@ -66,7 +67,7 @@ class RunDirectory:
             self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
-        return configuration.load(self.config) if self.config.exists() else None
+        return load(self.config) if self.config.exists() else None
 
     def note_start(self, start: dict[str, Any]) -> None:
         """Add a line for this start."""
