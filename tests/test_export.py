@@ -297,7 +297,7 @@ def test_a_full_disk_is_a_reason_and_leaves_what_was_there(
         (("FILE", "--format", "onnx", "--out", "configs"), "--out configs: is a folder"),
         (("FILE", "--format", "hub", "--out", "configs"), "--out configs: holds something else"),
         (("FILE", "--format", "hub", "--out", "README.md"), "--out README.md: is a file"),
-        (("FILE", "--format", "hub", "--out", "."), "--out .: is where you are"),
+        (("FILE", "--format", "hub", "--out", "."), "--out .: is the current directory"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(

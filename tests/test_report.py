@@ -247,7 +247,7 @@ def test_weights_that_are_not_the_results_are_not_shown(
 ) -> None:
     copy = altered(several[0], tmp_path)
     shutil.copy(several[2] / "model.safetensors", copy)
-    assert "Pictures None: model.safetensors is not the file that result.json speaks of" in page_of(
+    assert "Pictures None: model.safetensors is not the file that result.json describes" in page_of(
         copy
     )
 

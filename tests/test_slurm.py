@@ -301,7 +301,7 @@ def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, expected: o
     first.until_step(batch.run, 14)
     with first.held():
         second = batch.submit("--nodes=1").expect("FAILED", "2:0")
-    assert "another job is at work there" in second.text()
+    assert "another job is using this run" in second.text()
     assert f'"slurm_job": "{first.number}"' in second.text()
     first.expect("COMPLETED")
     assert outcome(batch.run) == expected

@@ -315,10 +315,10 @@ def test_the_death_of_wandbs_own_process_changes_nothing(
     job.expect(0)
     check_harmless(job, uninterrupted)
     if mode == ONLINE:
-        assert "begun again" in told(job)
+        assert "restarted after" in told(job)
         check_arrived(server.run, TRAIN_STEPS)
     else:
-        assert "begun again" in told(job)
+        assert "restarted after" in told(job)
         check_upload(job, server, TRAIN_STEPS)
 
 

@@ -54,7 +54,7 @@ class RunDirectory:
         """Take the lock and get ready to begin or to continue.
 
         Gives the config that the run began with, or None if it is new. Raises RequestError if
-        run.resume forbids it, if another job is at work there, or if it can't be written.
+        run.resume forbids it, if another job is using this run, or if it can't be written.
         """
         if config.run.resume == "never" and self.config.exists():
             raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
