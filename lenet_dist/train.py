@@ -38,8 +38,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
-    shows = "print the resolved config and exit"
-    parser.add_argument("--print-config", action="store_true", help=shows)
+    parser.add_argument("--print-config", action="store_true", help="print the config and exit")
     request, overrides = parser.parse_with_overrides(arguments)
     config = load(request.config, overrides)
     if request.print_config:
