@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
@@ -245,13 +246,18 @@ def _alternatives(hint: Any) -> list[str]:
     return ["null" if hint is type(None) else hint.__name__]
 
 
-def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
+@cache
+def keys() -> tuple[Key, ...]:
     """Every key of the schema, in the schema's order."""
+    return tuple(_keys(Config, ""))
+
+
+def _keys(schema: type, prefix: str) -> Iterator[Key]:
     hints = get_type_hints(schema)
     for item in dataclasses.fields(schema):
         name, hint = prefix + item.name, hints[item.name]
         if dataclasses.is_dataclass(hint):
-            yield from keys(cast(type, hint), name + ".")
+            yield from _keys(cast(type, hint), name + ".")
         else:
             made = item.default_factory
             default = item.default if made is dataclasses.MISSING else made()

@@ -135,7 +135,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
     try:
         _mend(other, source)
-        return cast(DictConfig, OmegaConf.merge(base, other))
+        return cast(DictConfig, OmegaConf.unsafe_merge(base, other))
     except OmegaConfBaseException as error:
         raise RequestError(source + _explain(error)) from None
 

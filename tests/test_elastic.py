@@ -24,8 +24,8 @@ from tests.processes import (
     Jobs,
     checkpoint_steps,
     free_port,
+    has_line,
     outcome,
-    read_lines,
     result,
     user_environment,
 )
@@ -83,7 +83,7 @@ class Agents:
         agent.wait(10)
 
     def until_step(self, step: int) -> None:
-        self.until(lambda: any(line["step"] >= step for line in read_lines(self.directory)))
+        self.until(lambda: has_line(self.directory, step))
 
     def until(self, condition: Callable[[], bool]) -> None:
         self._until(condition, "it is so")

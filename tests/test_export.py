@@ -22,9 +22,9 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
-from tests.processes import ROOT, Job, Jobs, command, result
+from tests.processes import ROOT, Job, Jobs, command, forked, refusal, result
 
-EXPORT = ("python", "-m", "lenet_dist.export")
+EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)
 
 
@@ -46,7 +46,7 @@ def pixels(count: int) -> Tensor:
 
 
 def exported(target: Path, form: str, out: Path) -> Path:
-    done = command(*EXPORT, str(target), "--format", form, "--out", str(out))
+    done = forked(EXPORT, str(target), "--format", form, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == (f"{out}\n", "")
     return out
@@ -54,11 +54,7 @@ def exported(target: Path, form: str, out: Path) -> Path:
 
 def refused(*arguments: str) -> str:
     """The one line that a refused request gets."""
-    done = command(*EXPORT, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
+    return refusal(forked(EXPORT, *arguments))
 
 
 def content(folder: Path) -> dict[str, bytes]:

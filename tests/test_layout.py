@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 import lenet_dist
 from lenet_dist.tracking.environment import TRACKERS
+from tests.processes import loaded_by
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
@@ -124,9 +123,6 @@ def test_only_the_trackers_own_process_knows_the_trackers() -> None:
 
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train", "lenet_dist.export"])
 def test_reading_a_request_does_not_wait_for_torch(module: str) -> None:
-    script = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "omegaconf" in done.stdout.split()
-    assert not {"torch", "accelerate", "numpy", "wandb"} & set(done.stdout.split())
+    loaded = loaded_by(f"import {module}")
+    assert "omegaconf" in loaded
+    assert not {"torch", "accelerate", "numpy", "wandb"} & loaded

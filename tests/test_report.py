@@ -10,7 +10,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -26,7 +25,7 @@ from lenet_dist.reporting import page, pictures, plots, robustness
 from lenet_dist.request import load
 from lenet_dist.run import reader
 from tests.browser import Browser, fetch_axe
-from tests.processes import SMALL, Job, Jobs, command, outcome, result
+from tests.processes import SMALL, Job, Jobs, command, loaded_by, outcome, result
 
 TWENTY_EPOCHS = (
     *SMALL,
@@ -381,16 +380,8 @@ def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: J
 
 
 def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
-    script = "import sys, {}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    loaded = {
-        module: set(
-            subprocess.run(
-                [sys.executable, "-c", script.format(module)],
-                capture_output=True, text=True, check=True, timeout=60,
-            ).stdout.split()
-        )
-        for module in ("lenet_dist.training.loop", "lenet_dist.reporting.page")
-    }  # fmt: skip
+    modules = ("lenet_dist.training.loop", "lenet_dist.reporting.page")
+    loaded = {module: loaded_by(f"import {module}") for module in modules}
     assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
     assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
 

@@ -15,8 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got, has_line
-from tests.processes import ROOT, SMALL, Jobs, checkpoint_steps, command, outcome, result
+from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
+from tests.processes import (
+    ROOT,
+    SMALL,
+    Jobs,
+    checkpoint_steps,
+    command,
+    has_line,
+    outcome,
+    result,
+)
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 

@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lenet_dist.exits import RequestError
 from lenet_dist.request import load
 from lenet_dist.tracking.environment import active_trackers
+from tests.disk import mounted
 from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
 from tests.wandb_server import StoredRun, WandbServer
 
@@ -325,15 +326,8 @@ def test_the_death_of_wandbs_own_process_changes_nothing(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """64 KB where W&B keeps its files."""
-    disk = tmp_path / "run" / "wandb"
-    disk.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with mounted(tmp_path / "run" / "wandb", "64k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize(("mode", "free"), [(OFFLINE, 40_000), (ONLINE, 0)])
