@@ -1,26 +1,17 @@
-"""The configuration: a typed schema, and how a request is read into it and checked.
-
-Precedence: schema default < ``--config`` file < ``key=value``.
-"""
+"""The configuration: a typed schema, its keys, and what of it decides a run's result."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lenet_dist.exits import RequestError
+from omegaconf import OmegaConf
 
 
 def _key(
@@ -207,37 +198,6 @@ _DECIDES_NOTHING = (
 because `auto` is resolved only when the run begins."""
 
 
-def load(file: str | Path | None = None, overrides: list[str] | None = None) -> Config:
-    """The config of a request.
-
-    Raises RequestError, naming the key or the file, for anything that the schema does not accept.
-    """
-    merged = OmegaConf.structured(Config)
-    if file is not None:
-        merged = _merge(merged, _read(Path(file)), f"{file}: ")
-    for override in overrides or []:
-        merged = _merge(merged, _parse(override), f"{override}: ")
-    try:
-        config = cast(Config, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise RequestError(_explain(error)) from None
-    for entry in keys():
-        _check_range(entry, value_of(config, entry.name))
-    _check_name(config.run.name)
-    return config
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise RequestError(
-            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.'"
-        )
-    if (size := len(name.encode())) > _LONGEST_NAME:
-        raise RequestError(
-            f"run.name={name[:20]}...: {size} bytes; must be no more than {_LONGEST_NAME}"
-        )
-
-
 def to_yaml(config: Config) -> str:
     """The config as YAML, every key in the schema's order."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
@@ -266,9 +226,14 @@ class Key:
     metadata: Any
 
     @property
+    def alternatives(self) -> list[str]:
+        """The types and words that the key takes: ``["int", "auto"]``, ``["fixed", "ddp"]``."""
+        return _alternatives(self.type)
+
+    @property
     def type_name(self) -> str:
         """The type as ``--help`` shows it: ``int``, ``int or auto``, ``fixed or ddp``."""
-        return " or ".join(_alternatives(self.type))
+        return " or ".join(self.alternatives)
 
 
 def _alternatives(hint: Any) -> list[str]:
@@ -281,13 +246,18 @@ def _alternatives(hint: Any) -> list[str]:
     return ["null" if hint is type(None) else hint.__name__]
 
 
-def keys(schema: type = Config, prefix: str = "") -> Iterator[Key]:
+@cache
+def keys() -> tuple[Key, ...]:
     """Every key of the schema, in the schema's order."""
+    return tuple(_keys(Config, ""))
+
+
+def _keys(schema: type, prefix: str) -> Iterator[Key]:
     hints = get_type_hints(schema)
     for item in dataclasses.fields(schema):
         name, hint = prefix + item.name, hints[item.name]
         if dataclasses.is_dataclass(hint):
-            yield from keys(cast(type, hint), name + ".")
+            yield from _keys(cast(type, hint), name + ".")
         else:
             made = item.default_factory
             default = item.default if made is dataclasses.MISSING else made()
@@ -310,141 +280,3 @@ def value_of(config: Config, name: str) -> Any:
     for part in name.split("."):
         value = getattr(value, part)
     return value
-
-
-_LONGEST_NAME = 255
-"""Bytes: the limit of most file systems."""
-_TEXT = (str, str | None)
-_WORD = Key("", str, "", "", {})
-_NULL = "tag:yaml.org,2002:null"
-_NO_MAPPING = "expected keys and values, as in configs/default.yaml"
-
-
-def _read(file: Path) -> DictConfig:
-    try:
-        text = file.read_text(encoding="utf-8")
-        loaded = OmegaConf.load(io.StringIO(text))
-    except OSError as error:
-        # OmegaConf raises OSError without a reason for YAML that holds only a bare value.
-        reason = error.strerror or _NO_MAPPING
-        raise RequestError(f"--config {file}: {reason}") from None
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        raise RequestError(f"--config {file}: not YAML: {error}") from None
-    if not isinstance(loaded, DictConfig):
-        raise RequestError(f"--config {file}: {_NO_MAPPING}")
-    root = yaml.compose(text, yaml.SafeLoader)
-    for key in keys():
-        words = _words(key, _node_at(root, key.name))
-        if words is not None:
-            OmegaConf.update(loaded, key.name, words)
-    return loaded
-
-
-def _parse(override: str) -> DictConfig:
-    name, equals, value = override.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        example = f"{_full_name(name) or 'train.epochs'}={value or '...'}"
-        raise RequestError(f"{override}: expected key=value; write {example}")
-    try:
-        words = next((_words_typed(key, value) for key in keys() if key.name == name), None)
-        if words is not None:
-            return OmegaConf.create(_nested(name, words))
-        return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        raise RequestError(f"{override!r}: {error}") from None
-
-
-def _words_typed(key: Key, text: str) -> str | list[str] | None:
-    """Like `_words`, for the text after ``key=`` on the command line."""
-    if not text.isprintable():
-        return None
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:
-        node = None
-    is_plain = not (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'))
-    if key.type in _TEXT and text and is_plain and getattr(node, "tag", "") != _NULL:
-        return text
-    return _words(key, node)
-
-
-def _words(key: Key, node: yaml.Node | None) -> str | list[str] | None:
-    """A YAML node's text exactly as typed, if the key takes text: there 007 is not a number and off
-    not a boolean. None if nothing is to be taken literally."""
-    if key.type in _TEXT and isinstance(node, yaml.ScalarNode) and node.tag != _NULL:
-        return node.value
-    if key.type == list[str] and isinstance(node, yaml.SequenceNode):
-        words = [_words(_WORD, item) for item in node.value]
-        return words if all(isinstance(word, str) for word in words) else None  # type: ignore[return-value]
-    return None
-
-
-def _node_at(root: yaml.Node | None, name: str) -> yaml.Node | None:
-    node = root
-    for part in name.split("."):
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        node = next((value for key, value in entries if key.value == part), None)
-    return node
-
-
-def _nested(name: str, value: Any) -> dict[str, Any]:
-    """A dotted key and its value, as sections within sections."""
-    section, dot, rest = name.partition(".")
-    return {section: _nested(rest, value) if dot else value}
-
-
-def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
-    try:
-        _mend(other, source)
-        return cast(DictConfig, OmegaConf.merge(base, other))
-    except OmegaConfBaseException as error:
-        raise RequestError(source + _explain(error)) from None
-
-
-def _mend(request: DictConfig, source: str) -> None:
-    """Handle what OmegaConf's merge would misread, or refuse without naming the key."""
-    if missing := OmegaConf.missing_keys(request):
-        raise RequestError(f"{source}{min(missing)}: ??? is not a value")
-    for section in dataclasses.fields(Config):
-        given = OmegaConf.select(request, section.name, default={})
-        if section.name != "seed" and not isinstance(given, dict | DictConfig):
-            raise RequestError(f"{source}{section.name}: a section; set {section.name}.KEY")
-    for key in keys():
-        value = OmegaConf.select(request, key.name)
-        if value is False and "no" in _alternatives(key.type):
-            OmegaConf.update(request, key.name, "no")  # YAML 1.1 reads a bare `no` as false.
-        if isinstance(value, DictConfig) and get_origin(key.type) is list:
-            raise RequestError(f"{source}{key.name}: must be a list")
-
-
-def _explain(error: OmegaConfBaseException) -> str:
-    """OmegaConf's message on one line, with the key's full name, and the key meant if known."""
-    name = str(error.full_key or "")
-    message = str(error).splitlines()[0]
-    meant = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""
-    hint = f"; did you mean {meant}?" if meant and "Did you mean" not in message else ""
-    return f"{name}: {message}{hint}" if name else f"{message}{hint}"
-
-
-def _full_name(word: str) -> str:
-    """The dotted key that a bare or mistyped name stands for, or an empty string."""
-    import difflib
-
-    names = [key.name for key in keys()]
-    leaf = word.strip("-").rsplit(".", 1)[-1]
-    same_leaf = [name for name in names if name.rsplit(".", 1)[-1] == leaf]
-    return next(iter(same_leaf or difflib.get_close_matches(word, names, 1)), "")
-
-
-def _check_range(key: Key, value: Any) -> None:
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        raise RequestError(f"{key.name}={value}: must be a list of words")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return
-    low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
-    if not math.isfinite(value):
-        raise RequestError(f"{key.name}={value}: must be a finite number")
-    if not (low <= value <= high and above < value < below):
-        bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
-        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-        raise RequestError(f"{key.name}={value}: must be {wanted}")

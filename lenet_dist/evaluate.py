@@ -12,9 +12,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.config import Config
+from lenet_dist.request import load
 from lenet_dist.run.directory import locate_weights
 
 
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     request, overrides = parser.parse_with_overrides(arguments)
     weights_file, config_file = locate_weights(request.target)
-    config = configuration.load(config_file, overrides)
+    config = load(config_file, overrides)
     _evaluate(config, weights_file, as_json=request.json)
 
 

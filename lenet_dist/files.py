@@ -75,7 +75,7 @@ def check_folder_can_be_written(option: str, path: Path) -> None:
     if path.is_symlink():
         raise RequestError(f"{option} {path}: is a link; name the folder itself")
     if path.resolve() == Path.cwd():
-        raise RequestError(f"{option} {path}: is where you are; name a folder in it")
+        raise RequestError(f"{option} {path}: is the current directory; name a folder in it")
     _check_parent(option, path)
 
 

@@ -21,6 +21,7 @@ from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import check_file_can_be_written
+from lenet_dist.request import load
 
 _SLOW = 3.0
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> None:
     request, overrides = parser.parse_with_overrides(arguments)
     if not (math.isfinite(request.slow) and request.slow > 1):
         raise RequestError(f"--slow {request.slow:g}: must be a number above 1")
-    config = configuration.load(request.config, overrides)
+    config = load(request.config, overrides)
     from lenet_dist.processes import slurm
 
     slurm.adopt_ranks()

@@ -43,9 +43,13 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     single = len(request.runs) == 1
     out = request.out or (request.runs[0] if single else Path()) / "report.html"
+    import torch
+
     from lenet_dist.reporting import page
     from lenet_dist.run import reader
 
+    # Two threads gain little here, and beside a run that uses the cores they wait for each other.
+    torch.set_num_threads(1)
     runs = [reader.read(path) for path in request.runs]
     check_file_can_be_written("--out", out)
     check_file_can_be_written("--wandb-json", request.wandb_json)

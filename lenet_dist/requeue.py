@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 
-from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.exits import RequestError, Stopped
 from lenet_dist.processes import slurm
+from lenet_dist.request import load
 from lenet_dist.run.directory import RunDirectory
 
 
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> None:
         "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
     )
     request, overrides = parser.parse_with_overrides(arguments)
-    directory = RunDirectory(configuration.load(request.config, overrides))
+    directory = RunDirectory(load(request.config, overrides))
     job = slurm.job_name()
     if job is None:
         raise RequestError("not in a SLURM job: there is nothing to requeue")

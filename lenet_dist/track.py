@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
+from lenet_dist.request import load
 from lenet_dist.tracking import feed
 from lenet_dist.tracking.environment import active_trackers, settle_environment
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     run: Path = request.run
     if not (run / "config.yaml").exists():
         raise RequestError(f"{run}: not a run: it has no config.yaml")
-    config = configuration.load(run / "config.yaml", overrides)
+    config = load(run / "config.yaml", overrides)
     names = active_trackers(config)
     if not names:
         raise RequestError(f"{run}: no tracker is active; write for example wandb.mode=online")

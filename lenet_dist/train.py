@@ -21,6 +21,7 @@ from lenet_dist.machine import memory
 from lenet_dist.machine.clock import Clock
 from lenet_dist.processes import slurm
 from lenet_dist.processes.stop import StopRequest
+from lenet_dist.request import load
 from lenet_dist.run.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -37,10 +38,9 @@ def main(arguments: list[str], task: Task | None = None) -> None:
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
-    shows = "print the resolved config and exit"
-    parser.add_argument("--print-config", action="store_true", help=shows)
+    parser.add_argument("--print-config", action="store_true", help="print the config and exit")
     request, overrides = parser.parse_with_overrides(arguments)
-    config = configuration.load(request.config, overrides)
+    config = load(request.config, overrides)
     if request.print_config:
         if exits.is_main_process():
             print(configuration.to_yaml(config), end="")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.processes import ROOT, read_lines
+from tests.processes import ROOT, has_line
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
 
@@ -181,11 +181,6 @@ class BatchJob:
             for pid in pids:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGCONT)
-
-
-def has_line(directory: Path, step: int) -> bool:
-    """Whether the run's metrics.jsonl has a line of this step or a later one."""
-    return any(line["step"] >= step for line in read_lines(directory))
 
 
 def has_got(pid: int, number: signal.Signals) -> bool:

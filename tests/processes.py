@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -43,14 +44,16 @@ SMALL = (
 
 
 class Rank:
-    """One process of a job."""
+    """One process of a job. `errors`: where its stderr goes, if not to `output` too."""
 
     def __init__(
-        self, module: str, arguments: list[str], environment: dict[str, str], output: Path
-    ) -> None:
+        self, module: str, arguments: list[str], environment: dict[str, str], output: Path,
+        errors: Path | None = None,
+    ) -> None:  # fmt: skip
         self.output = output
+        files = (str(output), str(errors or output))
         self.process: ForkServerProcess = _FORKSERVER.Process(
-            target=_be_a_rank, args=(module, arguments, environment, str(output), str(ROOT))
+            target=_be_a_rank, args=(module, arguments, environment, files, str(ROOT))
         )
         self.process.start()
 
@@ -73,11 +76,11 @@ class Rank:
 
 
 def _be_a_rank(
-    module: str, arguments: list[str], environment: dict[str, str], output: str, folder: str
-) -> None:
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
+    module: str, arguments: list[str], environment: dict[str, str], files: tuple[str, str],
+    folder: str,
+) -> None:  # fmt: skip
+    for standard, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), standard)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -123,7 +126,7 @@ class Job:
 
     def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
-        self.until(lambda: any(line["step"] >= step for line in read_lines(self.directory)))
+        self.until(lambda: has_line(self.directory, step))
 
 
 class Jobs:
@@ -198,7 +201,7 @@ class LaunchedJob:
     def until_step(self, step: int, seconds: float = 60) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
         deadline = time.monotonic() + seconds
-        while not any(line["step"] >= step for line in read_lines(self.directory)):
+        while not has_line(self.directory, step):
             assert self.process.poll() is None, f"the launcher has ended:\n{self.text()}"
             assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
             time.sleep(0.01)
@@ -264,10 +267,42 @@ def command(
     )  # fmt: skip
 
 
+def forked(
+    module: str, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE ARGUMENTS` as `command` runs it, but without the seconds of its imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        rank = Rank(module, list(arguments), user_environment(environment), output, errors)
+        try:
+            code = rank.wait(seconds)
+        finally:
+            rank.send(signal.SIGKILL)
+        return subprocess.CompletedProcess(
+            [module, *arguments], code, output.read_text(), errors.read_text()
+        )
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command said that was refused: one line on stderr, with exit code 2."""
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return done.stderr
+
+
 def user_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of someone who has activated the venv."""
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "PATH": path, **(extra or {})}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The packages that a new Python has loaded after a statement."""
+    script = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = command("python", "-c", script)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
 
 
 def free_port() -> int:
@@ -284,6 +319,11 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     parsed = [json.loads(line) for line in lines]
     return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in parsed]
+
+
+def has_line(directory: Path, step: int) -> bool:
+    """Whether the run's metrics.jsonl has a line of this step or a later one."""
+    return any(line["step"] >= step for line in read_lines(directory))
 
 
 def result(directory: Path) -> dict[str, Any]:

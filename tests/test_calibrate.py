@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lenet_dist import config as configuration
 from lenet_dist.data import dataset, sampler
 from lenet_dist.model import weights
+from lenet_dist.request import load
 from tests.processes import Job, command
 
 CALIBRATE = ("python", "scripts/calibrate")
@@ -33,7 +33,7 @@ def test_the_temperature_is_the_best_for_the_images_held_out(
     model, original = weights.read(out), weights.read(run / "model.safetensors")
     for name, tensor in original.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
-    data = configuration.load(run / "config.yaml").data
+    data = load(run / "config.yaml").data
     training = dataset.load(data, "train")
     _, ids = sampler.split(0, len(training), data.validation)
     with torch.no_grad():

@@ -9,9 +9,20 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from lenet_dist import config as configuration
 from lenet_dist.config import keys
-from tests.processes import ROOT, SMALL, Job, LaunchedJobs, command, free_port, outcome, result
+from lenet_dist.request import load
+from tests.processes import (
+    ROOT,
+    SMALL,
+    Job,
+    LaunchedJobs,
+    command,
+    forked,
+    free_port,
+    outcome,
+    refusal,
+    result,
+)
 
 TRAIN = ("-m", "lenet_dist.train")
 LAUNCH_FILES = ("cpu", "gpu", "gpus", "nodes")
@@ -81,8 +92,8 @@ def test_print_config_gives_yaml_that_gives_the_same_config(tmp_path: Path) -> N
     assert shown.returncode == 0
     file = tmp_path / "printed.yaml"
     file.write_text(shown.stdout)
-    printed = configuration.load(file)
-    assert printed == configuration.load(ROOT / "configs" / "seed.yaml", ["seed=7"])
+    printed = load(file)
+    assert printed == load(ROOT / "configs" / "seed.yaml", ["seed=7"])
 
 
 @pytest.mark.parametrize(
@@ -99,11 +110,7 @@ def test_print_config_gives_yaml_that_gives_the_same_config(tmp_path: Path) -> N
 def test_a_wrong_argument_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], named: str
 ) -> None:
-    refused = command("python", *TRAIN, *arguments)
-    assert refused.returncode == 2
-    assert refused.stdout == ""
-    assert refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
-    assert named in refused.stderr
+    assert named in refusal(command("python", *TRAIN, *arguments))
 
 
 def test_a_run_that_is_piped_prints_plain_lines_and_ends_in_a_table(tmp_path: Path) -> None:
@@ -147,9 +154,8 @@ def test_evaluate_takes_a_file_and_overrides(uninterrupted: Job, tmp_path: Path)
 
 @pytest.mark.parametrize("target", ["nowhere", "README.md", "configs"])
 def test_evaluate_refuses_what_is_no_run_and_no_weights(target: str) -> None:
-    refused = command("python", "-m", "lenet_dist.evaluate", target, "data.name=synthetic")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"error: {target}: ") and refused.stderr.count("\n") == 1
+    done = forked("lenet_dist.evaluate", target, "data.name=synthetic")
+    assert refusal(done).startswith(f"error: {target}: ")
 
 
 def test_make_help_lists_the_targets_of_the_contract() -> None:

@@ -23,12 +23,12 @@ from lenet_dist.config import (
     config_hash,
     describe_keys,
     keys,
-    load,
     to_yaml,
     value_of,
 )
 from lenet_dist.exits import RequestError
 from lenet_dist.plan import validate
+from lenet_dist.request import load
 from tests.properties import PROPERTY
 
 ROOT = Path(__file__).parents[1]

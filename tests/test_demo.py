@@ -17,7 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, fetch_axe
-from tests.processes import ROOT, command, free_port
+from tests.processes import ROOT, command, forked, free_port, refusal
 
 DEMO = (sys.executable, "-m", "lenet_dist.demo")
 Stroke = Sequence[tuple[float, float]]
@@ -163,10 +163,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
             (("--port", "70000"), "--port 70000: "),
             (("--weights", "README.md"), "README.md: not LeNet-5's weights"),
         ):
-            done = command(*DEMO, "--port", "0", *arguments)
-            assert done.returncode == 2
-            assert done.stderr.startswith("error: ") and named in done.stderr
-            assert len(done.stderr.splitlines()) == 1
+            assert named in refusal(forked("lenet_dist.demo", "--port", "0", *arguments))
 
 
 def test_without_its_packages_it_says_which() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist import config as configuration
+from lenet_dist.request import load
 from tests.processes import ROOT
 
 PAGES = sorted([
@@ -66,7 +66,7 @@ def test_a_command_in_the_docs_names_what_is_there(command: str) -> None:
     for option in (word for word in own if word.startswith("--")):
         assert option in help_of(module), f"{module} has no {option}"
     if module.removeprefix("lenet_dist.") in TAKES_KEYS:
-        configuration.load(None, [word for word in own if re.match(r"[a-z_.]+=", word)])
+        load(None, [word for word in own if re.match(r"[a-z_.]+=", word)])
 
 
 def test_the_walk_sees_the_commands_that_every_reader_needs() -> None:

@@ -24,8 +24,8 @@ from tests.processes import (
     Jobs,
     checkpoint_steps,
     free_port,
+    has_line,
     outcome,
-    read_lines,
     result,
     user_environment,
 )
@@ -83,7 +83,7 @@ class Agents:
         agent.wait(10)
 
     def until_step(self, step: int) -> None:
-        self.until(lambda: any(line["step"] >= step for line in read_lines(self.directory)))
+        self.until(lambda: has_line(self.directory, step))
 
     def until(self, condition: Callable[[], bool]) -> None:
         self._until(condition, "it is so")
@@ -94,11 +94,11 @@ class Agents:
 
     def world_sizes(self) -> list[int]:
         """Of each start of the run so far."""
-        from lenet_dist import config as configuration
+        from lenet_dist.request import load
         from lenet_dist.run.directory import RunDirectory
 
         place = [f"run.root={self.folder}", "run.name=run"]
-        starts = RunDirectory(configuration.load(None, place)).read_starts()
+        starts = RunDirectory(load(None, place)).read_starts()
         return [start["world_size"] for start in starts]
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:

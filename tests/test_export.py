@@ -22,9 +22,9 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
-from tests.processes import ROOT, Job, Jobs, command, result
+from tests.processes import ROOT, Job, Jobs, command, forked, refusal, result
 
-EXPORT = ("python", "-m", "lenet_dist.export")
+EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)
 
 
@@ -46,7 +46,7 @@ def pixels(count: int) -> Tensor:
 
 
 def exported(target: Path, form: str, out: Path) -> Path:
-    done = command(*EXPORT, str(target), "--format", form, "--out", str(out))
+    done = forked(EXPORT, str(target), "--format", form, "--out", str(out))
     assert done.returncode == 0, done.stderr
     assert (done.stdout, done.stderr) == (f"{out}\n", "")
     return out
@@ -54,11 +54,7 @@ def exported(target: Path, form: str, out: Path) -> Path:
 
 def refused(*arguments: str) -> str:
     """The one line that a refused request gets."""
-    done = command(*EXPORT, *arguments)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
+    return refusal(forked(EXPORT, *arguments))
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -297,7 +293,7 @@ def test_a_full_disk_is_a_reason_and_leaves_what_was_there(
         (("FILE", "--format", "onnx", "--out", "configs"), "--out configs: is a folder"),
         (("FILE", "--format", "hub", "--out", "configs"), "--out configs: holds something else"),
         (("FILE", "--format", "hub", "--out", "README.md"), "--out README.md: is a file"),
-        (("FILE", "--format", "hub", "--out", "."), "--out .: is where you are"),
+        (("FILE", "--format", "hub", "--out", "."), "--out .: is the current directory"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(

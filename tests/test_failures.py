@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.disk import mounted
 from tests.processes import Job, Jobs, checkpoint_steps, free_port, outcome, read_lines
 
 
@@ -183,15 +184,8 @@ def test_damaged_data_is_named_and_nothing_is_written(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with mounted(tmp_path / "disk", "3m") as disk:
+        yield disk
 
 
 def test_a_full_disk_is_a_reason_and_the_checkpoints_before_it_are_whole(

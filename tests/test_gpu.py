@@ -7,11 +7,11 @@ import re
 import pytest
 import torch
 
-from lenet_dist import config as configuration
 from lenet_dist.data import dataset, sampler
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
 from lenet_dist.processes import accelerator as accelerators
+from lenet_dist.request import load
 from lenet_dist.training import gradient
 from lenet_dist.training import state as states
 from lenet_dist.training.graph import CapturedStep
@@ -27,7 +27,7 @@ STEPS = 40
 def trained(captured: bool, *overrides: str) -> list[torch.Tensor]:
     """Weights, running mean and the last step's numbers after STEPS steps on synthetic images."""
     settings = ["data.name=synthetic", "train.clip_norm=1", f"compute.cuda_graph={captured}"]
-    config = configuration.load(None, [*settings, *overrides])
+    config = load(None, [*settings, *overrides])
     plan = validate(config, 1)
     accelerator = accelerators.start(config.compute)
     images = dataset.synthetic("train").to(accelerator.device)

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lenet_dist import config as configuration
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.request import load
 from lenet_dist.training.rows import ByHand
 from tests.properties import PROPERTY
 
@@ -103,7 +103,7 @@ def test_a_shards_gradient_by_hand_is_that_of_the_seed_documents_class(smoothing
     original, model = seed_document_model(), LeNet5(mean=0.13, std=0.31)
     model.load_state_dict(original.state_dict())
     pixels, labels = random_pixels(32), torch.arange(32) % 10
-    config = configuration.load(None, [f"train.label_smoothing={smoothing}"])
+    config = load(None, [f"train.label_smoothing={smoothing}"])
     by_hand = ByHand(model, config.train)
     rows = by_hand(pixels, labels), by_hand.of_all(pixels, labels)
     logits = original((pixels - 0.13) / 0.31)

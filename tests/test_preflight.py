@@ -7,7 +7,6 @@ import json
 import math
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from lenet_dist.data import dataset, fetch
 from lenet_dist.inspection.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
 from lenet_dist.inspection.network import partners
 from lenet_dist.inspection.rank import Rank
+from tests.disk import mounted
 from tests.processes import Job, Jobs, command
 from tests.properties import PROPERTY
 
@@ -46,15 +46,8 @@ def findings_of(job: Job) -> list[str]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB: less than the preflight writes."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with mounted(tmp_path / "disk", "3m") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])

@@ -10,7 +10,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -23,9 +22,10 @@ from lenet_dist import report
 from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
 from lenet_dist.reporting import page, pictures, plots, robustness
+from lenet_dist.request import load
 from lenet_dist.run import reader
 from tests.browser import Browser, fetch_axe
-from tests.processes import SMALL, Job, Jobs, command, outcome, result
+from tests.processes import SMALL, Job, Jobs, command, loaded_by, outcome, result
 
 TWENTY_EPOCHS = (
     *SMALL,
@@ -163,17 +163,17 @@ def test_the_command_in_the_page_gives_the_same_bits_again(
 def test_the_command_has_every_key_that_is_not_at_its_default(
     uninterrupted: Job, tmp_path: Path, override: str
 ) -> None:
-    asked = configuration.load(uninterrupted.directory / "config.yaml", [override])
+    asked = load(uninterrupted.directory / "config.yaml", [override])
     directory = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
     words = shlex.split(page.rerun_command(reader.read(directory)))
-    again = configuration.load(None, [*words[4:], f"run.name={asked.run.name}"])
+    again = load(None, [*words[4:], f"run.name={asked.run.name}"])
     assert again == asked
 
 
 def test_under_ddp_the_command_has_the_number_of_processes(
     several: list[Path], tmp_path: Path
 ) -> None:
-    asked = configuration.load(several[1] / "config.yaml", ["train.reduction=ddp"])
+    asked = load(several[1] / "config.yaml", ["train.reduction=ddp"])
     directory = altered(several[1], tmp_path, config=configuration.to_yaml(asked))
     shown = page.rerun_command(reader.read(directory))
     assert shown.startswith("torchrun --nproc-per-node 2 -m lenet_dist.train ")
@@ -225,7 +225,7 @@ def test_without_the_images_the_page_says_which_are_missing(
 ) -> None:
     # data.download is true: it must not try.
     overrides = ["data.name=mnist", f"data.root={tmp_path}/nothing"]
-    asked = configuration.load(uninterrupted.directory / "config.yaml", overrides)
+    asked = load(uninterrupted.directory / "config.yaml", overrides)
     copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
     shown = page_of(copy)
     assert "Pictures None: data.name=mnist" in shown and f"{tmp_path}/nothing" in shown
@@ -235,7 +235,7 @@ def test_without_the_images_the_page_says_which_are_missing(
 
 
 def test_classes_that_are_not_numbers_have_their_names(uninterrupted: Job, tmp_path: Path) -> None:
-    asked = configuration.load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
+    asked = load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
     copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
     shown = page_of(copy)
     assert "LeNet-5 on Fashion-MNIST" in shown and "9 ankle boot" in shown
@@ -246,7 +246,7 @@ def test_weights_that_are_not_the_results_are_not_shown(
 ) -> None:
     copy = altered(several[0], tmp_path)
     shutil.copy(several[2] / "model.safetensors", copy)
-    assert "Pictures None: model.safetensors is not the file that result.json speaks of" in page_of(
+    assert "Pictures None: model.safetensors is not the file that result.json describes" in page_of(
         copy
     )
 
@@ -259,7 +259,7 @@ def test_the_same_run_gives_the_same_page(interrupted: Path, several: list[Path]
 
 def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
-    asked = configuration.load(uninterrupted.directory / "config.yaml", [f'wandb.group="{evil}"'])
+    asked = load(uninterrupted.directory / "config.yaml", [f'wandb.group="{evil}"'])
     html = page.of_run(
         reader.read(altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked)))
     )
@@ -380,16 +380,8 @@ def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: J
 
 
 def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
-    script = "import sys, {}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    loaded = {
-        module: set(
-            subprocess.run(
-                [sys.executable, "-c", script.format(module)],
-                capture_output=True, text=True, check=True, timeout=60,
-            ).stdout.split()
-        )
-        for module in ("lenet_dist.training.loop", "lenet_dist.reporting.page")
-    }  # fmt: skip
+    modules = ("lenet_dist.training.loop", "lenet_dist.reporting.page")
+    loaded = {module: loaded_by(f"import {module}") for module in modules}
     assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
     assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
 

@@ -156,7 +156,7 @@ def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
         damage(stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors", "flipped")
     lines = read_lines(stopped)
     refused = jobs.start().expect(2)
-    assert "no checkpoint is good" in refused.text() and "Traceback" not in refused.text()
+    assert "no usable checkpoint" in refused.text() and "Traceback" not in refused.text()
     assert read_lines(stopped) == lines
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenet_dist import config as configuration
 from lenet_dist.data import dataset
 from lenet_dist.model import lenet5
+from lenet_dist.request import load
 from lenet_dist.training.rows import ByHand, is_bit_equal, one_by_one
 
 AT_ONCE = (2, 7)
@@ -27,7 +27,7 @@ def threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def by_hand() -> ByHand:
     """Of weights that have been trained a little: at the beginning much is alike."""
-    config = configuration.load(None, ["model.mean=0.13", "model.std=0.31"])
+    config = load(None, ["model.mean=0.13", "model.std=0.31"])
     model = lenet5.build(1, 0.13, 0.31)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     images, labels = samples(512)
@@ -79,7 +79,7 @@ def test_a_kernel_that_depends_on_the_number_of_images_is_noticed() -> None:
                 rows[-1, -3] = torch.nextafter(rows[-1, -3], torch.tensor(torch.inf))
             return rows
 
-    config = configuration.load()
+    config = load()
     images, labels = samples(64)
     model = lenet5.build(0, 0.0, 1.0)
     assert is_bit_equal(ByHand(model, config.train), images, labels, 4)

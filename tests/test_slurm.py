@@ -15,8 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got, has_line
-from tests.processes import ROOT, SMALL, Jobs, checkpoint_steps, command, outcome, result
+from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
+from tests.processes import (
+    ROOT,
+    SMALL,
+    Jobs,
+    checkpoint_steps,
+    command,
+    has_line,
+    outcome,
+    result,
+)
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
@@ -301,7 +310,7 @@ def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, expected: o
     first.until_step(batch.run, 14)
     with first.held():
         second = batch.submit("--nodes=1").expect("FAILED", "2:0")
-    assert "another job is at work there" in second.text()
+    assert "another job is using this run" in second.text()
     assert f'"slurm_job": "{first.number}"' in second.text()
     first.expect("COMPLETED")
     assert outcome(batch.run) == expected

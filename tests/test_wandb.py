@@ -19,9 +19,10 @@ import psutil
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lenet_dist import config as configuration
 from lenet_dist.exits import RequestError
+from lenet_dist.request import load
 from lenet_dist.tracking.environment import active_trackers
+from tests.disk import mounted
 from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
 from tests.wandb_server import StoredRun, WandbServer
 
@@ -315,25 +316,18 @@ def test_the_death_of_wandbs_own_process_changes_nothing(
     job.expect(0)
     check_harmless(job, uninterrupted)
     if mode == ONLINE:
-        assert "begun again" in told(job)
+        assert "restarted after" in told(job)
         check_arrived(server.run, TRAIN_STEPS)
     else:
-        assert "begun again" in told(job)
+        assert "restarted after" in told(job)
         check_upload(job, server, TRAIN_STEPS)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """64 KB where W&B keeps its files."""
-    disk = tmp_path / "run" / "wandb"
-    disk.mkdir(parents=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs root and the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
+    with mounted(tmp_path / "run" / "wandb", "64k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize(("mode", "free"), [(OFFLINE, 40_000), (ONLINE, 0)])
@@ -390,7 +384,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # So Python takes it for missing.
     with pytest.raises(RequestError, match=re.escape("pip install 'lenet_dist[tensorboard]'")):
-        active_trackers(configuration.load(None, ["log.trackers=[tensorboard]"]))
+        active_trackers(load(None, ["log.trackers=[tensorboard]"]))
 
 
 def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(

@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lenet_dist import config as configuration
 from lenet_dist.benchmarking import measurements, table
 from lenet_dist.benchmarking.measurements import CONFIGS, Request
+from lenet_dist.benchmarking.page import between
 from lenet_dist.benchmarking.targets import TARGETS, judge
 from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import failures_named
 from lenet_dist.reporting import speeds
+from lenet_dist.request import load
 
-_MARKED = re.compile(r"(?<=<!-- figures -->\n).*(?=\n<!-- /figures -->)", re.DOTALL)
+_FIGURES = between("figures")
 
 
 def check(request: argparse.Namespace) -> None:
@@ -31,14 +31,14 @@ def check(request: argparse.Namespace) -> None:
             raise RequestError(
                 f"{CONFIGS / name}: not found; run the benchmark in a clone of the repository"
             )
-        configuration.load(CONFIGS / name)
+        load(CONFIGS / name)
     for option in ("json", "plot", "page"):
         file: Path | None = getattr(request, option)
         if file is None:
             continue
         if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
             raise RequestError(f"--{option} {file}: can't write there")
-    if request.page and not (request.page.exists() and _MARKED.search(request.page.read_text())):
+    if request.page and not (request.page.exists() and _FIGURES.search(request.page.read_text())):
         raise RequestError(f"--page {request.page}: has no <!-- figures --> and <!-- /figures -->")
     if request.plot and "speed" not in request.only:
         raise RequestError("--plot needs the group speed in --only")
@@ -79,7 +79,7 @@ def write(request: argparse.Namespace, report: dict[str, Any]) -> None:
     texts = {
         "json": lambda: json.dumps(report, indent=1) + "\n",
         "plot": lambda: speeds.draw(report),
-        "page": lambda: _MARKED.sub(lambda _: table.for_page(report), request.page.read_text()),
+        "page": lambda: _FIGURES.sub(lambda _: table.for_page(report), request.page.read_text()),
     }
     for option, text in texts.items():
         file: Path | None = getattr(request, option)

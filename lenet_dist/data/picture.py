@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ _NOISE = 4.0
 """How far from the paper's grey still counts as paper, in standard deviations."""
 _SPECK = 0.05
 """Anything smaller than this share of the largest stroke's area is dirt."""
+_Y, _X = np.array([(0, 0, 0, 1, 1, 2), (0, 1, 2, 0, 1, 0)])
+"""The powers of y and x in the terms of a quadratic surface: 1, x, x * x, y, x * y, y * y."""
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
@@ -125,7 +128,8 @@ def _ink(grey: Grey) -> Grey:
     """How much ink each pixel has, 0 on paper, 1 where it is as dark (or light) as the strokes."""
     rest = grey - _paper(grey)
     # Ink is what departs furthest from the paper, on whichever side that is.
-    rest = rest if (rest.astype(np.float64) ** 3).sum() > 0 else -rest
+    exact = rest.astype(np.float64)
+    rest = rest if (exact * exact * exact).sum() > 0 else -rest
     noise = 1.4826 * float(np.median(np.abs(rest)))
     rest = np.maximum(rest - _NOISE * noise, 0)
     if rest.max() < _LEAST_CONTRAST:
@@ -140,19 +144,24 @@ def _paper(grey: Grey) -> Grey:
     Light falls off across a photograph; a quadratic surface follows that, but not a stroke.
     """
     height, width = grey.shape
-    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
-    levels = grey.reshape(-1).astype(np.float64)
+    y, x = (np.vander(np.linspace(-1, 1, side), 5, increasing=True) for side in grey.shape)
     border = np.ones_like(grey, bool)
     border[1 + height // 10 : -1 - height // 10, 1 + width // 10 : -1 - width // 10] = False
     # The first guess is flat: the border's median. Each fit leaves out what departs from the last.
+    levels = grey.astype(np.float64)
     surface = np.full_like(levels, np.median(grey[border]))
     for _ in range(5):
         departure = np.abs(levels - surface)
         is_paper = departure <= max(3 * 1.4826 * float(np.median(departure)), 12.0)
-        coefficients, *_ = np.linalg.lstsq(terms[is_paper], levels[is_paper], rcond=None)
-        surface = terms @ coefficients
-    return surface.reshape(grey.shape).astype(np.float32)
+        # The normal equations of least squares, from sums of y**i * x**j over the paper's pixels.
+        sums = y.T @ is_paper @ x
+        products = sums[_Y[:, None] + _Y, _X[:, None] + _X]
+        moments = (y[:, :3].T @ (levels * is_paper) @ x[:, :3])[_Y, _X]
+        coefficients = np.zeros((3, 3))
+        # Not solve: a very small picture has too few pixels for six coefficients.
+        coefficients[_Y, _X], *_ = np.linalg.lstsq(products, moments, rcond=1e-12)
+        surface = y[:, :3] @ coefficients @ x[:, :3].T
+    return surface.astype(np.float32)
 
 
 def _without_specks(ink: Grey) -> Grey:
@@ -167,7 +176,8 @@ def _without_specks(ink: Grey) -> Grey:
 
 def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """The number (from 1) of the part that each pixel belongs to, 0 outside; diagonals connect."""
-    labels = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
+    numbers = np.arange(1, mask.size + 1)
+    labels = numbers.reshape(mask.shape) * mask
     while True:
         spread = np.where(mask, _greatest_around(labels), 0)
         # A label is a pixel's number: take over that pixel's own new label at once, to end sooner.
@@ -175,21 +185,22 @@ def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         if (spread == labels).all():
             break
         labels = spread
-    _, numbers = np.unique(np.append(0, labels), return_inverse=True)
-    return numbers[1:].reshape(mask.shape)
+    # A part's label is the number of its last pixel.
+    return np.append(0, (labels.reshape(-1) == numbers).cumsum())[labels]
 
 
 def _widened(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return _greatest_around(mask.astype(np.int64)) > 0
+    return _greatest_around(mask)
 
 
-def _greatest_around(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _greatest_around(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The greatest of each pixel and its eight neighbours."""
     for axis in (0, 1):
-        padded = np.pad(values, [(1, 1) if a == axis else (0, 0) for a in (0, 1)])
-        length = values.shape[axis]
-        shifted = [padded.take(range(s, s + length), axis) for s in range(3)]
-        values = np.maximum.reduce(shifted)
+        here, greatest = np.moveaxis(values, axis, 0), values.copy()
+        there = np.moveaxis(greatest, axis, 0)
+        np.maximum(there[1:], here[:-1], out=there[1:])
+        np.maximum(there[:-1], here[1:], out=there[:-1])
+        values = greatest
     return values
 
 

@@ -58,7 +58,7 @@ class StopRequest:
         if self.reason is None and self._launcher not in (None, os.getppid()):
             # accelerate launch forwards no signals, and some kill torchrun: better to stop with
             # everything saved than to run on unseen.
-            self.reason = "the launcher's end"
+            self.reason = "the death of its launcher"
         if self.reason is None and self._file is not None:
             now = time.monotonic()
             if now - self._last_look >= _LOOK_EVERY_SECONDS:

@@ -65,7 +65,7 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
     model = weights.read(run.path / "model.safetensors")
     digest = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
     if digest != run.result.weights_sha256:
-        raise RequestError("model.safetensors is not the file that result.json speaks of")
+        raise RequestError("model.safetensors is not the file that result.json describes")
     data = replace(run.config.data, root=data_root or run.config.data.root, download=False)
     return model, dataset.load(data, "test")
 

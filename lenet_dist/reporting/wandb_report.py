@@ -99,7 +99,7 @@ def publish(runs: Sequence[Run], project: Project) -> str:
         raise RunFailed(f"--wandb {project}: W&B can't be reached: {text}") from None
     except ValueError as error:
         text = " ".join(str(error).split())
-        raise RunFailed(f"--wandb {project}: W&B's answer makes no sense: {text}") from None
+        raise RunFailed(f"--wandb {project}: unexpected answer from W&B: {text}") from None
     write_atomically(kept, (json.dumps(reports | {key: report.id}, indent=1) + "\n").encode())
     return quote(report.url, safe=":/")  # The title is part of the URL.
 

@@ -71,7 +71,7 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest whole checkpoint, or None if there are no checkpoints; and a list of what is wrong
     with newer ones, each of which is set aside under a name ending in ``.bad``.
 
-    Raises RequestError if there are checkpoints but none is good.
+    Raises RequestError if there are checkpoints but none is usable.
     """
     with failures_named(checkpoints):
         for leftover in checkpoints.glob(".step-*.tmp"):
@@ -89,7 +89,7 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
         return checkpoint, list(wrong.values())
     if wrong:
         raise RequestError(
-            f"{checkpoints}: no checkpoint is good: {'; '.join(wrong.values())};"
+            f"{checkpoints}: no usable checkpoint: {'; '.join(wrong.values())};"
             " restore one from a backup, or begin again under another run.name"
         )
     return None, []

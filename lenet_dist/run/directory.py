@@ -11,6 +11,7 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.files import append_line
+from lenet_dist.request import load
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import MetricsFile
 
@@ -46,7 +47,7 @@ class RunDirectory:
             return None
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
-        if changes := config_changes(configuration.load(self.config), config):
+        if changes := config_changes(load(self.config), config):
             raise RequestError(refusal(self.path, changes))
         return json.loads(self.result.read_text())
 
@@ -54,7 +55,7 @@ class RunDirectory:
         """Take the lock and get ready to begin or to continue.
 
         Gives the config that the run began with, or None if it is new. Raises RequestError if
-        run.resume forbids it, if another job is at work there, or if it can't be written.
+        run.resume forbids it, if another job is using this run, or if it can't be written.
         """
         if config.run.resume == "never" and self.config.exists():
             raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
@@ -67,7 +68,7 @@ class RunDirectory:
             self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
-        return configuration.load(self.config) if self.config.exists() else None
+        return load(self.config) if self.config.exists() else None
 
     def note_start(self, start: dict[str, Any]) -> None:
         """Add a line for this start."""

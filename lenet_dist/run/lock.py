@@ -36,7 +36,7 @@ class RunLock:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise RequestError(
-                f"{self.path.parent}: another job is at work there: {owner};"
+                f"{self.path.parent}: another job is using this run: {owner};"
                 " wait for it, or choose another run.name"
             )
         file.truncate(0)

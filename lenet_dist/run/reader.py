@@ -10,12 +10,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASSES
 from lenet_dist.exits import RequestError
 from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan, validate
+from lenet_dist.request import load
 from lenet_dist.run.directory import complete_checkpoints
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ def read(path: Path) -> Run:
         raise RequestError(f"{path}: no such run")
     if not (path / "config.yaml").exists():
         raise RequestError(f"{path}: not a run: it has no config.yaml")
-    config = configuration.load(path / "config.yaml")
+    config = load(path / "config.yaml")
     lines = _lines(path / "metrics.jsonl")
     result = path / "result.json"
     return Run(

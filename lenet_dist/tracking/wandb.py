@@ -94,9 +94,9 @@ class WandbTracker:
             self.recover(again)
             return
         if self._mode == "online":
-            self._say(f"W&B: begun again after {what}")
+            self._say(f"W&B: restarted after {what}")
         else:
-            self._why_offline = self._why_offline or f"begun again after {what}"
+            self._why_offline = self._why_offline or f"restarted after {what}"
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         self._describe_end(ending, result)
