@@ -123,7 +123,9 @@ class Compute:
     )
     deterministic: bool = _key(True, "use deterministic kernels only")
     compile: bool = _key(False, "torch.compile the model")
-    cuda_graph: bool = _key(False, "capture the step as a CUDA graph")
+    cuda_graph: bool | Literal["auto"] = _key(
+        "auto", "capture the step as a CUDA graph; auto = on a GPU, if it can be"
+    )
     audit_every: int = _key(
         200, "steps between audits: a process recomputes another's shard; 0 = off", low=0
     )
@@ -212,7 +214,11 @@ def config_hash(config: Config) -> str:
 def deciding(config: Config) -> dict[str, Any]:
     """The keys that decide weights and metrics, by dotted name."""
     names = (entry.name for entry in keys())
-    return {name: value_of(config, name) for name in names if not name.startswith(_DECIDES_NOTHING)}
+    values = {name: value_of(config, name) for name in names}
+    if config.compute.cuda_graph == "auto":
+        # Captured or not, a step has the same bits. Before there was `auto`, runs said false.
+        values["compute.cuda_graph"] = False
+    return {name: values[name] for name in values if not name.startswith(_DECIDES_NOTHING)}
 
 
 @dataclass(frozen=True)

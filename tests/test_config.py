@@ -290,7 +290,7 @@ def candidates(key: Key) -> list[Any]:
     choices = [choice for choice in flat_choices(key.type) if choice != "auto"]
     if choices and all(isinstance(choice, str) for choice in choices):
         return choices
-    if key.type is bool:
+    if key.type is bool or bool in get_args(key.type):
         return [True, False]
     if key.type is float:
         return [0.25, 0.75]
@@ -330,6 +330,15 @@ def test_the_hash_depends_on_a_key_if_it_decides_weights_or_metrics(name: str) -
     assert (config_hash(changed) == config_hash(load())) == (name in DECIDES_NOTHING)
 
 
+def test_a_graph_where_it_can_be_is_for_the_hash_what_none_was_before_there_was_auto() -> None:
+    hashes = {
+        value: config_hash(load(None, [f"compute.cuda_graph={value}"]))
+        for value in ("auto", "false", "true")
+    }
+    assert load().compute.cuda_graph == "auto"
+    assert hashes["auto"] == hashes["false"] != hashes["true"]
+
+
 def values_of(key: Key) -> st.SearchStrategy[Any]:
     """Whatever the key takes."""
     low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
@@ -340,6 +349,8 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
         return st.sampled_from(choices)
     if key.type is bool:
         return st.booleans()
+    if bool in get_args(key.type):
+        return st.booleans() | st.just("auto")
     if key.type is float:
         smallest, largest = max(low, above, -1e9), min(high, below, 1e9)
         within = st.floats(smallest, largest, exclude_min=above == smallest)

@@ -133,6 +133,7 @@ def test_a_graph_that_can_not_be_captured_is_said_once_and_changes_no_bit(
     said = [line for line in job.text().splitlines() if "compute.cuda_graph" in line]
     assert said == ["warning: compute.cuda_graph=true: steps are not captured: there is no GPU"]
     assert outcome(job.directory) == outcome(uninterrupted.directory)
+    assert "captured" not in uninterrupted.text(), "by default nothing is said without a GPU"
 
 
 @pytest.mark.parametrize(

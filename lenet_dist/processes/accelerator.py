@@ -79,6 +79,8 @@ def start(compute: Compute) -> Accelerator:
     if compute.precision == "fp16" and on_cpu:
         raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
     _set_determinism(compute.deterministic)
+    if not on_cpu:
+        _set_up_gpu()
     world_size = world_size_of_environment()
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -146,7 +148,8 @@ def meet(accelerator: Accelerator) -> None:
     """Wait until every process is here. Accelerate's own barrier names a GPU by the local rank,
     which is wrong where a process sees only one GPU."""
     if accelerator.num_processes > 1:
-        torch.distributed.barrier()
+        gpu = accelerator.device.index  # None on a CPU. On a GPU, torch warns if it is not named.
+        torch.distributed.barrier(device_ids=None if gpu is None else [gpu])
 
 
 @contextmanager
@@ -216,7 +219,8 @@ def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]
 
 @contextmanager
 def peer_watch(timeout_seconds: int) -> Iterator[None]:
-    """Raise LostProcess in place of what a collective raises for a lost peer."""
+    """Raise LostProcess in place of what a collective raises for a lost peer, and NodeError if two
+    processes have the same GPU."""
     try:
         yield
     except RuntimeError as error:
@@ -224,10 +228,15 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in text
         if isinstance(error, RunFailed) or not is_lost:
             raise
-        rank = os.environ.get("RANK", "0")
+        rank = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        if "Duplicate GPU" in text:
+            raise NodeError(
+                f"{rank} has the same GPU as another process, which NCCL refuses: start"
+                " one process per GPU at most, and let each see all GPUs or one of its own"
+            ) from None
         raise LostProcess(
-            f"rank {rank} on {socket.gethostname()} lost another process, or waited for it longer"
-            f" than compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
+            f"{rank} lost another process, or waited for it longer than"
+            f" compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
             " again: a run resumes from its last checkpoint"
         ) from None
 
@@ -243,6 +252,13 @@ def _check_environment(compute: Compute) -> None:
 
 def _is_true(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+
+
+def _set_up_gpu() -> None:
+    # Otherwise Accelerate tells DDP the GPU by the local rank: see `meet`.
+    os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
+    # Otherwise cuDNN rounds the inputs of float32 convolutions to TF32 where the GPU has it.
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def _set_determinism(deterministic: bool) -> None:

@@ -95,7 +95,9 @@ def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 def config_changes(before: Config, now: Config) -> list[str]:
     """The keys that differ and decide the result, as ``key: before -> now``."""
     old, new = (configuration.deciding(config) for config in (before, now))
-    return [f"{name}: {old[name]} -> {new[name]}" for name in new if old[name] != new[name]]
+    changed = [name for name in new if old[name] != new[name]]
+    value_of = configuration.value_of
+    return [f"{name}: {value_of(before, name)} -> {value_of(now, name)}" for name in changed]
 
 
 def refusal(path: Path, differences: list[str]) -> str:

@@ -13,18 +13,19 @@ from torch import Tensor
 from lenet_dist.config import Compute
 from lenet_dist.data.dataset import Images
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.task import LENET5, Task
 from lenet_dist.training.window import StepStats
 
 _WARM_UP_STEPS = 11
 """Taken before the capture: DDP needs this many until its buckets and reducer are settled."""
 
 
-def obstacle(compute: Compute, accelerator: Accelerator) -> str | None:
-    """Why steps can't be captured; None if they can."""
+def obstacle(compute: Compute, accelerator: Accelerator, task: Task) -> str | None:
+    """Why steps can't be captured, or are not unless that is asked for; None if they can be."""
     if accelerator.device.type != "cuda":
         return "there is no GPU"
-    if compute.precision == "fp16":
-        return "with fp16, whether to take a step is decided on the CPU"
+    if task is not LENET5 and compute.cuda_graph == "auto":
+        return "a model of your own may not allow it; compute.cuda_graph=true tries"
     if accelerator.num_processes > 1 and torch.distributed.get_backend() != "nccl":
         return f"{torch.distributed.get_backend()}'s collectives can't be captured"
     return None

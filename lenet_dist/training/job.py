@@ -17,7 +17,7 @@ from lenet_dist.data.dataset import Batch, Images, SampleIds
 from lenet_dist.data.sampler import GlobalBatches
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import on_each, on_each_node, on_main, place_of
+from lenet_dist.processes.accelerator import on_each, on_each_node, on_main, place_of, say
 from lenet_dist.processes.exchange import gather_of
 from lenet_dist.processes.stop import Agreement, StopRequest
 from lenet_dist.run.directory import RunDirectory
@@ -78,7 +78,7 @@ def assemble(
     directory don't allow it.
     """
     device, data = accelerator.device, plan.config.data
-    is_captured = _is_captured(plan, accelerator)
+    is_captured = _is_captured(plan, task, accelerator)
     if is_captured:
         graph.enter_side_stream(device)
     on_each_node(accelerator, lambda: fetch.ensure(data))
@@ -155,17 +155,19 @@ def _batches(
     )
 
 
-def _is_captured(plan: Plan, accelerator: Accelerator) -> bool:
+def _is_captured(plan: Plan, task: Task, accelerator: Accelerator) -> bool:
     """Whether steps are to be captured as a CUDA graph, and can be."""
     compute = plan.config.compute
-    if not compute.cuda_graph:
+    if compute.cuda_graph is False:
         return False
-    reason = graph.obstacle(compute, accelerator)
-    if reason and accelerator.is_main_process:
+    reason = graph.obstacle(compute, accelerator, task)
+    if reason and compute.cuda_graph is True and accelerator.is_main_process:
         print(
             f"warning: compute.cuda_graph=true: steps are not captured: {reason}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
+    elif reason and accelerator.device.type == "cuda":
+        say(accelerator, f"compute.cuda_graph=auto: steps are not captured: {reason}")
     return reason is None
 
 
