@@ -80,7 +80,7 @@ def test_the_plot_names_its_contenders_and_its_unit() -> None:
 def data(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST where torchvision looks for it too."""
     folder = tmp_path_factory.mktemp("data")
-    session._provide_files(str(mnist), folder)
+    session.provide_files(str(mnist), folder)
     return folder
 
 

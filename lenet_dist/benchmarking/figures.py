@@ -23,6 +23,11 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": median, "min": min(values), "max": max(values), "rounds": list(values)}
 
 
+def spreads(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Of figures by name, which each round has: their spreads by name."""
+    return {name: spread([figures[name] for figures in rounds]) for name in rounds[0]}
+
+
 def entry_at(groups: Groups, place: Place) -> Entry | None:
     """The entry that a figure belongs to, if it was measured."""
     group, case, contender, _ = place

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lenet_dist.benchmarking.figures import Entry, spread
+from lenet_dist.benchmarking.figures import Entry, spreads
 from lenet_dist.benchmarking.targets import BATCH_SIZES
 from lenet_dist.benchmarking.trial import Taken, take
 from lenet_dist.config import TRAINING_IMAGES
@@ -37,13 +37,15 @@ _EVALUATION_PASSES = 3
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: groups, rounds, steps per trial (None: as usual), MNIST's folder, GPUs."""
+    """What to measure: groups, rounds, steps per trial (None: as usual), MNIST's folder, GPUs, and
+    the share of a usual trial's steps that one has."""
 
     groups: tuple[str, ...]
     rounds: int
     steps: int | None
     data: Path
     gpus: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def measure(
 def _measure_group(
     group: str, request: Request, scratch: Path, say: Callable[[str], None]
 ) -> Entries:
-    contests = list(_CONTESTS[group](request))
+    contests = list(CONTESTS[group](request))
     possible = [contest for contest in contests if not contest.not_measured]
     taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
     rounds = request.rounds
@@ -100,47 +102,46 @@ def _measure_group(
 
 
 def _entry(trials: list[Taken]) -> Entry:
-    by_round = [_figures(trial) for trial in trials]
     last = trials[-1]
     return {
-        **{name: spread([figures[name] for figures in by_round]) for name in by_round[0]},
+        **spreads([figures(trial) for trial in trials]),
         "threads": last.result.get("threads"),
         "device": last.result.get("device"),
         "command": last.command,
     }
 
 
-def _figures(trial: Taken) -> dict[str, float]:
+def figures(trial: Taken) -> dict[str, float]:
     """The figures of a trial, as far as it has them."""
     result = trial.result
     seconds: dict[str, float] = result.get("seconds", {})
-    figures = {
+    taken = {
         # Tests between epochs are left out: only the document's loop has them.
         "total_seconds": trial.seconds - seconds.get("test", 0.0),
         "peak_mib": trial.peak_mib,
     }
     if "samples_per_second" in result:
-        figures["images_per_second"] = result["samples_per_second"]
+        taken["images_per_second"] = result["samples_per_second"]
     if "train" in seconds:
-        figures["train_seconds"] = seconds["train"]
+        taken["train_seconds"] = seconds["train"]
     if "gigaflops" in result:
-        figures["gigaflops"] = result["gigaflops"]
+        taken["gigaflops"] = result["gigaflops"]
     if "test" in result:
-        figures["accuracy"] = result["test"]["accuracy"]
+        taken["accuracy"] = result["test"]["accuracy"]
     if trial.first_line_seconds is not None:
-        figures["first_step_seconds"] = trial.first_line_seconds
+        taken["first_step_seconds"] = trial.first_line_seconds
     elif "first_step_at" in result:
-        figures["first_step_seconds"] = result["first_step_at"] - trial.began_at
+        taken["first_step_seconds"] = result["first_step_at"] - trial.began_at
     elif not result:
-        figures["first_step_seconds"] = trial.seconds
-    return figures
+        taken["first_step_seconds"] = trial.seconds
+    return taken
 
 
 def _headline(trial: Taken) -> str:
-    figures = _figures(trial)
-    if "images_per_second" not in figures:
+    taken = figures(trial)
+    if "images_per_second" not in taken:
         return f"{trial.seconds:.2f} s"
-    return f"{figures['images_per_second']:,.0f} images/s, {trial.seconds:.1f} s"
+    return f"{taken['images_per_second']:,.0f} images/s, {trial.seconds:.1f} s"
 
 
 def _speed(request: Request) -> Iterator[Contest]:
@@ -216,13 +217,14 @@ def _evaluation(request: Request) -> Iterator[Contest]:
         yield Contest("evaluation", f"batch {_EVALUATION_BATCH}", f"{name}_evaluation", arguments)
 
 
-_CONTESTS = dict(
+CONTESTS = dict(
     zip(
         GROUPS,
         (_speed, _scaling, _reduction, _start, _time_to_accuracy, _evaluation),
         strict=True,
     )
 )
+"""By group: what gives the contests that a request asks for."""
 
 
 def _job(
@@ -263,7 +265,8 @@ def _loop(
 
 def _steps(request: Request, images: int, batch_size: int) -> int:
     """Steps of a trial: those asked for, or enough for this many images."""
-    return request.steps or images * (_GPU_FACTOR if request.gpus else 1) // batch_size
+    usual = images * (_GPU_FACTOR if request.gpus else 1) // batch_size
+    return request.steps or max(1, int(request.share * usual))
 
 
 def _process_counts(request: Request) -> list[int]:

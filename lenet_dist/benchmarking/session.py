@@ -53,7 +53,7 @@ def measure(request: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         # The system never reports a child's peak memory as less than its parent's, so whatever
         # takes memory here runs in a process of its own.
         with ProcessPoolExecutor(1) as aside:
-            aside.submit(_provide_files, request.data_root, scratch / "data").result()
+            aside.submit(provide_files, request.data_root, scratch / "data").result()
             machine = aside.submit(measurements.machine).result()
         asked = Request(
             groups=request.only, rounds=request.rounds, steps=request.steps,
@@ -103,7 +103,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _provide_files(data_root: str, folder: Path) -> None:
+def provide_files(data_root: str, folder: Path) -> None:
     """Write MNIST's files, verified, where torchvision and the job both look for them."""
     data = Data(name="mnist", root=data_root)
     fetch.ensure(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from lenet_dist.benchmarking.figures import Entry, label
+from lenet_dist.benchmarking.figures import Entry, Groups, label
 
 _COLUMNS = {
     "images_per_second": ("images/s", "{:,.0f}"),
@@ -22,21 +22,25 @@ Row = list[str]
 
 def for_terminal(report: dict[str, Any]) -> str:
     """Every group's figures, then every target beside its measured ratio, then the conditions."""
-    blocks = [
-        _aligned(title, [head, *rows]) for title, head, rows in (*_groups(report), _targets(report))
-    ]
+    tables = (*groups(report["groups"]), _targets(report))
+    blocks = [_aligned(title, [head, *rows]) for title, head, rows in tables]
     return "\n\n".join([*blocks, conditions(report)])
 
 
 def for_page(report: dict[str, Any]) -> str:
     """The same in Markdown, the targets first."""
-    blocks = []
-    for title, head, rows in (_targets(report), *_groups(report)):
-        lines = [head, ["---"] * len(head), *rows]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        blocks.append(f"### {title[0].upper()}{title[1:]}\n\n{table}")
+    blocks = [
+        f"### {title[0].upper()}{title[1:]}\n\n{in_markdown(head, rows)}"
+        for title, head, rows in (_targets(report), *groups(report["groups"]))
+    ]
     made_by = f"Made by `{report['command']}`.\n{conditions(report)}"
     return "\n\n".join([made_by, *blocks])
+
+
+def in_markdown(head: Row, rows: Sequence[Row]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def conditions(report: dict[str, Any]) -> str:
@@ -64,10 +68,10 @@ def _targets(report: dict[str, Any]) -> tuple[str, Row, list[Row]]:
     return "targets", ["ratio", "target", "measured", "rounds", ""], rows
 
 
-def _groups(report: dict[str, Any]) -> list[tuple[str, Row, list[Row]]]:
+def groups(measured: Groups) -> list[tuple[str, Row, list[Row]]]:
     """Title, heading and rows of each group that was measured."""
     tables = []
-    for group, cases in report["groups"].items():
+    for group, cases in measured.items():
         entries = [entry for case in cases.values() for entry in case.values()]
         names = [name for name in _COLUMNS if any(name in entry for entry in entries)]
         head = ["", "", *(_COLUMNS[name][0] for name in names)]

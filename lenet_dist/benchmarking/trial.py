@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,22 +42,32 @@ class Taken:
     """As one would type it, without this machine's folders."""
 
 
-def take(arguments: list[str], folder: Path, *, watch_metrics: bool = False) -> Taken:
+def clean_environment() -> dict[str, str]:
+    """This process's environment, without what launchers and trackers around it have set."""
+    return {key: text for key, text in os.environ.items() if not _NOT_OURS.match(key)}
+
+
+def take(
+    arguments: list[str], folder: Path, *, watch_metrics: bool = False,
+    limit_seconds: float = threading.TIMEOUT_MAX,
+) -> Taken:  # fmt: skip
     """Take a trial of `python ARGUMENTS`, which leaves its files in `folder`.
 
-    With `watch_metrics`, its metrics.jsonl is checked every 5 ms until there is a line in it.
-    Raises RunFailed, with the end of what it printed, if its exit code is not 0.
+    With `watch_metrics`, its metrics.jsonl is checked every 5 ms until there is a line in it. After
+    `limit_seconds` it is killed. Raises RunFailed, with the end of what it printed, if its exit
+    code is not 0.
     """
     folder.mkdir()
-    environment = {key: text for key, text in os.environ.items() if not _NOT_OURS.match(key)}
     output = folder.with_suffix(".log")
     first_line_seconds = None
     with open(output, "wb") as log:
         began_at = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, *arguments], env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, *arguments], env=clean_environment(), stdin=subprocess.DEVNULL,
             stdout=log, stderr=log,
         )  # fmt: skip
+        limit = threading.Timer(limit_seconds, process.kill)
+        limit.start()
         try:
             if watch_metrics and _await_line(folder / "metrics.jsonl", process.pid):
                 first_line_seconds = time.monotonic() - began_at
@@ -65,6 +76,8 @@ def take(arguments: list[str], folder: Path, *, watch_metrics: bool = False) -> 
             process.terminate()
             process.wait()
             raise
+        finally:
+            limit.cancel()
         seconds = time.monotonic() - began_at
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
