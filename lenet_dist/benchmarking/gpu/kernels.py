@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from lenet_dist import config as configuration
+from lenet_dist import request
 from lenet_dist.config import Config
 from lenet_dist.data import dataset, sampler
 from lenet_dist.inspection.device import wait_for
@@ -25,6 +25,7 @@ from lenet_dist.training import gradient, graph
 from lenet_dist.training import state as states
 from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.step import TrainStep
+from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5
 
 _WARM_UP_STEPS = 20
@@ -42,7 +43,7 @@ def take_apart(config_file: str, overrides: list[str], steps: int) -> dict[str, 
     The times without the profiler are of `steps` steps each. Gaps are what the profiled kernels
     leave of the time of a step without the profiler, which slows the CPU down.
     """
-    config = configuration.load(config_file, overrides)
+    config = request.load(config_file, overrides)
     accelerator = accelerators.start(config.compute)
     torch.set_num_threads(1)
     device = accelerator.device
@@ -71,13 +72,15 @@ def take_apart(config_file: str, overrides: list[str], steps: int) -> dict[str, 
 def _stepper(config: Config, accelerator: Any) -> Callable[[int], None]:
     """Takes so many steps of the job that the config asks for, and does not wait for the device."""
     plan, device = validate(config, 1), accelerator.device
-    is_captured = config.compute.cuda_graph and graph.obstacle(config.compute, accelerator) is None
+    wanted = config.compute.cuda_graph is not False
+    is_captured = wanted and graph.obstacle(config.compute, accelerator, LENET5) is None
     if is_captured:
         graph.enter_side_stream(device)
     images = dataset.load(config.data, "train").to(device)
     model = LENET5.build(config).to(device)
     state = states.build(model, config, accelerator, Clock(0.0), capturable=is_captured)
-    of_batch = gradient.build(plan, accelerator, LENET5, state, accelerator.gather, images)
+    stopwatch = Stopwatch(device, accelerator.gather)
+    of_batch = gradient.build(plan, accelerator, LENET5, state, stopwatch, images)
     step = TrainStep(plan, of_batch, state)
     captured = CapturedStep(step, images)
     ids, _ = sampler.split(config.seed, len(images), config.data.validation)
