@@ -1,4 +1,4 @@
-"""A real SLURM cluster of two nodes on this machine, and the batch jobs submitted to it."""
+"""A real SLURM cluster on this machine, and the batch jobs submitted to it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Cluster:
         self.folder = folder
         self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
-    def up(self, *settings: str) -> subprocess.CompletedProcess[str]:
+    def up(self, *settings: str, nodes: int = 2) -> subprocess.CompletedProcess[str]:
         """Start it, or what is down of it, with these lines of slurm.conf."""
         lines = [f"--set={setting}" for setting in settings]
-        return self._local_slurm("up", *lines)
+        return self._local_slurm("up", f"--nodes={nodes}", *lines)
 
     def down(self) -> None:
         self._local_slurm("down").check_returncode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,24 @@ def assert_one_readable_log(job: BatchJob) -> None:
     assert text.rstrip().splitlines()[-1].split()[0] == "run"
     assert all(character.isprintable() or character == "\n" for character in text)
     assert "Traceback" not in text
+
+
+@pytest.fixture
+def batch_beside_a_wrong_node(tmp_path: Path) -> Iterator[Batch]:
+    """Three nodes; what runs on n2 computes its convolutions by other instructions."""
+    prolog = tmp_path / "prolog"
+    prolog.write_text(
+        '#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && echo export ONEDNN_MAX_CPU_ISA=SSE41\nexit 0\n'
+    )
+    prolog.chmod(0o755)
+    cluster = Cluster(tmp_path / "cluster")
+    up = cluster.up(f"TaskProlog={prolog}", nodes=3)
+    if up.returncode == 2:
+        pytest.skip(up.stderr.strip())
+    submitted = Batch(cluster, tmp_path)
+    yield submitted
+    submitted.cancel()
+    cluster.down()
 
 
 # Outside a cluster: fast.
@@ -261,6 +280,20 @@ def test_a_killed_process_fails_the_job_naming_it_and_the_next_job_finishes(
     assert "srun: error: n2: task 1: Killed" in job.text()
     assert "requeueing job" not in job.text() and "Traceback" not in job.text()
     batch.submit("--nodes=2").expect("COMPLETED")
+    assert outcome(batch.run) == expected
+
+
+def test_a_job_with_a_node_that_computes_wrong_names_it_and_goes_on_without_it(
+    batch_beside_a_wrong_node: Batch, expected: object
+) -> None:
+    batch, often = batch_beside_a_wrong_node, ("compute.audit_every=15", "checkpoint.keep=9")
+    job = batch.submit("--nodes=3", overrides=often).expect("FAILED", "1:0")
+    assert job.restarts == 0, "the same nodes would only find it again"
+    assert "failed: rank 1 on n2 (" in job.text() and "than most of the 3 processes" in job.text()
+    assert checkpoint_steps(batch.run) == []
+    (advice,) = set(re.findall(r"on SLURM: sbatch (--exclude=\S+)\)", job.text()))
+    again = batch.submit("--nodes=2", advice, overrides=often).expect("COMPLETED")
+    assert "n[1,3]" in again.text()
     assert outcome(batch.run) == expected
 
 
