@@ -35,6 +35,7 @@ SMALL = (
     "augment.elastic=0.05",
     "augment.fade=0.5",
     "compute.threads=1",
+    "compute.audit_every=20",
     "checkpoint.every_steps=10",
     "log.every_steps=7",
     "log.report=false",

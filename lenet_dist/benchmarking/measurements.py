@@ -13,7 +13,7 @@ from lenet_dist.benchmarking.targets import BATCH_SIZES
 from lenet_dist.benchmarking.trial import Taken, take
 from lenet_dist.config import TRAINING_IMAGES
 
-GROUPS = ("speed", "scaling", "reduction", "start", "time_to_accuracy", "evaluation")
+GROUPS = ("speed", "scaling", "reduction", "audit", "start", "time_to_accuracy", "evaluation")
 """In the order in which they are measured."""
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -185,6 +185,17 @@ def _reduction(request: Request) -> Iterator[Contest]:
                 )
 
 
+def _audit(request: Request) -> Iterator[Contest]:
+    steps = _steps(request, _FAST_IMAGES, 256)
+    for count in _process_counts(request)[:2]:
+        for contender, every in (("audited", 200), ("not audited", 0)):
+            arguments = _job(
+                request, steps, 256, f"compute.audit_every={every}", "compute.threads=1",
+                processes=count,
+            )  # fmt: skip
+            yield Contest("audit", f"batch 256, {_processes(count)}", contender, arguments)
+
+
 def _start(request: Request) -> Iterator[Contest]:
     case = "first step"
     yield Contest("start", case, "imports", lambda _: ["-c", "import torch, accelerate"])
@@ -220,7 +231,7 @@ def _evaluation(request: Request) -> Iterator[Contest]:
 CONTESTS = dict(
     zip(
         GROUPS,
-        (_speed, _scaling, _reduction, _start, _time_to_accuracy, _evaluation),
+        (_speed, _scaling, _reduction, _audit, _start, _time_to_accuracy, _evaluation),
         strict=True,
     )
 )

@@ -112,6 +112,14 @@ def _targets() -> list[Target]:
         ),
         *(
             Target(
+                f"images/s at batch 256 on {processes}, audited / not",
+                ("audit", f"batch 256, {processes}", "audited", speed),
+                ("audit", f"batch 256, {processes}", "not audited", speed), "at least", 0.99,
+            )
+            for processes in ("1 process", "2 processes")
+        ),
+        *(
+            Target(
                 f"images/s at batch {size}, job / arithmetic limit",
                 ("speed", f"batch {size}", "job", speed),
                 ("speed", "any batch", "arithmetic_limit", speed), "no bound",
