@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.processes import ROOT, checkpoint_steps, result
@@ -23,7 +24,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     request = ("configs/smoke.yaml", "3", "--at-once", "2")
     first = seeds(tmp_path, *request)
     while first.poll() is None and not checkpoint_steps(tmp_path / "smoke-seed-1"):
-        pass
+        time.sleep(0.02)
     first.send_signal(signal.SIGTERM)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 75, errors
