@@ -1,7 +1,8 @@
-"""LeNet-5's forward and backward passes written out by hand, for a CPU.
+"""LeNet-5's forward and backward passes written out by hand.
 
-For images this small, a framework's overhead between operations takes a third of a step. LeCun,
-Bottou, Bengio and Haffner, 1998, section II.A.
+For images this small, a framework's overhead between operations takes a third of a step on a CPU.
+And written out, one pass gives the gradients of many shards. LeCun, Bottou, Bengio and Haffner,
+1998, section II.A.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""C1 with S2 and C3 with S4, on a CPU: convolution, max-pooling and ReLU, and their gradients.
+"""C1 with S2 and C3 with S4: convolution, max-pooling and ReLU, and their gradients.
 
-The same functions and gradients as torch's own three operations in a row, at about twice the speed,
-from plain tensor operations. docs/benchmarks/README.md has the figures.
+The same functions and gradients as torch's own three operations in a row, from plain tensor
+operations; on a CPU at about twice the speed. docs/benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _aten = torch.ops.aten
@@ -47,7 +48,7 @@ def c1_s2(images: Tensor, weight: Tensor, bias: Tensor) -> C1:
     stride 2. Its 24 channels fill the processor's vectors, which C1's 6 do not, and the maximum is
     taken over whole blocks of memory.
     """
-    wide = torch.bmm(weight.view(6, 25).expand(4, 6, 25), _shifts()).view(24, 1, 6, 6)
+    wide = torch.bmm(weight.view(6, 25).expand(4, 6, 25), _shifts(weight.device)).view(24, 1, 6, 6)
     outputs = torch.conv2d(images, wide, bias.expand(4, 6).reshape(24), stride=2, padding=2)
     first, second, third, fourth = outputs.chunk(4, 1)
     maps = torch.maximum(first, second)
@@ -128,6 +129,8 @@ def weight_gradients(
     of = [False, True, False]
     if shards is None:
         return _convolution_backward(gradient, inputs, kernel, None, *sizes, 1, of)[1][None]
+    if inputs.device.type != "cpu":
+        return weight_gradients_by_product(gradient, inputs, kernel_size, shards, stride, padding)
     # One call, each shard a group of channels. oneDNN uses other kernels for a single group, and
     # splits a group's images over threads if it has two threads per group. More groups than shards
     # avoid both.
@@ -136,6 +139,23 @@ def weight_gradients(
     kernel = kernel.repeat(groups, 1, 1, 1)
     found = _convolution_backward(outputs, inputs, kernel, None, *sizes, groups, of)[1]
     return found.unflatten(0, (groups, -1))[:shards]
+
+
+def weight_gradients_by_product(
+    gradient: Tensor, inputs: Tensor, kernel_size: tuple[int, int], shards: int, stride: int,
+    padding: int,
+) -> Tensor:  # fmt: skip
+    """The same, as one batched product of the gradient with the patches that the kernel saw.
+
+    For a GPU, where it depends on cuDNN's version what it makes of groups of channels.
+    """
+    height, width = kernel_size
+    padded = F.pad(inputs, [padding] * 4)
+    patches = padded.unfold(2, height, stride).unfold(3, width, stride)
+    patches = patches.unflatten(0, (shards, -1)).permute(0, 1, 3, 4, 2, 5, 6)
+    outputs = gradient.unflatten(0, (shards, -1)).transpose(1, 2)
+    products = torch.bmm(outputs.flatten(2), patches.flatten(1, 3).flatten(2))
+    return products.unflatten(2, (inputs.shape[1], height, width))
 
 
 def _as_groups(images: Tensor, shards: int, groups: int) -> Tensor:
@@ -150,7 +170,7 @@ def _as_groups(images: Tensor, shards: int, groups: int) -> Tensor:
 
 
 @functools.cache
-def _shifts() -> Tensor:
+def _shifts(device: torch.device) -> Tensor:
     """[4, 25, 36]: puts a 5x5 kernel into a 6x6 one, at each place of a 2x2 window."""
     places = torch.zeros(2, 2, 5, 5, 6, 6)
     for i in range(5):
@@ -158,4 +178,4 @@ def _shifts() -> Tensor:
             for down in range(2):
                 for right in range(2):
                     places[down, right, i, j, i + down, j + right] = 1
-    return places.view(4, 25, 36)
+    return places.view(4, 25, 36).to(device)

@@ -24,8 +24,9 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5, Task
 
-_IMAGES_AT_ONCE = 256
-"""With fewer, more time goes to overhead around the kernels; more do not fit into the caches."""
+_IMAGES_AT_ONCE = {"cpu": 256, "cuda": 1024}
+"""With fewer, more time goes to overhead around the kernels. More do not fit into a CPU's caches;
+on a GPU, processes that have fewer would compute more in vain (see `filled`)."""
 
 Gradient = Callable[[Batch, Callable[[Batch], Tensor]], Tensor]
 """The row [P + COUNTS] of the global batch, from this process's share of it and a function that
@@ -113,39 +114,59 @@ def build(
 
     `samples`: images and labels to try the passes on.
     """
-    train = plan.config.train
+    train, device = plan.config.train, accelerator.device
     # A plan for one process is computed by each alone.
     rank = accelerator.process_index if plan.world_size > 1 else 0
     if train.reduction == "ddp" and plan.world_size > 1:
         return ByDdp(state, task, train, stopwatch)
     width = weights_of(state.optimizer).numel() + COUNTS
-    total = ShardSum(plan.dealt, rank, width, stopwatch.gather, accelerator.device)
-    mine = blocks(plan.dealt[rank], plan.shards, max(1, _IMAGES_AT_ONCE // plan.shard_size))
-    if task is not LENET5 or not is_by_hand(plan.config, accelerator.device):
-        rows = one_by_one(ByAutograd(accelerator, state, task, train))
-        say(accelerator, "shards are computed one by one, by autograd")
+    total = ShardSum(plan.dealt, rank, width, stopwatch.gather, device)
+    at_once = shards_at_once(plan, device)
+    mine = blocks(plan.dealt[rank], plan.shards, at_once)
+    rows: Rows
+    if task is not LENET5 or not is_by_hand(plan.config, device):
+        rows = _separately(ByAutograd(accelerator, state, task, train), device)
+        say(accelerator, f"shards are computed {_separate(device)}, by autograd")
     elif train.reduction == "ddp":
         by_hand = ByHand(cast(LeNet5, state.model), train)
         rows = one_by_one(by_hand.of_all)
     else:
-        by_hand = ByHand(cast(LeNet5, state.model), train)
-        is_equal = _is_bit_equal(by_hand, mine, plan.shard_size, samples)
+        rows = ByHand(cast(LeNet5, state.model), train)
+        if device.type == "cuda":
+            rows = rows_of_shards.filled(rows, min(at_once, plan.shards))
+        is_equal = _is_bit_equal(rows, mine, plan.shard_size, samples)
         _say_how(accelerator, mine, is_equal)
-        rows = by_hand if is_equal else one_by_one(by_hand)
+        rows = rows if is_equal else _separately(rows, device)
     return ByShards(rows, mine, plan.shard_size, total)
 
 
 def is_by_hand(config: Config, device: torch.device) -> bool:
-    """Whether LeNet-5's written-out passes can be used: they are for float32 on a CPU."""
+    """Whether LeNet-5's written-out passes can be used: they are for float32 on a CPU or a GPU."""
     compute = config.compute
-    return device.type == "cpu" and compute.precision == "no" and not compute.compile
+    return device.type in _IMAGES_AT_ONCE and compute.precision == "no" and not compute.compile
 
 
-def _is_bit_equal(by_hand: ByHand, mine: list[Block], shard_size: int, samples: Images) -> bool:
+def shards_at_once(plan: Plan, device: torch.device) -> int:
+    """The most shards that are computed at once, a power of two, on any number of processes."""
+    fitting = _IMAGES_AT_ONCE.get(device.type, 1) // plan.shard_size
+    return 1 << fitting.bit_length() - 1 if fitting else 1
+
+
+def _separately(row_of_shard: rows_of_shards.RowOfShard, device: torch.device) -> Rows:
+    if device.type == "cuda":
+        return rows_of_shards.side_by_side(row_of_shard, device)
+    return one_by_one(row_of_shard)
+
+
+def _separate(device: torch.device) -> str:
+    return "side by side" if device.type == "cuda" else "one by one"
+
+
+def _is_bit_equal(rows: Rows, mine: list[Block], shard_size: int, samples: Images) -> bool:
     for shards in {block.stop - block.first for block in mine}:
         count = shards * shard_size
         inputs, labels = pixels(samples.images[:count]), samples.labels[:count]
-        if not is_bit_equal(by_hand, inputs, labels, shards):
+        if not is_bit_equal(rows, inputs, labels, shards):
             return False
     return True
 
@@ -156,7 +177,8 @@ def _say_how(accelerator: Accelerator, mine: list[Block], is_equal: bool) -> Non
     if unequal:
         say(
             accelerator,
-            f"shards are computed one by one on {_ranks(unequal, accelerator.num_processes)},"
+            f"shards are computed {_separate(accelerator.device)}"
+            f" on {_ranks(unequal, accelerator.num_processes)},"
             " because many at once give other bits there; slower, but the result is the same",
         )
     elif at_once > 1:

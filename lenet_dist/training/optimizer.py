@@ -14,17 +14,22 @@ T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
 def build(
-    config: Optimizer, weights: nn.Parameter, *, capturable: bool = False
+    config: Optimizer, weights: nn.Parameter, *, capturable: bool = False, skips: bool = False
 ) -> torch.optim.Optimizer:
     """torch.optim's optimizer of the flat weights [P], fused: one kernel for the whole update.
 
-    `capturable`: its step can be part of a CUDA graph.
+    `capturable`: its step can be part of a CUDA graph. `skips`: a gradient scaler may have it skip
+    steps.
     """
     lr, weight_decay = config.lr, config.weight_decay
     if config.name == "sgd":
-        return _without_compiler(torch.optim.SGD)(
+        sgd = _without_compiler(torch.optim.SGD)(
             [weights], lr, momentum=config.momentum, weight_decay=weight_decay, fused=True
         )
+        if skips and config.momentum:
+            # A first step that is skipped would leave torch's own buffer as it was allocated.
+            sgd.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
+        return sgd
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     betas = (config.beta1, config.beta2)
     adam = _without_compiler(kind)(

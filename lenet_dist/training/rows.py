@@ -3,7 +3,9 @@ passes."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from accelerate import Accelerator
@@ -20,9 +22,18 @@ COUNTS = 2
 """A row [P + COUNTS] holds a shard's gradient (of its summed loss divided by the global batch), its
 summed loss, and the number of its samples that are right."""
 
-Rows = Callable[[Tensor, Tensor, int], Tensor]
-"""Takes inputs [n, 1, 28, 28], labels [n] and the number of equal shards that these consist of, in
-a row; gives the rows [shards, P + COUNTS]."""
+RowOfShard = Callable[[Tensor, Tensor], Tensor]
+"""Takes a shard's inputs [n, 1, 28, 28] and labels [n]; gives its row [1, P + COUNTS]."""
+
+_STREAMS = 8
+"""Each takes cuBLAS's 32 MiB twice: once for the forward, once for the backward pass's thread."""
+
+
+class Rows(Protocol):
+    """Takes inputs [n, 1, 28, 28], labels [n] and the number of equal shards that these consist of,
+    in a row; gives the rows [shards, P + COUNTS]."""
+
+    def __call__(self, inputs: Tensor, labels: Tensor, shards: int = 1, /) -> Tensor: ...
 
 
 class ByAutograd:
@@ -38,6 +49,8 @@ class ByAutograd:
         self.loss = task.loss
         self.smoothing = train.label_smoothing
         self.batch_size = train.batch_size
+        # The scaler makes its scale at its first use, which must come before streams part.
+        self.scaler.scale(torch.zeros((), device=accelerator.device))
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """A shard's row [1, P + COUNTS]. Under fp16 its gradient is scaled by the scaler."""
@@ -50,14 +63,15 @@ class ByAutograd:
 
 
 class ByHand:
-    """For float32 on a CPU: no graph is built and walked, and many shards are computed at once."""
+    """For float32: no graph is built and walked, and many shards are computed at once."""
 
     def __init__(self, model: LeNet5, train: Train) -> None:
         self.model = model
         self.parameters = [p.detach() for p in model.parameters()]
         self.batch_size = train.batch_size
         smoothing = train.label_smoothing
-        self.targets = torch.eye(CLASSES) * (1 - smoothing) + smoothing / CLASSES
+        classes = torch.eye(CLASSES, device=self.parameters[0].device)
+        self.targets = classes * (1 - smoothing) + smoothing / CLASSES
 
     def __call__(self, inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
         """The shards' rows: see Rows."""
@@ -81,23 +95,71 @@ class ByHand:
         return torch.cat([part.reshape(count, -1) for part in (*gradients, *sums)], 1)
 
 
-def one_by_one(row_of_shard: Callable[[Tensor, Tensor], Tensor]) -> Rows:
-    """Rows, from a function that gives a single shard's row [1, P + COUNTS]."""
+def one_by_one(row_of_shard: RowOfShard) -> Rows:
+    """Rows, from a function that gives a single shard's."""
 
-    def rows(inputs: Tensor, labels: Tensor, shards: int) -> Tensor:
+    def rows(inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
         parts = zip(inputs.chunk(shards), labels.chunk(shards), strict=True)
         return torch.cat([row_of_shard(*part) for part in parts])
 
     return rows
 
 
-def is_bit_equal(by_hand: ByHand, inputs: Tensor, labels: Tensor, shards: int) -> bool:
+def side_by_side(row_of_shard: RowOfShard, device: torch.device) -> Rows:
+    """The same for a GPU, where one shard's small kernels leave room for others': shards are dealt
+    out to several streams.
+
+    It can be captured, for the streams part from the current one and join it again. No memory is
+    reused too early: what a stream allocates, only that stream reuses, after it has parted from the
+    current one again.
+    """
+    streams = [torch.cuda.Stream(device) for _ in range(_STREAMS)]
+    # DDP keeps autograd's last nodes, and with them its own stream. That costs a wait, no more.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
+
+    def rows(inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
+        if shards == 1:
+            return row_of_shard(inputs, labels)
+        current = torch.cuda.current_stream(device)
+        for stream in streams:
+            stream.wait_stream(current)
+        found = []
+        parts = zip(inputs.chunk(shards), labels.chunk(shards), strict=True)
+        for part, stream in zip(parts, itertools.cycle(streams), strict=False):
+            with torch.cuda.stream(stream):
+                found.append(row_of_shard(*part))
+        for stream in streams:
+            current.wait_stream(stream)
+        return torch.cat(found)
+
+    return rows
+
+
+def filled(rows: Rows, size: int) -> Rows:
+    """The same rows, always computed for `size` shards at once, so that the same kernels run for
+    any number of shards up to that; those that are missing repeat the first."""
+
+    def of_size(inputs: Tensor, labels: Tensor, shards: int = 1) -> Tensor:
+        if shards < size:
+            inputs, labels = (_filled_up(t, shards, size) for t in (inputs, labels))
+        return rows(inputs, labels, size)[:shards]
+
+    return of_size
+
+
+def _filled_up(values: Tensor, shards: int, size: int) -> Tensor:
+    of_shards = values.unflatten(0, (shards, -1))
+    missing = of_shards[:1].expand(size - shards, *of_shards.shape[1:])
+    return torch.cat([of_shards, missing]).flatten(0, 1)
+
+
+def is_bit_equal(rows: Rows, inputs: Tensor, labels: Tensor, shards: int) -> bool:
     """Whether many shards at once have the same bits as one by one, on this machine.
 
     No library promises it: kernels may change with the number of images.
     """
-    together = by_hand(inputs, labels, shards)
-    alone = one_by_one(by_hand)(inputs, labels, shards)
+    together = rows(inputs, labels, shards)
+    alone = one_by_one(rows)(inputs, labels, shards)
     return torch.equal(together.view(torch.int32), alone.view(torch.int32))
 
 

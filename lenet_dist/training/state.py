@@ -80,7 +80,9 @@ def build(
     # Accelerate would import DTensor to place the model, which takes half a second.
     wrapped = accelerator.prepare(model, device_placement=[False])
     # After DDP, which moves the parameters.
-    optimizer = optimizers.build(config.optimizer, flatten(model), capturable=capturable)
+    skips = accelerator.scaler is not None
+    weights = flatten(model)
+    optimizer = optimizers.build(config.optimizer, weights, capturable=capturable, skips=skips)
     return TrainState(
         model=model,
         wrapped=wrapped,
