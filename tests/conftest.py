@@ -25,6 +25,7 @@ _START_PROCESSES = (
     "export",
     "failures",
     "gpu",
+    "measure_gpu",
     "predict",
     "preflight",
     "ranks",

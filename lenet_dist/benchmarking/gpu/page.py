@@ -39,11 +39,7 @@ _HASH_DIGITS = 12
 
 def text(report: Report, scale: Scale) -> str:
     """The whole page; a table is left out while it has no row."""
-    figures = {
-        name: outcome["figures"]
-        for name, outcome in report["results"].items() if "figures" in outcome
-    }  # fmt: skip
-    found = Found(figures, scale, report["hardware"]["gpus"])
+    found = Found(report, scale)
     blocks = [
         "# Measured on a GPU machine",
         _REHEARSAL if report["rehearsal"] else "",
@@ -60,10 +56,13 @@ _REHEARSAL = "**A rehearsal, a few steps of everything: the figures mean nothing
 class Found:
     """The figures that there are, by the name of their measurement."""
 
-    def __init__(self, figures: dict[str, dict[str, Any]], scale: Scale, gpus: int) -> None:
-        self.figures = figures
+    def __init__(self, report: Report, scale: Scale) -> None:
+        self.figures = {
+            name: outcome["figures"]
+            for name, outcome in report["results"].items() if "figures" in outcome
+        }  # fmt: skip
         self.scale = scale
-        self.gpus = gpus
+        self.gpus = report["hardware"]["gpus"]
 
     def of(self, *names: str) -> list[dict[str, Any]]:
         """The figures of those of these measurements that are there."""
@@ -115,10 +114,8 @@ def _sections(found: Found) -> Iterable[tuple[str, str, str]]:
     )  # fmt: skip
     head = ["", "s training", "of it to the first line", "s in all", "test accuracy", "n", ""]
     yield "Seconds to 99.0%", _WHOLE, _table(head, [*_whole(found), *_seeds(found)])
-    contenders = _contenders(found)
-    if contenders:
-        for _, head, rows in table.groups({"speed": contenders}):
-            yield "Beside what one would use instead", _CONTENDERS, _table(head, rows)
+    for _, head, rows in table.groups(contenders(found)):
+        yield "Beside what one would use instead", _CONTENDERS, _table(head, rows)
 
 
 _BITS = f"The SHA-256 of the weights (its first {_HASH_DIGITS} digits) of runs that must be equal."
@@ -245,7 +242,7 @@ def _floor(found: Found, variant: Variant, step: dict[str, Any]) -> str:
 
 def _whole(found: Found) -> list[Row]:
     rows = []
-    for variant in whole(found.scale):
+    for variant in whole(found.scale, "fast", "default", "best"):
         for run in found.of(name_of_whole(variant)):
             rows.append(_whole_row(str(variant), [run]))
     rows += [_whole_row(SEED_LOOP, [loop]) for loop in found.of(SEED_LOOP)]
@@ -283,14 +280,14 @@ def _percent(values: dict[str, Any]) -> str:
     return f"{median} ({least} to {greatest})" if len(values["rounds"]) > 1 else median
 
 
-def _contenders(found: Found) -> dict[str, dict[str, Any]]:
-    """Entries by case and contender, as the benchmark has them."""
+def contenders(found: Found) -> dict[str, dict[str, dict[str, Any]]]:
+    """The group `speed` as the benchmark has it, as far as it is measured."""
     cases: dict[str, dict[str, Any]] = {}
     for contest in contests(found.scale, found.gpus, Path()):
         numbers = range(1, found.scale.contest_rounds + 1)
         if rounds := found.of(*(name_of_contest(contest, number) for number in numbers)):
             cases.setdefault(contest.case, {})[contest.contender] = spreads(rounds)
-    return cases
+    return {"speed": cases} if cases else {}
 
 
 def _table(head: Row, rows: list[Row]) -> str:

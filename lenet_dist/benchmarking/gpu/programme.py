@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -57,8 +57,8 @@ FULL = Scale(
 
 REHEARSAL = Scale(
     recipes=("default", "fast"), precisions=("no",),
-    steps={"fixed": 11, "ddp": 11}, rounds=2, whole_keys=("train.max_steps=6",), seeds=2,
-    resumed_steps=100, profiled_steps=2, sizes=(64,), contenders=("job", "bare_loop"),
+    steps={"fixed": 11, "ddp": 11}, rounds=2, whole_keys=("train.max_steps=6",), seeds=1,
+    resumed_steps=100, profiled_steps=2, sizes=(64,), contenders=("bare_loop",),
     contest_rounds=1, contest_share=0.002, accuracy_steps=3,
     test_files=("test_gpu.py", "test_schedule.py"), test_processes=0,
 )  # fmt: skip
@@ -76,55 +76,56 @@ class Measurement:
 
 def programme(scale: Scale, gpus: int) -> Iterator[Measurement]:
     """All measurements, the most important first. `gpus`: how many there are."""
-    first = [v for v in variants(scale) if v.recipe == scale.recipes[0] and v.precision == "no"]
+    default, *recipes = scale.recipes
+    smallest, *sizes = scale.sizes
     yield Measurement("limits", 10, lambda place: call(place, "limits", "limits"))
     yield Measurement("tests", 60, lambda place: _tests(place, scale))
-    yield from (_speed(scale, variant, 1) for variant in first)
+    yield from (_speed(scale, variant, 1) for variant in variants(scale, default))
     yield from _processes(scale, gpus)
     yield from (_resume(scale, variant) for variant in resumed(scale))
     yield from (_step(scale, variant) for variant in profiled(scale))
-    yield from (_whole(scale, variant) for variant in whole(scale) if variant.recipe == "fast")
-    yield from (_speed(scale, variant, 1) for variant in variants(scale) if variant not in first)
-    yield from _contests(scale, gpus, 1)
+    yield from (_whole(scale, variant) for variant in whole(scale, "fast"))
+    yield from _contests(scale, gpus, 1, [smallest])
+    yield from (_speed(scale, variant, 1) for variant in variants(scale, "fast"))
     for number in range(2, scale.rounds + 1):
         yield from (_speed(scale, variant, number) for variant in in_turn(scale))
-    yield from (_seed(scale, *of) for of in product(SEEDED, range(scale.seeds)))
-    yield from (_whole(scale, variant) for variant in whole(scale) if variant.recipe != "fast")
+    for variant in SEEDED:
+        yield from (_seed(scale, variant, seed) for seed in range(scale.seeds))
+    yield from _contests(scale, gpus, 1, sizes)
+    for recipe in recipes:
+        if recipe != "fast":
+            yield from (_speed(scale, variant, 1) for variant in variants(scale, recipe))
+    yield from (_whole(scale, variant) for variant in whole(scale, default))
     yield _seed_loop(scale, gpus)
+    yield from (_whole(scale, variant) for variant in whole(scale, "best"))
     for number in range(2, scale.contest_rounds + 1):
-        yield from _contests(scale, gpus, number)
+        yield from _contests(scale, gpus, number, scale.sizes)
 
 
-def variants(scale: Scale) -> list[Variant]:
-    """Every recipe in every precision, with and without the graph (fp16 can't be captured), in
-    both reductions."""
-    return [
-        Variant(recipe, precision, is_captured, reduction)
-        for recipe, precision, is_captured, reduction in product(
-            scale.recipes, scale.precisions, (True, False), REDUCTIONS
-        )
-        if not (precision == "fp16" and is_captured)
-    ]
+def variants(scale: Scale, *recipes: str) -> list[Variant]:
+    """These recipes, or all, in every precision, with and without the graph (fp16 can't be
+    captured), in both reductions."""
+    parts = product(recipes or scale.recipes, scale.precisions, (True, False), REDUCTIONS)
+    every = [Variant(*of) for of in parts]
+    return [v for v in every if not (v.precision == "fp16" and v.is_captured)]
 
 
 def in_turn(scale: Scale) -> list[Variant]:
     """Those of the first recipe that are compared over several rounds."""
-    found = [v for v in variants(scale) if v.recipe == scale.recipes[0]]
+    found = variants(scale, scale.recipes[0])
     return [v for v in found if v.precision == "no" or (v.precision == "bf16" and v.is_captured)]
 
 
 def profiled(scale: Scale) -> list[Variant]:
     """Those whose step is taken apart."""
-    return [v for v in in_turn(scale) if v.precision == "no"] + [
-        v for v in variants(scale) if v.recipe == "fast" and v.is_captured and v.precision == "no"
-    ]
+    found = variants(scale, scale.recipes[0], "fast")
+    return [v for v in found if v.precision == "no" and (v.is_captured or v.recipe != "fast")]
 
 
-def whole(scale: Scale) -> list[Variant]:
-    """Those that are trained to the end."""
-    recipes = (name for name in ("fast", "default", "best") if name in scale.recipes)
-    precisions = [name for name in scale.precisions if name != "fp16"]
-    return [Variant(*parts) for parts in product(recipes, precisions, (True,), REDUCTIONS)]
+def whole(scale: Scale, *recipes: str) -> list[Variant]:
+    """Those of these recipes that are trained to the end."""
+    found = [v for v in variants(scale) if v.recipe in recipes]
+    return [v for v in found if v.is_captured]
 
 
 SEED_LOOP = "the seed loop, until it is at 99.0%"
@@ -135,13 +136,17 @@ SEEDED = [Variant("fast", "no", True, reduction) for reduction in REDUCTIONS]
 def contests(scale: Scale, gpus: int, data: Path) -> list[Contest]:
     """The benchmark's contenders, as far as they can be measured here."""
     request = Request(("speed",), 1, None, data, gpus, scale.contest_share)
-    cases = [f"batch {size}" for size in scale.sizes]
+    cases = list(map(_case, scale.sizes))
     return [
         contest
         for contest in measurements.CONTESTS["speed"](request)
         if contest.case in cases and not contest.not_measured
         and (scale.contenders is None or contest.contender in scale.contenders)
     ]  # fmt: skip
+
+
+def _case(size: int) -> str:
+    return f"batch {size}"
 
 
 def processes_counts(gpus: int) -> list[tuple[int, bool]]:
@@ -180,10 +185,10 @@ def name_of_contest(contest: Contest, number: int) -> str:
 
 def in_processes(scale: Scale, shares_gpu: bool) -> list[Variant]:
     """Those whose hash on several processes is compared with that on one."""
-    precisions = [name for name in scale.precisions if name != "fp16"]
-    captured = (False,) if shares_gpu else (True, False)  # gloo can't be captured.
-    recipe = scale.recipes[:1]
-    return [Variant(*parts) for parts in product(recipe, precisions, captured, REDUCTIONS)]
+    found = [v for v in variants(scale, scale.recipes[0]) if v.precision != "fp16"]
+    if shares_gpu:  # gloo can't be captured, and how fast it is does not matter.
+        return [v for v in found if not v.is_captured and v.reduction == "fixed"]
+    return found
 
 
 def _tests(place: Place, scale: Scale) -> dict[str, Any]:
@@ -259,8 +264,11 @@ def _seed(scale: Scale, variant: Variant, seed: int) -> Measurement:
     return Measurement(name, 6, lambda place: runs.train(place, variant, *keys))
 
 
-def _contests(scale: Scale, gpus: int, number: int) -> Iterator[Measurement]:
+def _contests(scale: Scale, gpus: int, number: int, sizes: Sequence[int]) -> Iterator[Measurement]:
     for index, contest in enumerate(contests(scale, gpus, Path())):
+        if contest.case not in map(_case, sizes):
+            continue
+
         # Its arguments name the data's folder, which only the place of the measurement knows.
         def taken(place: Place, index: int = index) -> dict[str, Any]:
             return _contest(place, contests(scale, gpus, place.data)[index])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import runpy
 import socket
 import sys
 import time
@@ -16,10 +17,11 @@ from lenet_dist import exits
 from lenet_dist.benchmarking.figures import spread
 from lenet_dist.benchmarking.gpu.child import Child, Place, wait
 from lenet_dist.benchmarking.measurements import CONFIGS
-from lenet_dist.exits import RunFailed
 
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
 """Values of compute.precision, and what people call them."""
+
+_POLL_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,13 @@ def stop_and_resume(place: Place, variant: Variant, *overrides: str) -> dict[str
     whole = train(place, variant, *overrides, name="whole")
     first = _start(place, variant, overrides, "parts")
     metrics = place.folder / "parts" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size) and first.is_running():
-        if time.monotonic() > place.until:
-            raise RunFailed(f"no first line:\n{first.tail()}")
-        time.sleep(0.005)
-    first.process.terminate()
+    try:
+        while first.is_running() and time.monotonic() < place.until:
+            if metrics.exists() and metrics.stat().st_size:
+                break
+            time.sleep(_POLL_SECONDS)
+    finally:
+        first.process.terminate()
     wait([first], place.until, exits.STOPPED)
     parts = train(place, variant, *overrides, name="parts")
     return {
@@ -110,15 +114,14 @@ def _start(
 def _be_a_rank(arguments: list[str], shares_gpu: bool) -> None:
     from accelerate.utils import InitProcessGroupKwargs
 
-    from lenet_dist import train as command
     from lenet_dist.processes import accelerator
 
     if shares_gpu:
         # NCCL refuses several processes on one GPU, and no key of the job asks for gloo.
         by_gloo = functools.partial(InitProcessGroupKwargs, backend="gloo")
         vars(accelerator)["InitProcessGroupKwargs"] = by_gloo
-    sys.argv = ["lenet_dist.train", *arguments]
-    exits.run(command.main)
+    sys.argv[1:] = arguments
+    runpy.run_module("lenet_dist.train", run_name="__main__", alter_sys=True)
 
 
 def images_per_second(run: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lenet_dist.benchmarking.gpu.programme import FULL, REHEARSAL, Measurement, 
 from lenet_dist.benchmarking.session import provide_files
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
+from lenet_dist.reporting import speeds
 
 _PATIENCE = 4
 _LEAST_SECONDS = 60
@@ -46,7 +48,7 @@ def measure(asked: Asked) -> bool:
     asked.out.mkdir(parents=True, exist_ok=True)
     data = asked.scratch / "data"
     provide_files(asked.data_root, data)
-    place = Place(asked.scratch, data, 0, min(asked.until, time.monotonic() + _LEAST_SECONDS))
+    place = Place(asked.scratch, data, 0, time.monotonic() + _LEAST_SECONDS)
     machine = call(place, "limits", "machine")
     gpus = machine["hardware"]["gpus"]
     rehearses = asked.rehearses or not gpus
@@ -77,6 +79,9 @@ def measure(asked: Asked) -> bool:
         print(f"{measurement.name}: {took:.1f} s{_failure(outcome)}", flush=True)
         _write(asked.out, report, every, scale)
     _write(asked.out, report, every, scale)
+    measured = page.contenders(page.Found(report, scale))
+    if measured and find_spec("matplotlib"):
+        write_atomically(asked.out / "speed.svg", speeds.draw({"groups": measured}).encode())
     return all(_is_there(results, measurement) for measurement in every)
 
 
