@@ -34,7 +34,8 @@ STEPS = 40
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator() -> Iterator[None]:
-    """Accelerate keeps one state per process and refuses another precision."""
+    """Accelerate keeps one state per process, and refuses another precision and another device."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
