@@ -10,6 +10,9 @@ from lenet_dist.training import start
 STRIKE = signal.SIGWINCH
 """Changes one weight by a little; a process that is not struck ignores it."""
 
+STRIKE_AVERAGE = signal.SIGURG
+"""The same in the running mean of the weights."""
+
 
 def main(arguments: list[str]) -> None:
     """Train as asked, and change a weight whenever the signal comes."""
@@ -19,6 +22,8 @@ def main(arguments: list[str]) -> None:
         job = assemble(*parts)  # type: ignore[arg-type]
         bias = next(job.state.model.parameters()).detach().view(-1)
         signal.signal(STRIKE, lambda *_: bias[0].add_(1e-6))
+        mean = next(iter(job.state.average.means.values())).view(-1)
+        signal.signal(STRIKE_AVERAGE, lambda *_: mean[0].add_(1e-6))
         return job
 
     start.assemble = assemble_and_listen  # type: ignore[assignment]

@@ -14,7 +14,7 @@ from lenet_dist.plan import deal
 from lenet_dist.training.audit import pairs
 from lenet_dist.training.verdict import judge
 from tests.processes import Job, Jobs, checkpoint_steps, outcome
-from tests.struck import STRIKE
+from tests.struck import STRIKE, STRIKE_AVERAGE
 
 OFTEN = "compute.audit_every=5"
 OTHER_CONVOLUTIONS = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
@@ -116,15 +116,17 @@ def test_of_two_processes_both_are_named(jobs: Jobs) -> None:
     assert "rank 0 on " in said and "rank 1 on " in said and "no majority" in said
 
 
-@pytest.mark.parametrize("reduction", ["fixed", "ddp"])
+@pytest.mark.parametrize(
+    ("reduction", "strike"), [("fixed", STRIKE), ("fixed", STRIKE_AVERAGE), ("ddp", STRIKE)]
+)
 def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
-    jobs: Jobs, uninterrupted: Job, reduction: str
+    jobs: Jobs, reduction: str, strike: int
 ) -> None:
     kept = ("compute.audit_every=1000", "checkpoint.every_steps=20", "train.max_steps=2000")
     how = (*kept, f"train.reduction={reduction}")
     job = jobs.start(*how, world_size=4, module="tests.struck")
     job.until(lambda: 20 in checkpoint_steps(job.directory))
-    job.ranks[1].send(STRIKE)
+    job.ranks[1].send(strike)
     job.expect(1)
     found = re.findall(
         r"failed: (rank \d) .* in the weights after step (\d+) than most", job.text()

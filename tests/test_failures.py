@@ -39,6 +39,23 @@ def test_weights_that_are_not_finite_are_never_saved_though_the_loss_was(jobs: J
     assert not (job.directory / "result.json").exists()
 
 
+def test_processes_that_are_asked_for_different_runs_are_refused_by_rank_and_key(
+    jobs: Jobs, mnist: Path
+) -> None:
+    other = {1: ["log.every_steps=5", "compute.audit_every=0"]}
+    job = jobs.start(world_size=2, own_overrides=other).expect(2)
+    said = "log.every_steps: 5, on rank 0 7"
+    assert "error: rank 1 was not asked for the same run: " in job.main.text()
+    assert said in job.text() and "compute.audit_every: 0, on rank 0 20" in job.text()
+    assert not (job.directory / "config.yaml").exists()
+    # A machine may have the data elsewhere.
+    (jobs.folder / "mnist").symlink_to(mnist / "mnist")
+    jobs.run(
+        "data.name=mnist", "train.max_steps=2", world_size=2,
+        own_overrides={0: [f"data.root={mnist}"], 1: [f"data.root={jobs.folder}"]},
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank_ends_the_others_at_once(

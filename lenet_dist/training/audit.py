@@ -83,11 +83,13 @@ class Audit:
         """The same of the last comparison of weights."""
 
     def compare_weights(self, step: int) -> None:
-        """Check that all processes have the same weights after `step` steps.
+        """Check that all processes have the same weights, and running mean, after `step` steps.
 
         Raises RunFailed, on every process, naming those that don't.
         """
-        weights = _on_cpu(self.train_step.weights)
+        average = self.train_step.average
+        means = average.means.values() if average else ()
+        weights = torch.cat([_on_cpu(part).flatten() for part in (self.train_step.weights, *means)])
         if len(set(gather_object([_digest(weights)]))) > 1:
             claims = gather_object([[weights]])
             self._fail(f"the weights after step {step}", claims, self.equal_step)
@@ -118,6 +120,7 @@ class Audit:
         rank = self.accelerator.process_index
         own = {pair.owner: pair.shard for pair in all_pairs}.get(rank)
         weights = self.train_step.weights.detach().clone()
+        scale = self.train_step.scaler.state_dict()  # Under fp16 the step may change it.
         self.train_step.set_numbers(step)
         theirs = self._row(step, all_pairs[rank].shard)
         # A graph keeps its rows to itself, so this process computes its own once more.
@@ -129,6 +132,7 @@ class Audit:
         for auditor, pair in enumerate(all_pairs):
             if said[auditor][1] != said[pair.owner][0]:
                 self.train_step.weights.data.copy_(weights)
+                self.train_step.scaler.load_state_dict(scale)
                 claims = [theirs] if all_pairs[rank] == pair else []
                 claims += [mine] if rank == pair.owner and mine is not None else []
                 claims.append(self._row(step, pair.shard))

@@ -6,7 +6,11 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
-from lenet_dist.config import Config
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from lenet_dist.config import Config, keys, value_of
+from lenet_dist.exits import RequestError
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
 from lenet_dist.processes import accelerator as accelerators
@@ -17,6 +21,9 @@ from lenet_dist.tracking.follower import followed
 from lenet_dist.training.job import assemble
 from lenet_dist.training.loop import train
 from lenet_dist.training.task import LENET5, Task
+
+_MAY_DIFFER = ("data.root", "data.download")
+"""Keys that need not be the same on every process: a machine may have the images elsewhere."""
 
 
 def start(
@@ -33,6 +40,7 @@ def start(
     accelerator = accelerators.start(config.compute)
     watch = accelerators.peer_watch
     with watch(config.compute.timeout_seconds):
+        _check_asked_alike(config, accelerator)
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         is_new = result is None
         if result is None:
@@ -52,3 +60,17 @@ def start(
             accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
     accelerator.end_training()
     return result, is_new
+
+
+def _check_asked_alike(config: Config, accelerator: Accelerator) -> None:
+    """Raise RequestError, on every process, naming the keys in which one differs from rank 0."""
+    asked = {key.name: value_of(config, key.name) for key in keys() if key.name not in _MAY_DIFFER}
+    first, *others = gather_object([asked])
+    for rank, theirs in enumerate(others, start=1):
+        if theirs != first:
+            differing = "; ".join(
+                f"{name}: {theirs[name]}, on rank 0 {first[name]}"
+                for name in first
+                if theirs[name] != first[name]
+            )
+            raise RequestError(f"rank {rank} was not asked for the same run: {differing}")
