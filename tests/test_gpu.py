@@ -6,6 +6,7 @@ have it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -289,3 +290,22 @@ def test_tasks_that_see_one_gpu_each_have_the_bits_of_tasks_that_see_all(
     one_seen = jobs.run(*keys, name="one", world_size=2, own_environment=own)
     assert outcome(one_seen.directory) == outcome(all_seen.directory)
     assert "barrier()" not in all_seen.text() + one_seen.text()
+
+
+# An event that a graph records must be external: only then does each replay record it anew, and
+# may it be read from outside (cudaEventRecordExternal). Reading waits for the event; the losses of
+# the same line have been waited for already.
+@pytest.mark.parametrize("reduction", ["fixed", "ddp"])
+@pytest.mark.parametrize("captured", ["true", "false"])
+def test_the_seconds_of_each_process_are_those_of_its_gpu(
+    jobs: Jobs, reduction: str, captured: str
+) -> None:
+    world_size = min(2, torch.cuda.device_count())
+    keys = (f"compute.cuda_graph={captured}", f"train.reduction={reduction}")
+    job = jobs.run(*keys, world_size=world_size)
+    lines = [json.loads(text) for text in (job.directory / "ranks.jsonl").read_text().splitlines()]
+    assert sum(line["steps"] for line in lines) == 60
+    spent = [(line["computed"][r], line["waited"][r]) for line in lines for r in range(world_size)]
+    assert all(computed > 0 for computed, _ in spent)
+    assert all((waited > 0) == (world_size > 1) for _, waited in spent)
+    assert sum(map(sum, spent)) / world_size < result(job.directory)["seconds"]["train"]
