@@ -82,8 +82,10 @@ def _conditions(report: Report, found: Found) -> str:
     hardware, versions = report["hardware"], report["versions"]
     gpu = f"{hardware['gpus']} x {hardware['gpu']}, driver {report['driver']}; "
     memory = f", {report['memory_gib']:.0f} GiB" if report["memory_gib"] else ""
+    commits = {outcome["git_commit"] or "unknown" for outcome in report["results"].values()}
     lines = [
-        f"Made by `{report['commands'][-1]}`; calls: {len(report['commands'])}.",
+        f"Made by `{report['commands'][-1]}`; calls: {len(report['commands'])};"
+        f" commit: {', '.join(sorted(commits))}.",
         f"{gpu if hardware['gpus'] else ''}{hardware['cpu']}, {hardware['cores']} cores{memory};",
         ", ".join(f"{name} {version}" for name, version in versions.items() if version) + ".",
     ]

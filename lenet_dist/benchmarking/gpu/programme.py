@@ -34,6 +34,8 @@ class Scale:
     """Overrides of the runs that train to the end."""
     seeds: int
     resumed_steps: int
+    profiled: tuple[str, ...]
+    """The recipes whose step is taken apart."""
     profiled_steps: int
     sizes: tuple[int, ...]
     """The contenders' batch sizes."""
@@ -51,14 +53,15 @@ class Scale:
 FULL = Scale(
     recipes=("default", "fast", "seed", "best"), precisions=tuple(PRECISIONS),
     steps={"fixed": 220, "ddp": 1100}, rounds=5, whole_keys=(), seeds=30, resumed_steps=1500,
-    profiled_steps=100, sizes=(64, 256, 1024, 4096), contenders=None, contest_rounds=3,
-    contest_share=0.1, accuracy_steps=None, test_files=("test_gpu.py",), test_processes=4,
+    profiled=("default", "fast"), profiled_steps=100, sizes=(64, 256, 1024, 4096), contenders=None,
+    contest_rounds=3, contest_share=0.1, accuracy_steps=None, test_files=("test_gpu.py",),
+    test_processes=4,
 )  # fmt: skip
 
 REHEARSAL = Scale(
     recipes=("default", "fast"), precisions=("no",),
     steps={"fixed": 11, "ddp": 11}, rounds=2, whole_keys=("train.max_steps=6",), seeds=1,
-    resumed_steps=100, profiled_steps=2, sizes=(64,), contenders=("bare_loop",),
+    resumed_steps=100, profiled=("fast",), profiled_steps=2, sizes=(64,), contenders=("bare_loop",),
     contest_rounds=1, contest_share=0.002, accuracy_steps=3,
     test_files=("test_gpu.py", "test_schedule.py"), test_processes=0,
 )  # fmt: skip
@@ -118,7 +121,7 @@ def in_turn(scale: Scale) -> list[Variant]:
 
 def profiled(scale: Scale) -> list[Variant]:
     """Those whose step is taken apart."""
-    found = variants(scale, scale.recipes[0], "fast")
+    found = variants(scale, *scale.profiled)
     return [v for v in found if v.precision == "no" and (v.is_captured or v.recipe != "fast")]
 
 
@@ -193,7 +196,8 @@ def in_processes(scale: Scale, shares_gpu: bool) -> list[Variant]:
 
 def _tests(place: Place, scale: Scale) -> dict[str, Any]:
     files = [str(_TESTS / name) for name in scale.test_files]
-    options = ["-p", "no:cacheprovider", "--tb=short"]
+    # The machine's own plugins may not fit the pytest that was carried there.
+    options = ["--disable-plugin-autoload", "-p", "xdist.plugin", "-p", "no:cacheprovider"]
     options += ["--numprocesses", str(scale.test_processes), "--dist", "load"]
     folder = place.folder / "tests"
     taken = take(["-m", "pytest", *options, *files], folder, limit_seconds=_left(place))
