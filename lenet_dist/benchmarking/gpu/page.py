@@ -123,7 +123,7 @@ def _sections(found: Found) -> Iterable[tuple[str, str, str]]:
 _BITS = f"The SHA-256 of the weights (its first {_HASH_DIGITS} digits) of runs that must be equal."
 _SPEED = (
     "Short runs of the recipes. A run's figure is the median of ten spans between lines, the first"
-    " span left out; here: the median of n runs, least and greatest. fp16 can't be captured."
+    " span left out; here: the median of n runs, least and greatest."
 )
 _RATIO = "Taken in turn, round after round: the median of the rounds' ratios, least and greatest."
 _STEP = (

@@ -106,11 +106,9 @@ def programme(scale: Scale, gpus: int) -> Iterator[Measurement]:
 
 
 def variants(scale: Scale, *recipes: str) -> list[Variant]:
-    """These recipes, or all, in every precision, with and without the graph (fp16 can't be
-    captured), in both reductions."""
+    """These recipes, or all, in every precision, with and without the graph, in both reductions."""
     parts = product(recipes or scale.recipes, scale.precisions, (True, False), REDUCTIONS)
-    every = [Variant(*of) for of in parts]
-    return [v for v in every if not (v.precision == "fp16" and v.is_captured)]
+    return [Variant(*of) for of in parts]
 
 
 def in_turn(scale: Scale) -> list[Variant]:
@@ -188,7 +186,7 @@ def name_of_contest(contest: Contest, number: int) -> str:
 
 def in_processes(scale: Scale, shares_gpu: bool) -> list[Variant]:
     """Those whose hash on several processes is compared with that on one."""
-    found = [v for v in variants(scale, scale.recipes[0]) if v.precision != "fp16"]
+    found = variants(scale, scale.recipes[0])
     if shares_gpu:  # gloo can't be captured, and how fast it is does not matter.
         return [v for v in found if not v.is_captured and v.reduction == "fixed"]
     return found
