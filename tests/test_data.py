@@ -105,7 +105,7 @@ def _ensure(root: str, url: str) -> None:
 
 @pytest.mark.processes
 def test_two_jobs_that_start_at_once_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
-    start = multiprocessing.get_context("spawn").Process
+    start = multiprocessing.get_context("forkserver").Process
     jobs = [start(target=_ensure, args=(str(tmp_path), mirror.url)) for _ in range(2)]
     for job in jobs:
         job.start()

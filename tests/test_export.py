@@ -41,6 +41,16 @@ def file(model: LeNet5, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def programs(file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The model in the formats that take seconds to write, each alone in a folder."""
+    forms = {"torch-export": "lenet5.pt2", "onnx": "lenet5.onnx"}
+    return {
+        form: exported(file, form, tmp_path_factory.mktemp("program") / name)
+        for form, name in forms.items()
+    }
+
+
 def pixels(count: int) -> Tensor:
     return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(count))
 
@@ -85,9 +95,9 @@ for count in (1, 7, 64):
 
 
 def test_a_torch_export_gives_the_logits_where_lenet_dist_is_not_installed(
-    file: Path, model: LeNet5, tmp_path: Path
+    programs: dict[str, Path], model: LeNet5, tmp_path: Path
 ) -> None:
-    out = exported(file, "torch-export", tmp_path / "lenet5.pt2")
+    out = programs["torch-export"]
     reader = [sys.executable, "-c", READ_WITHOUT_LENET_DIST, str(out), str(tmp_path)]
     subprocess.run(reader, cwd=tmp_path, check=True, timeout=120)
     for count in COUNTS:
@@ -100,9 +110,9 @@ def test_a_torch_export_gives_the_logits_where_lenet_dist_is_not_installed(
 
 
 @torch.no_grad()
-def test_onnx_gives_the_logits_to_1e_5(file: Path, model: LeNet5, tmp_path: Path) -> None:
-    out = exported(file, "onnx", tmp_path / "lenet5.onnx")
-    assert list(tmp_path.iterdir()) == [out], "it is one file"
+def test_onnx_gives_the_logits_to_1e_5(programs: dict[str, Path], model: LeNet5) -> None:
+    out = programs["onnx"]
+    assert list(out.parent.iterdir()) == [out], "it is one file"
     session = onnxruntime.InferenceSession(str(out))
     for count in COUNTS:
         (logits,) = session.run(["logits"], {"pixels": pixels(count).numpy()})
@@ -120,8 +130,8 @@ def test_onnx_of_trained_weights_gives_the_logits_of_digits_to_1e_5(tmp_path: Pa
     assert np.abs(logits - expected).max() <= 1e-5
 
 
-def test_onnx_says_what_it_takes_and_gives(file: Path, tmp_path: Path) -> None:
-    out = exported(file, "onnx", tmp_path / "lenet5.onnx")
+def test_onnx_says_what_it_takes_and_gives(programs: dict[str, Path]) -> None:
+    out = programs["onnx"]
     onnx.checker.check_model(onnx.load(out), full_check=True)
     session = onnxruntime.InferenceSession(str(out))
     (taken,), (given,) = session.get_inputs(), session.get_outputs()
@@ -135,9 +145,9 @@ def test_onnx_says_what_it_takes_and_gives(file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["torch-export", "onnx"])
 def test_a_program_names_no_folder_of_the_machine_it_was_made_on(
-    file: Path, tmp_path: Path, form: str
+    programs: dict[str, Path], file: Path, form: str
 ) -> None:
-    out = exported(file, form, tmp_path / "program").read_bytes()
+    out = programs[form].read_bytes()
     for folder in (ROOT, Path(torch.__file__).parent, file.parent):
         assert str(folder).encode() not in out
 

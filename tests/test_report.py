@@ -11,6 +11,7 @@ import signal
 import statistics
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -79,9 +80,16 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
-def page_of(directory: Path) -> str:
-    """The text of the page over a run."""
-    return text_of(page.of_run(reader.read(directory)))
+@cache
+def html_of(*directories: Path) -> str:
+    """The page over a run, or over several, that no test changes."""
+    runs = [reader.read(directory) for directory in directories]
+    return page.of_run(runs[0]) if len(runs) == 1 else page.of_runs(runs)
+
+
+def page_of(*directories: Path) -> str:
+    """The text of that page."""
+    return text_of(html_of(*directories))
 
 
 def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
@@ -101,7 +109,7 @@ def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
 
 
 def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interrupted: Path) -> None:
-    html = page.of_run(reader.read(interrupted))
+    html = html_of(interrupted)
     test = result(interrupted)["test"]
     wrong = test["count"] - test["correct"]
     shown = re.findall(
@@ -135,14 +143,14 @@ def test_a_page_says_what_is_left_of_the_accuracy_on_harder_images(interrupted: 
 
 def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:
     starts = [json.loads(line) for line in (interrupted / "starts.jsonl").read_text().splitlines()]
-    html = page.of_run(reader.read(interrupted))
+    html = html_of(interrupted)
     assert html.count(f"Interrupted at {starts[1]['step']:,}.") == 4, "in each plot"
 
 
 def test_the_command_in_the_page_gives_the_same_bits_again(
     uninterrupted: Job, tmp_path: Path
 ) -> None:
-    html = page.of_run(reader.read(uninterrupted.directory))
+    html = html_of(uninterrupted.directory)
     shown = re.search(r"<code>(accelerate launch -m lenet_dist\.train .*?)</code>", html)
     assert shown
     with Jobs(tmp_path) as started:
@@ -252,9 +260,8 @@ def test_weights_that_are_not_the_results_are_not_shown(
 
 
 def test_the_same_run_gives_the_same_page(interrupted: Path, several: list[Path]) -> None:
-    assert page.of_run(reader.read(interrupted)) == page.of_run(reader.read(interrupted))
-    runs = [reader.read(path) for path in several]
-    assert page.of_runs(runs) == page.of_runs(runs)
+    assert page.of_run(reader.read(interrupted)) == html_of(interrupted)
+    assert page.of_runs([reader.read(path) for path in several]) == html_of(*several)
 
 
 def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_path: Path) -> None:
@@ -327,7 +334,7 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    paths = [str(path) for path in several]
+    paths = [str(path) for path in several[:2]]
     report.main(paths[:1])
     report.main([*paths[:1], "--out", "one.html"])
     report.main(paths)
@@ -387,7 +394,7 @@ def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
 
 
 def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
-    shown = text_of(page.of_runs([reader.read(path) for path in several]))
+    shown = page_of(*several)
     accuracies = [100 * result(path)["test"]["accuracy"] for path in (several[0], *several[2:4])]
     mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
     lowest, highest = min(accuracies), max(accuracies)
@@ -402,7 +409,7 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
 
 def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
     runs = [reader.read(path) for path in several]
-    shown = text_of(page.of_runs(runs))
+    shown = page_of(*several)
     ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
     found = robustness.measure(*pictures.load(ordered[1], None))
     means = " ".join(f"{100 * loss.mean:.1f}" for loss in found.losses)
@@ -411,7 +418,7 @@ def test_configs_are_compared_on_harder_images_by_their_median_runs(several: lis
 
 
 def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
-    shown = text_of(page.of_runs([reader.read(path) for path in several[:4]]))
+    shown = page_of(*several[:4])
     assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
 
 
@@ -419,7 +426,7 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(
     uninterrupted: Job, tmp_path: Path
 ) -> None:
     copy = altered(uninterrupted.directory, tmp_path)
-    shown = text_of(page.of_runs([reader.read(uninterrupted.directory), reader.read(copy)]))
+    shown = page_of(uninterrupted.directory, copy)
     assert str(uninterrupted.directory) in shown and str(copy) in shown
 
 
@@ -430,7 +437,7 @@ def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
     lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
     lines[0]["loss"] = float(loss)
     metrics = "".join(json.dumps(line) + "\n" for line in lines)
-    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics)
+    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics, weights=None)
     for html in (page.of_run(reader.read(copy)), page.of_runs([reader.read(copy)] * 2)):
         assert html.count('role="img"') >= 4
 
@@ -457,7 +464,7 @@ def luminance(colour: str) -> float:
 
 
 def test_every_curve_stands_out_from_the_page_light_and_dark(uninterrupted: Job) -> None:
-    html = page.of_run(reader.read(uninterrupted.directory))
+    html = html_of(uninterrupted.directory)
     found = re.findall(r":root \{(.*?)\}", html, flags=re.S)
     schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", scheme)) for scheme in found]
     schemes = [scheme for scheme in schemes if "paper" in scheme]
