@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.processes import ROOT, checkpoint_steps, result
+from tests.processes import ROOT, has_line, result
 
 SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
 
@@ -23,7 +23,8 @@ def seeds(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_path: Path) -> None:
     request = ("configs/smoke.yaml", "3", "--at-once", "2")
     first = seeds(tmp_path, *request)
-    while first.poll() is None and not checkpoint_steps(tmp_path / "smoke-seed-1"):
+    both = [tmp_path / f"smoke-seed-{seed}" for seed in range(2)]
+    while first.poll() is None and not all(has_line(directory, 10) for directory in both):
         time.sleep(0.02)
     first.send_signal(signal.SIGTERM)
     _, errors = first.communicate(timeout=60)
