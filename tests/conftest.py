@@ -45,6 +45,16 @@ _WAIT = ("elastic", "slurm", "wandb", "wandb_report")
 """Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make check` does not import the files that it leaves out whole: that takes seconds."""
+    starts_processes = _name(collection_path) in _START_PROCESSES
+    return True if starts_processes and config.option.markexpr == "not processes" else None
+
+
+def _name(file: Path) -> str:
+    return file.stem.removeprefix("test_")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tests first: those of the files that start processes come after all others.
 
@@ -55,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
     for item in items:
-        name = item.path.stem.removeprefix("test_")
+        name = _name(item.path)
         if name in _START_PROCESSES:
             item.add_marker("processes")
         if name in _WAIT:
