@@ -13,9 +13,14 @@ from pathlib import Path
 
 import psutil
 
-from tests.processes import ROOT, has_line
+from tests.processes import ROOT, SMALL, has_line
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
+
+RUN = (*SMALL, "train.max_steps=120")
+"""Three epochs: a second or two once it is going. Where something is to happen in the middle, the
+processes are held."""
+
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 """States that a job does not leave."""
@@ -203,3 +208,35 @@ def _processes() -> Iterator[tuple[int, list[str], dict[str, str]]]:
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+class Batch:
+    """Submits jobs of RUN in one test's folder, and cancels what is left of them."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster = cluster
+        self.root = folder
+        self.run = folder / "run"
+        self._jobs: list[BatchJob] = []
+
+    def submit(self, *flags: str, overrides: tuple[str, ...] = (), **how: str) -> BatchJob:
+        arguments = (*RUN, f"run.root={self.root}", "run.name=run", *overrides)
+        self._jobs.append(self.cluster.submit(self.root, *flags, arguments=arguments, **how))
+        return self._jobs[-1]
+
+    def cancel(self) -> None:
+        for job in self._jobs:
+            self.cluster.run("scancel", "--quiet", job.number)
+            job.until(lambda job=job: not job.ranks())
+
+
+def assert_one_readable_log(job: BatchJob) -> None:
+    """Every start in order, once each, with what it did; the result at the end; plain text."""
+    text = job.text()
+    starts = [int(part.split(",")[0]) for part in text.split(", start ")[1:]]
+    assert starts == list(range(1, job.restarts + 2))
+    assert text.count("global batch 256 = ") <= len(starts)
+    assert text.count("test accuracy") == 2, "the evaluation's line, and the result's"
+    assert text.rstrip().splitlines()[-1].split()[0] == "run"
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "Traceback" not in text

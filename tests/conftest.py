@@ -12,7 +12,8 @@ import torch
 from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
-from tests.processes import Job, Jobs, LaunchedJobs
+from tests.cluster import RUN, Batch, Cluster
+from tests.processes import Job, Jobs, LaunchedJobs, outcome
 
 _START_PROCESSES = (
     "audit",
@@ -35,13 +36,14 @@ _START_PROCESSES = (
     "same_bits",
     "seeds",
     "slurm",
+    "slurm_nodes",
     "stop",
     "wandb",
     "wandb_report",
     "your_own",
 )
 
-_WAIT = ("elastic", "slurm", "wandb", "wandb_report")
+_WAIT = ("elastic", "slurm", "slurm_nodes", "wandb", "wandb_report")
 """Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
 
 
@@ -133,3 +135,29 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The run that all others are compared with: SMALL on one process, from start to end."""
     with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
         return started.run()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes; a lost node is declared down after some 30 s; SIGKILL comes 10 s after SIGTERM."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    up = started.up("SlurmdTimeout=10", "KillWait=10")
+    if up.returncode == 2:
+        pytest.skip(up.stderr.strip())
+    assert up.returncode == 0, up.stderr
+    yield started
+    started.down()
+
+
+@pytest.fixture
+def batch(cluster: Cluster, tmp_path: Path) -> Iterator[Batch]:
+    submitted = Batch(cluster, tmp_path)
+    yield submitted
+    submitted.cancel()
+
+
+@pytest.fixture(scope="session")
+def without_slurm(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """What RUN ends with on two processes without SLURM, uninterrupted."""
+    with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
+        return outcome(jobs.run(base=RUN, world_size=2).directory)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import LOCAL_SLURM, BatchJob, Cluster, has_got
+from tests.cluster import LOCAL_SLURM, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
 from tests.processes import (
     ROOT,
-    SMALL,
-    Jobs,
     checkpoint_steps,
     command,
     has_line,
@@ -29,86 +25,6 @@ from tests.processes import (
 )
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
-
-RUN = (*SMALL, "train.max_steps=120")
-"""Three epochs: a second or two once it is going. Where something is to happen in the middle, the
-processes are held."""
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes; a lost node is declared down after some 30 s; SIGKILL comes 10 s after SIGTERM."""
-    started = Cluster(tmp_path_factory.mktemp("cluster"))
-    up = started.up("SlurmdTimeout=10", "KillWait=10")
-    if up.returncode == 2:
-        pytest.skip(up.stderr.strip())
-    assert up.returncode == 0, up.stderr
-    yield started
-    started.down()
-
-
-@pytest.fixture(scope="session")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[dict[str, object]]]:
-    """What RUN ends with on two processes without SLURM, uninterrupted."""
-    with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
-        return outcome(jobs.run(base=RUN, world_size=2).directory)
-
-
-class Batch:
-    """Submits jobs of RUN in one test's folder, and cancels what is left of them."""
-
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster = cluster
-        self.root = folder
-        self.run = folder / "run"
-        self._jobs: list[BatchJob] = []
-
-    def submit(self, *flags: str, overrides: tuple[str, ...] = (), **how: str) -> BatchJob:
-        arguments = (*RUN, f"run.root={self.root}", "run.name=run", *overrides)
-        self._jobs.append(self.cluster.submit(self.root, *flags, arguments=arguments, **how))
-        return self._jobs[-1]
-
-    def cancel(self) -> None:
-        for job in self._jobs:
-            self.cluster.run("scancel", "--quiet", job.number)
-            job.until(lambda job=job: not job.ranks())
-
-
-@pytest.fixture
-def batch(cluster: Cluster, tmp_path: Path) -> Iterator[Batch]:
-    submitted = Batch(cluster, tmp_path)
-    yield submitted
-    submitted.cancel()
-
-
-def assert_one_readable_log(job: BatchJob) -> None:
-    """Every start in order, once each, with what it did; the result at the end; plain text."""
-    text = job.text()
-    starts = [int(part.split(",")[0]) for part in text.split(", start ")[1:]]
-    assert starts == list(range(1, job.restarts + 2))
-    assert text.count("global batch 256 = ") <= len(starts)
-    assert text.count("test accuracy") == 2, "the evaluation's line, and the result's"
-    assert text.rstrip().splitlines()[-1].split()[0] == "run"
-    assert all(character.isprintable() or character == "\n" for character in text)
-    assert "Traceback" not in text
-
-
-@pytest.fixture
-def batch_beside_a_wrong_node(tmp_path: Path) -> Iterator[Batch]:
-    """Three nodes; what runs on n2 computes its convolutions by other instructions."""
-    prolog = tmp_path / "prolog"
-    prolog.write_text(
-        '#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && echo export ONEDNN_MAX_CPU_ISA=SSE41\nexit 0\n'
-    )
-    prolog.chmod(0o755)
-    cluster = Cluster(tmp_path / "cluster")
-    up = cluster.up(f"TaskProlog={prolog}", nodes=3)
-    if up.returncode == 2:
-        pytest.skip(up.stderr.strip())
-    submitted = Batch(cluster, tmp_path)
-    yield submitted
-    submitted.cancel()
-    cluster.down()
 
 
 # Outside a cluster: fast.
@@ -173,10 +89,10 @@ def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Pa
 
 
 def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
-    batch: Batch, expected: object
+    batch: Batch, without_slurm: object
 ) -> None:
     job = batch.submit("--nodes=2").expect("COMPLETED")
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
     assert result(batch.run)["world_size"] == 2
     assert "2 process(es) on n[1-2]" in job.text()
     assert_one_readable_log(job)
@@ -188,7 +104,7 @@ def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
 
 
 def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
-    batch: Batch, expected: object
+    batch: Batch, without_slurm: object
 ) -> None:
     # Tracked offline, so that the processes have something to wait for before they leave.
     tracked = ("wandb.mode=offline",)
@@ -201,12 +117,12 @@ def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
     assert f"requeueing job {job.number} (1 of at most 50 times): this start took" in job.text()
     assert len(list((batch.run / "wandb").glob("offline-run-*"))) == 1
     job.finish()
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)
 
 
 def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
-    batch: Batch, expected: object
+    batch: Batch, without_slurm: object
 ) -> None:
     job = batch.submit("--nodes=2")
     job.until_step(batch.run, 14)
@@ -216,11 +132,11 @@ def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
     job.until(lambda: job.restarts == 1)
     assert "requeueing job" in job.text()
     job.finish()
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
 
 
 def test_an_administrators_requeue_that_leaves_no_time_to_save_costs_no_bits(
-    batch: Batch, expected: object
+    batch: Batch, without_slurm: object
 ) -> None:
     job = batch.submit("--nodes=2")
     job.until_step(batch.run, 42)
@@ -235,11 +151,13 @@ def test_an_administrators_requeue_that_leaves_no_time_to_save_costs_no_bits(
     assert "stopped by" not in job.text()
     job.finish()
     assert job.restarts == 1, "by SLURM alone"
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)
 
 
-def test_a_preempted_job_saves_makes_way_and_finishes_later(batch: Batch, expected: object) -> None:
+def test_a_preempted_job_saves_makes_way_and_finishes_later(
+    batch: Batch, without_slurm: object
+) -> None:
     job = batch.submit("--nodes=2")
     job.until_step(batch.run, 14)
     urgent = ("--partition=urgent", "--nodes=2", "--exclusive")
@@ -250,11 +168,13 @@ def test_a_preempted_job_saves_makes_way_and_finishes_later(batch: Batch, expect
     assert "requeueing job" not in job.text(), "SLURM requeues it, not the script"
     job.finish()
     assert job.restarts == 1
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)
 
 
-def test_a_cancelled_job_stays_cancelled_with_all_saved(batch: Batch, expected: object) -> None:
+def test_a_cancelled_job_stays_cancelled_with_all_saved(
+    batch: Batch, without_slurm: object
+) -> None:
     job = batch.submit("--nodes=2")
     job.until_step(batch.run, 14)
     with job.held():
@@ -265,60 +185,6 @@ def test_a_cancelled_job_stays_cancelled_with_all_saved(batch: Batch, expected: 
     assert "requeueing job" not in job.text()
     time.sleep(3)
     assert (job.state, job.restarts) == ("CANCELLED", 0)
-
-
-def test_a_killed_process_fails_the_job_naming_it_and_the_next_job_finishes(
-    batch: Batch, expected: object
-) -> None:
-    job = batch.submit("--nodes=2")
-    job.until_step(batch.run, 14)
-    began = time.monotonic()
-    with job.held():
-        os.kill(job.ranks()[1], signal.SIGKILL)
-    job.until(lambda: job.state == "FAILED")
-    assert time.monotonic() - began < 60
-    assert "srun: error: n2: task 1: Killed" in job.text()
-    assert "requeueing job" not in job.text() and "Traceback" not in job.text()
-    batch.submit("--nodes=2").expect("COMPLETED")
-    assert outcome(batch.run) == expected
-
-
-def test_a_job_with_a_node_that_computes_wrong_names_it_and_goes_on_without_it(
-    batch_beside_a_wrong_node: Batch, expected: object
-) -> None:
-    batch, often = batch_beside_a_wrong_node, ("compute.audit_every=15", "checkpoint.keep=9")
-    job = batch.submit("--nodes=3", overrides=often).expect("FAILED", "1:0")
-    assert job.restarts == 0, "the same nodes would only find it again"
-    assert "failed: rank 1 on n2 (" in job.text() and "than most of the 3 processes" in job.text()
-    assert checkpoint_steps(batch.run) == []
-    (advice,) = set(re.findall(r"on SLURM: sbatch (--exclude=\S+)\)", job.text()))
-    again = batch.submit("--nodes=2", advice, overrides=often).expect("COMPLETED")
-    assert "n[1,3]" in again.text()
-    assert outcome(batch.run) == expected
-
-
-def test_a_job_whose_node_is_lost_is_requeued_and_finishes(batch: Batch, expected: object) -> None:
-    job = batch.submit("--nodes=2")
-    job.until_step(batch.run, 14)
-    with job.held():
-        batch.cluster.lose("n2")
-    job.until(lambda: job.restarts == 1, 90)
-    assert "lost another process" in job.text()
-    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-    job.finish()
-    assert outcome(batch.run) == expected
-    assert_one_readable_log(job)
-
-
-def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, expected: object) -> None:
-    job = batch.submit("--nodes=2")
-    job.until_step(batch.run, 14)
-    with job.held():
-        batch.cluster.run("scancel", job.number)
-    job.until(lambda: not job.ranks())
-    batch.submit("--nodes=1").expect("COMPLETED")
-    assert result(batch.run)["world_size"] == 1
-    assert outcome(batch.run) == expected
 
 
 def test_an_array_has_a_run_a_seed_each_requeued_alone(batch: Batch) -> None:
@@ -338,7 +204,7 @@ def test_an_array_has_a_run_a_seed_each_requeued_alone(batch: Batch) -> None:
     assert [result(run)["resumes"] for run in runs] == [0, 1, 0]
 
 
-def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, expected: object) -> None:
+def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, without_slurm: object) -> None:
     first = batch.submit("--nodes=1")
     first.until_step(batch.run, 14)
     with first.held():
@@ -346,10 +212,12 @@ def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, expected: o
     assert "another job is using this run" in second.text()
     assert f'"slurm_job": "{first.number}"' in second.text()
     first.expect("COMPLETED")
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
 
 
-def test_a_job_at_its_cap_of_requeues_stops_with_the_reason(batch: Batch, expected: object) -> None:
+def test_a_job_at_its_cap_of_requeues_stops_with_the_reason(
+    batch: Batch, without_slurm: object
+) -> None:
     job = batch.submit("--nodes=1", "--export=ALL,MAX_REQUEUES=1")
     for restarts in (0, 1):
         job.until_step(batch.run, 14 + 14 * restarts)
@@ -360,7 +228,7 @@ def test_a_job_at_its_cap_of_requeues_stops_with_the_reason(batch: Batch, expect
     job.expect("FAILED", "75:0")
     assert "not requeued" in job.text() and "of at most 1 (MAX_REQUEUES)" in job.text()
     batch.submit("--nodes=1").expect("COMPLETED")
-    assert outcome(batch.run) == expected
+    assert outcome(batch.run) == without_slurm
 
 
 def test_a_job_that_gained_nothing_is_not_requeued(batch: Batch, cluster: Cluster) -> None:
@@ -400,81 +268,3 @@ def test_shares_of_a_node_are_counted_by_slurms_own_words(batch: Batch) -> None:
     )  # fmt: skip
     job.expect("COMPLETED")
     assert result(batch.run)["threads"] == min(2, len(os.sched_getaffinity(0)))
-
-
-# slurm/elastic.sh: a lost node does not end the job.
-
-ELASTIC = ("train.max_steps=1200", "train.batch_size=64", "checkpoint.every_steps=50")
-
-
-@pytest.fixture(scope="module")
-def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
-    """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
-    with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
-        return outcome(jobs.start(*ELASTIC, base=RUN).expect(0, 180).directory)
-
-
-def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
-    return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
-
-
-def world_sizes(directory: Path) -> list[int]:
-    """Of each start of a run."""
-    file = directory / "starts.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line)["world_size"] for line in lines]
-
-
-def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 50)
-    batch.cluster.lose("n2")
-    try:
-        job.until(lambda: world_sizes(batch.run)[-1] == 1)
-        with job.held():
-            job.until(lambda: job.fields()["NodeList"] == "n1")
-            assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-            joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
-            joining.until(joining.has_met_others)
-    finally:
-        assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-    job.expect("COMPLETED", seconds=120)
-    joining.expect("COMPLETED")
-    assert job.restarts == 0
-    assert world_sizes(batch.run) == [2, 1, 2]
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
-    batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
-    job.until(lambda: job.restarts == 1, 60)
-    assert "stopped by SIGUSR2 after step" in job.text() and "requeueing job" in job.text()
-    job.finish()
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
-    batch.cluster.lose("n1")
-    batch.cluster.run("scontrol", "requeue", job.number)
-    job.until(lambda: job.restarts == 1, 90)
-    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-    job.finish()
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
-    overrides = ("train.shards=7",)
-    job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
-    job.expect("FAILED", "1:0")
-    message = "error: train.batch_size=256 can't be cut into train.shards = 7 equal parts"
-    assert job.text().count(message) == 1

@@ -1,0 +1,168 @@
+"""A node that is lost, comes back or computes wrong costs a job on a real cluster no bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import RUN, Batch, BatchJob, Cluster, assert_one_readable_log
+from tests.processes import Jobs, checkpoint_steps, outcome, result
+
+
+@pytest.fixture
+def batch_beside_a_wrong_node(tmp_path: Path) -> Iterator[Batch]:
+    """Three nodes; what runs on n2 computes its convolutions by other instructions."""
+    prolog = tmp_path / "prolog"
+    prolog.write_text(
+        '#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && echo export ONEDNN_MAX_CPU_ISA=SSE41\nexit 0\n'
+    )
+    prolog.chmod(0o755)
+    cluster = Cluster(tmp_path / "cluster")
+    up = cluster.up(f"TaskProlog={prolog}", nodes=3)
+    if up.returncode == 2:
+        pytest.skip(up.stderr.strip())
+    submitted = Batch(cluster, tmp_path)
+    yield submitted
+    submitted.cancel()
+    cluster.down()
+
+
+def test_a_killed_process_fails_the_job_naming_it_and_the_next_job_finishes(
+    batch: Batch, without_slurm: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    began = time.monotonic()
+    with job.held():
+        os.kill(job.ranks()[1], signal.SIGKILL)
+    job.until(lambda: job.state == "FAILED")
+    assert time.monotonic() - began < 60
+    assert "srun: error: n2: task 1: Killed" in job.text()
+    assert "requeueing job" not in job.text() and "Traceback" not in job.text()
+    batch.submit("--nodes=2").expect("COMPLETED")
+    assert outcome(batch.run) == without_slurm
+
+
+def test_a_job_with_a_node_that_computes_wrong_names_it_and_goes_on_without_it(
+    batch_beside_a_wrong_node: Batch, without_slurm: object
+) -> None:
+    batch, often = batch_beside_a_wrong_node, ("compute.audit_every=15", "checkpoint.keep=9")
+    job = batch.submit("--nodes=3", overrides=often).expect("FAILED", "1:0")
+    assert job.restarts == 0, "the same nodes would only find it again"
+    assert "failed: rank 1 on n2 (" in job.text() and "than most of the 3 processes" in job.text()
+    assert checkpoint_steps(batch.run) == []
+    (advice,) = set(re.findall(r"on SLURM: sbatch (--exclude=\S+)\)", job.text()))
+    again = batch.submit("--nodes=2", advice, overrides=often).expect("COMPLETED")
+    assert "n[1,3]" in again.text()
+    assert outcome(batch.run) == without_slurm
+
+
+def test_a_job_whose_node_is_lost_is_requeued_and_finishes(
+    batch: Batch, without_slurm: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held():
+        batch.cluster.lose("n2")
+    job.until(lambda: job.restarts == 1, 90)
+    assert "lost another process" in job.text()
+    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.finish()
+    assert outcome(batch.run) == without_slurm
+    assert_one_readable_log(job)
+
+
+def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, without_slurm: object) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held():
+        batch.cluster.run("scancel", job.number)
+    job.until(lambda: not job.ranks())
+    batch.submit("--nodes=1").expect("COMPLETED")
+    assert result(batch.run)["world_size"] == 1
+    assert outcome(batch.run) == without_slurm
+
+
+# slurm/elastic.sh: a lost node does not end the job.
+
+ELASTIC = ("train.max_steps=1200", "train.batch_size=64", "checkpoint.every_steps=50")
+
+
+@pytest.fixture(scope="module")
+def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
+    """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
+    with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
+        return outcome(jobs.start(*ELASTIC, base=RUN).expect(0, 180).directory)
+
+
+def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
+    return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
+
+
+def world_sizes(directory: Path) -> list[int]:
+    """Of each start of a run."""
+    file = directory / "starts.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [json.loads(line)["world_size"] for line in lines]
+
+
+def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 50)
+    batch.cluster.lose("n2")
+    try:
+        job.until(lambda: world_sizes(batch.run)[-1] == 1)
+        with job.held():
+            job.until(lambda: job.fields()["NodeList"] == "n1")
+            assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+            joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
+            joining.until(joining.has_met_others)
+    finally:
+        assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.expect("COMPLETED", seconds=120)
+    joining.expect("COMPLETED")
+    assert job.restarts == 0
+    assert world_sizes(batch.run) == [2, 1, 2]
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 100)
+    batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+    job.until(lambda: job.restarts == 1, 60)
+    assert "stopped by SIGUSR2 after step" in job.text() and "requeueing job" in job.text()
+    job.finish()
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
+    batch: Batch, expected_of_elastic: object
+) -> None:
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, 100)
+    batch.cluster.lose("n1")
+    batch.cluster.run("scontrol", "requeue", job.number)
+    job.until(lambda: job.restarts == 1, 90)
+    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
+    job.finish()
+    assert outcome(batch.run) == expected_of_elastic
+
+
+def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
+    overrides = ("train.shards=7",)
+    job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
+    job.expect("FAILED", "1:0")
+    message = "error: train.batch_size=256 can't be cut into train.shards = 7 equal parts"
+    assert job.text().count(message) == 1
