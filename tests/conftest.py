@@ -16,32 +16,32 @@ from tests.cluster import RUN, Batch, Cluster
 from tests.processes import Job, Jobs, LaunchedJobs, outcome
 
 _START_PROCESSES = (
-    "audit",
-    "benchmark",
-    "calibrate",
-    "commands",
-    "demo",
-    "elastic",
-    "exchange",
-    "export",
-    "failures",
-    "gpu",
-    "measure_gpu",
-    "predict",
-    "preflight",
-    "ranks",
-    "ranks",
-    "report",
-    "resume",
     "same_bits",
+    "preflight",
+    "benchmark",
+    "report",
+    "your_own",
+    "audit",
+    "stop",
+    "failures",
+    "resume",
+    "commands",
+    "measure_gpu",
+    "export",
     "seeds",
+    "ranks",
+    "calibrate",
+    "demo",
+    "predict",
+    "exchange",
+    "gpu",
     "slurm",
     "slurm_nodes",
-    "stop",
+    "elastic",
     "wandb",
     "wandb_report",
-    "your_own",
 )
+"""Those that take longest come first, so that no process is left alone with one at the end."""
 
 _WAIT = ("elastic", "slurm", "slurm_nodes", "wandb", "wandb_report")
 """Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
@@ -51,6 +51,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """`make check` does not import the files that it leaves out whole: that takes seconds."""
     starts_processes = _name(collection_path) in _START_PROCESSES
     return True if starts_processes and config.option.markexpr == "not processes" else None
+
+
+def _place(item: pytest.Item) -> int:
+    name = _name(item.path)
+    return _START_PROCESSES.index(name) if name in _START_PROCESSES else -1
 
 
 def _name(file: Path) -> str:
@@ -72,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("processes")
         if name in _WAIT:
             item.add_marker("quiet")
-    items.sort(key=lambda item: item.get_closest_marker("processes") is not None)
+    items.sort(key=_place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
