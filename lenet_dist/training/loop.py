@@ -132,7 +132,9 @@ def _stopped(job: Job, action: Action) -> Stopped:
     if job.accelerator.is_main_process:
         # A request stops one start: the next must go on and not find it again.
         job.directory.stop.unlink(missing_ok=True)
-    reason = job.agreement.request.reason or "a request to another process"
+    request = job.agreement.request
+    request.is_made()  # Another process may have seen it first: a launcher that is gone, say.
+    reason = request.reason or "a request to another process"
     return Stopped(
         f"stopped by {reason} after step {job.state.step} of {job.plan.total_steps};"
         f" saved in {job.directory.checkpoints}; run the same command again to continue",
