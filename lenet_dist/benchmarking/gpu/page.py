@@ -101,20 +101,20 @@ def _conditions(report: Report, found: Found) -> str:
 
 def _sections(found: Found) -> Iterable[tuple[str, str, str]]:
     """Title, note and table of each part."""
-    yield "The same bits", _BITS, _table(["", "", "", ""], _bits(found))
+    yield "The same bits", _BITS, _table(["run", "and the same", "weights", ""], _bits(found))
     yield (
         "Steps a second", _SPEED,
-        _table(["", "batch", "steps/s", "images/s", "n", "weights"], _speeds(found)),
+        _table(["run", "batch", "steps/s", "images/s", "n", "weights"], _speeds(found)),
     )  # fmt: skip
     yield "What each gains", _RATIO, _table(["steps/s", "ratio", "rounds", "n"], _ratios(found))
     yield (
         "A step against its launches", _STEP,
         _table(
-            ["", "µs a step", "kernels", "busy µs", "gaps µs", "launches", "floor µs", "longest"],
+            ["run", "µs a step", "kernels", "busy µs", "gaps µs", "launches", "floor µs", "longest"],
             _steps(found),
         ),
     )  # fmt: skip
-    head = ["", "s training", "of it to the first line", "s in all", "test accuracy", "n", ""]
+    head = ["run", "s training", "of it to the first line", "s in all", "test accuracy", "n", ""]
     yield "Seconds to 99.0%", _WHOLE, _table(head, [*_whole(found), *_seeds(found)])
     for _, head, rows in table.groups(contenders(found)):
         yield "Beside what one would use instead", _CONTENDERS, _table(head, rows)
