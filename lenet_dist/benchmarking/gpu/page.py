@@ -110,7 +110,7 @@ def _sections(found: Found) -> Iterable[tuple[str, str, str]]:
     yield (
         "A step against its launches", _STEP,
         _table(
-            ["run", "µs a step", "kernels", "busy µs", "gaps µs", "launches", "floor µs", "longest"],
+            ["", "µs a step", "kernels", "busy µs", "gaps µs", "launches", "floor µs", "longest"],
             _steps(found),
         ),
     )  # fmt: skip
