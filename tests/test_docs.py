@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 from functools import cache
@@ -67,6 +68,15 @@ def test_a_command_in_the_docs_names_what_is_there(command: str) -> None:
         assert option in help_of(module), f"{module} has no {option}"
     if module.removeprefix("lenet_dist.") in TAKES_KEYS:
         load(None, [word for word in own if re.match(r"[a-z_.]+=", word)])
+
+
+def test_the_cost_of_audits_is_the_measured_one() -> None:
+    measured = json.loads((ROOT / "docs" / "benchmarks" / "audit.json").read_text())
+    page = " ".join((ROOT / "docs" / "wrong-machines.md").read_text(encoding="utf-8").split())
+    found = [target for target in measured["targets"] if "audited / not" in target["name"]]
+    assert len(found) == 2 and f"n = {measured['rounds']} rounds" in page
+    for target in found:
+        assert "{ratio:.2f} ({min:.2f} to {max:.2f})".format(**target) in page
 
 
 def test_the_walk_sees_the_commands_that_every_reader_needs() -> None:

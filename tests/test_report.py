@@ -285,6 +285,7 @@ def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_
         ("result", "{}", "result.json: test: missing"),
         ("result", '{"test": 3}', "result.json: test: damaged"),
         ("starts", "{}\n", "starts.jsonl, line 1: step: missing"),
+        ("ranks", '{"step": 7, "steps": 7, "computed": 3}\n', "line 1: computed: damaged"),
         ("config", "train: [", "config.yaml"),
         ("config", "train:\n  epochs: many\n", "train.epochs"),
     ],

@@ -54,6 +54,11 @@ class Progress:
         if self._is_main:
             tqdm.write(text) if self._bar is not None else print(text, flush=True)
 
+    def warn(self, text: str) -> None:
+        """The same on stderr, as a warning."""
+        if self._is_main:
+            tqdm.write(f"warning: {text}", file=sys.stderr)
+
     def close(self) -> None:
         """Leave the bar as it is."""
         if self._bar is not None:

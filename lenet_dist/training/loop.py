@@ -81,7 +81,7 @@ def _write_ranks_line(job: Job) -> None:
         line = {"step": step, "steps": steps, "computed": computed, "waited": waited}
         job.directory.ranks.write(line)
         for warning in job.slow_ranks.warnings(computed):
-            job.progress.say(warning)
+            job.progress.warn(warning)
 
 
 def _position(job: Job, kind: str) -> dict[str, Any]:

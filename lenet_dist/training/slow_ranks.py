@@ -36,7 +36,7 @@ class SlowRanks:
             if self._slow_lines[rank] == LINES_IN_A_ROW and rank not in self._told:
                 self._told.add(rank)
                 found.append(
-                    f"warning: {self._places[rank]} is slow, and the others wait for it: for"
+                    f"{self._places[rank]} is slow, and the others wait for it: for"
                     f" {LINES_IN_A_ROW} train lines it has computed more than {SLOW:g} times longer"
                     f" than their median, now {factor:.1f} times (docs/wrong-machines.md)"
                 )
