@@ -191,7 +191,7 @@ def altered(directory: Path, folder: Path, **contents: str | None) -> Path:
     """A copy of a run, some of its files with another content, or removed."""
     files = {
         "config": "config.yaml", "metrics": "metrics.jsonl", "result": "result.json",
-        "starts": "starts.jsonl", "weights": "model.safetensors",
+        "starts": "starts.jsonl", "ranks": "ranks.jsonl", "weights": "model.safetensors",
     }  # fmt: skip
     copy = folder / "copy"
     shutil.copytree(directory, copy)
