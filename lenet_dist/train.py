@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_dist import config as configuration
@@ -52,27 +51,22 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     from lenet_dist.run.result import table
     from lenet_dist.training.start import start
 
-    result, is_new = start(config, task, stop, Clock(started))
+    result = start(config, task, stop, Clock(started), _report)
     if exits.is_main_process():
-        directory = RunDirectory(config)
-        if is_new and config.log.report:
-            _report(directory.path, directory.report)
-        print(table(result, directory))
+        print(table(result, RunDirectory(config)))
 
 
-def _report(run: Path, page: Path) -> None:
+def _report(run: RunDirectory) -> None:
     """Write the run's page. The result is on disk: the run is complete whatever happens here."""
     try:
-        from lenet_dist.reporting import page as pages
+        from lenet_dist.reporting import page
         from lenet_dist.run import reader
 
-        pages.write([reader.read(run)], page)
+        page.write([reader.read(run.path)], run.report)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(
-            f"warning: no report: {reason}; once that is fixed: python -m lenet_dist.report {run}",
-            file=sys.stderr,
-        )
+        again = f"python -m lenet_dist.report {run.path}"
+        print(f"warning: no report: {reason}; once that is fixed: {again}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,14 @@ from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import Line, Tail
-from lenet_dist.tracking.follower import Ending, catch_up_advice
+from lenet_dist.tracking.ending import Ending, Pictures
+from lenet_dist.tracking.follower import catch_up_advice
 from lenet_dist.tracking.ranks import with_ranks
-from lenet_dist.tracking.tracker import Pictures, Tracker, in_words
+from lenet_dist.tracking.tracker import Tracker, in_words
 
 _LOOK_EVERY_SECONDS = 0.5
+_LAST_WORD_SECONDS = 5.0
+"""How long after the result the training process may take to make the pictures."""
 _LOCK = ".track.lock"
 _LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 
@@ -40,7 +43,6 @@ def catch_up(run: Path, config: Config, names: list[str]) -> None:
 
 def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
     """Track the run that process `pid` trains; this one's stdin and stdout are pipes to it."""
-    _give_way()
     reports = os.fdopen(os.dup(1), "w", buffering=1)
     # W&B's own process must not keep the pipe open.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -63,13 +65,6 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
     _kill_children()
 
 
-def _give_way() -> None:
-    """Let training come first: run only when it leaves a core idle."""
-    os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 class _LastWord:
     """What the training process says on stdin at its end; from then on, time is limited."""
 
@@ -86,7 +81,7 @@ class _LastWord:
 
     def _listen(self) -> None:
         said = sys.stdin.readline()
-        ending = Ending(**json.loads(said)) if said else Ending("lost")
+        ending = Ending.of_line(said) if said else Ending("lost")
         self._ending = ending
         self._is_said.set()
         time.sleep(ending.seconds)
@@ -121,12 +116,13 @@ def _feed(
         while ending is None:
             each(lambda tracker: _pass_on(_without_test(read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
-            if (run / "result.json").exists():  # Whatever the last word is, and even before it.
-                ending = Ending("completed")
+            if (run / "result.json").exists():  # Whatever the last word is, and without one too.
+                ending = ending or wait(_LAST_WORD_SECONDS)
+                ending = Ending("completed", pictures=ending.pictures if ending else None)
         lines, result = read(), None
         if ending.kind == "completed":
             result = json.loads((run / "result.json").read_text())
-            pictures = functools.cache(lambda: _pictures(run, config))
+            pictures = functools.cache(lambda: ending.pictures or _pictures_of(run, config))
             each(lambda tracker: _pass_on(lines, tracker, pictures))
         else:
             each(lambda tracker: _pass_on(_without_test(lines), tracker))
@@ -168,14 +164,10 @@ def _open(
     return TensorBoardTracker(run)
 
 
-def _pictures(run: Path, config: Config) -> Pictures | None:
-    """None if there can't be any: the data is missing, or the model is another one."""
+def _pictures_of(run: Path, config: Config) -> Pictures | None:
     from lenet_dist.tracking.pictures import pictures_of  # torch, which takes a while
 
-    try:
-        return pictures_of(run, config)
-    except RequestError:
-        return None
+    return pictures_of(run, config)
 
 
 def _pass_on(

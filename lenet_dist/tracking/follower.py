@@ -6,67 +6,54 @@ run writes, they can't delay or change the run.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 
+import psutil
+
 from lenet_dist.exits import RunFailed, Stopped, tell
-
-SECONDS_AT_THE_END = 27.0
-"""Longest that trackers may take once a run is complete."""
-
-SECONDS_AT_A_STOP = 9.0
-"""The same if it is stopped or has failed: a preempted job has little time left."""
+from lenet_dist.tracking.ending import Ending, Pictures
 
 _GRACE_SECONDS = 1.5
 """Past those limits by this much, the process is killed."""
 
+Complete = Callable[[Pictures | None], None]
+"""Tells the trackers that the run is complete, with its pictures if there are any."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a start of a run ended: `completed`, `stopped`, `failed`, `lost` if it ended without a
-    word, or `incomplete` if nobody saw it end."""
-
-    kind: str
-    reason: str = ""
-
-    @property
-    def seconds(self) -> float:
-        """Longest that trackers may take after it."""
-        return SECONDS_AT_THE_END if self.kind == "completed" else SECONDS_AT_A_STOP
-
-
 @contextmanager
-def followed(run: Path, say: Callable[[str], None]) -> Iterator[None]:
+def followed(run: Path, say: Callable[[str], None]) -> Iterator[Complete]:
     """Let the run's trackers follow it while the body trains it; `say` prints what they report.
 
-    After the body it waits for them, but no longer than the ending allows.
+    Gives what tells them that it is complete. After the body it waits for them, but no longer than
+    the ending allows.
     """
     try:
         follower = _Follower(run, say)
     except OSError as error:
         say(f"tracking: can't start its process: {error}; {catch_up_advice(run)}")
-        yield
+        yield lambda pictures: None
         return
     try:
-        yield
+        yield lambda pictures: follower.tell(Ending("completed", pictures=pictures))
     except BaseException as error:
         if isinstance(error, Stopped | RunFailed):
             tell(error)  # Before the wait: the launcher may not allow that much time.
         kind = "stopped" if isinstance(error, Stopped) else "failed"
-        follower.end(Ending(kind, str(error)))
+        follower.tell(Ending(kind, str(error)))
+        follower.wait()
         raise
-    follower.end(Ending("completed"))
+    follower.wait()
 
 
 def catch_up_advice(run: Path) -> str:
@@ -92,23 +79,54 @@ class _Follower:
             )  # fmt: skip
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        self._give_way()
+        self._deadline: float | None = None
         self._relay = Thread(target=self._relay_reports, daemon=True)
         self._relay.start()
 
-    def end(self, ending: Ending) -> None:
-        """Tell it how the run ended, and wait for it."""
+    def tell(self, ending: Ending) -> None:
+        """Tell it how the run ended. What is said first counts."""
+        if self._deadline is not None:
+            return
         assert self._process.stdin is not None
+        self._let_compete()
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(asdict(ending)) + "\n")
+            self._process.stdin.write(ending.as_line() + "\n")
             self._process.stdin.close()
+        self._deadline = time.monotonic() + ending.seconds + _GRACE_SECONDS
+
+    def wait(self) -> None:
+        """Wait until it has ended, but no longer than what it was told allows."""
+        assert self._deadline is not None, "it waits for a word"
         try:
-            code = self._process.wait(ending.seconds + _GRACE_SECONDS)
+            code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
         self._relay.join(_GRACE_SECONDS)
         if code:
             self._say(f"tracking: its process ended with {code}; {catch_up_advice(self._run)}")
+
+    def _give_way(self) -> None:
+        """Let training come first: it runs only when that leaves a core idle."""
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
+
+    def _let_compete(self) -> None:
+        """Training is over: it need not give way any longer, to other jobs of a busy machine.
+
+        Linux lets root do this, and whom RLIMIT_NICE allows it.
+        """
+        if not hasattr(os, "SCHED_IDLE"):
+            return
+        with suppress(psutil.NoSuchProcess):
+            follower = psutil.Process(self._process.pid)
+            for process in (follower, *follower.children(recursive=True)):
+                for thread in process.threads():
+                    with suppress(PermissionError, ProcessLookupError):
+                        os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
 
     def _relay_reports(self) -> None:
         assert self._process.stdout is not None

@@ -10,22 +10,29 @@ from lenet_dist.config import Config
 from lenet_dist.data import dataset, sampler
 from lenet_dist.data.augment import Distortion
 from lenet_dist.data.dataset import pixels
+from lenet_dist.exits import RequestError
 from lenet_dist.model import weights
 from lenet_dist.model.inspect import worst_mistakes
-from lenet_dist.tracking.tracker import Mistake, Pictures
+from lenet_dist.tracking.ending import Mistake, Pictures
 
 _PICTURES = 24
 
 
-def pictures_of(run: Path, config: Config) -> Pictures:
-    """The worst mistakes of a complete run, and the first training images as it saw them."""
-    model = weights.read(run / "model.safetensors").eval()
-    test = dataset.load(config.data, "test")
+def pictures_of(run: Path, config: Config) -> Pictures | None:
+    """The worst mistakes of a complete run, and the first training images as it saw them.
+
+    None if there can't be any: the data is missing, or the model is another one.
+    """
+    try:
+        model = weights.read(run / "model.safetensors").eval()
+        test = dataset.load(config.data, "test")
+        training_set = dataset.load(config.data, "train")
+    except (RequestError, OSError):
+        return None
     chunks = test.images.split(config.evaluate.batch_size)
     with torch.no_grad():
         logits = torch.cat([model(pixels(chunk)) for chunk in chunks])
     worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
-    training_set = dataset.load(config.data, "train")
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
     images, _, ids = training_set.__getitems__(first_ids)

@@ -9,9 +9,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_dist.run.metrics import Line
-from lenet_dist.tracking.follower import Ending
+from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.ranks import numbers
-from lenet_dist.tracking.tracker import Pictures
 
 
 class TensorBoardTracker:

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Protocol
 
 from lenet_dist.run.metrics import Line
-from lenet_dist.tracking.follower import Ending
-
-
-class Mistake(NamedTuple):
-    """An image [28, 28] uint8, its label, and the model's prediction with its probability."""
-
-    pixels: NDArray[np.uint8]
-    label: int
-    prediction: int
-    probability: float
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """The pictures of a complete run."""
-
-    mistakes: list[Mistake]
-    """In the test set, the worst first."""
-    augmented: list[NDArray[np.uint8]]
-    """Training images as the first epoch saw them."""
+from lenet_dist.tracking.ending import Ending, Pictures
 
 
 class Tracker(Protocol):

@@ -27,11 +27,12 @@ from wandb.util import get_core_path
 
 from lenet_dist.config import Config
 from lenet_dist.run.metrics import Line
+from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.environment import wandb_mode
-from lenet_dist.tracking.follower import Ending, catch_up_advice
+from lenet_dist.tracking.follower import catch_up_advice
 from lenet_dist.tracking.ranks import numbers
 from lenet_dist.tracking.segments import Segment, lines_in, segments
-from lenet_dist.tracking.tracker import Pictures, in_words
+from lenet_dist.tracking.tracker import in_words
 
 _INIT_SECONDS = 8
 _FINISH_SECONDS = 18

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,6 +19,7 @@ from lenet_dist.processes.stop import StopRequest
 from lenet_dist.run.directory import RunDirectory
 from lenet_dist.tracking.environment import active_trackers
 from lenet_dist.tracking.follower import followed
+from lenet_dist.tracking.pictures import pictures_of
 from lenet_dist.training.job import assemble
 from lenet_dist.training.loop import train
 from lenet_dist.training.task import LENET5, Task
@@ -27,12 +29,14 @@ _MAY_DIFFER = ("data.root", "data.download")
 
 
 def start(
-    config: Config, task: Task | None, stop: StopRequest, clock: Clock
-) -> tuple[dict[str, Any], bool]:
+    config: Config, task: Task | None, stop: StopRequest, clock: Clock,
+    report: Callable[[RunDirectory], None],
+) -> dict[str, Any]:  # fmt: skip
     """Train what the config asks for, from where an earlier start left off. Call on every process.
 
-    Gives the result, and whether it is new: a complete run is left alone. `task`: None for LeNet-5.
-    Raises RequestError for what can't be done, and Stopped and RunFailed as the loop does.
+    Gives the result; a complete run is left alone. `task`: None for LeNet-5. `report` writes the
+    page of a new result, on the main process, while the trackers finish. Raises RequestError for
+    what can't be done, and Stopped and RunFailed as the loop does.
     """
     plan = validate(config, accelerators.world_size_of_environment())
     trackers = active_trackers(config)
@@ -42,7 +46,6 @@ def start(
     with watch(config.compute.timeout_seconds):
         _check_asked_alike(config, accelerator)
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
-        is_new = result is None
         if result is None:
             accelerators.say(accelerator, plan)
             if plan.advice and accelerator.is_main_process:
@@ -52,14 +55,18 @@ def start(
             say = job.progress.say
             with (
                 accelerators.stopping_together(accelerator),
-                followed(directory.path, say) if has_follower else nullcontext(),
-                watch(config.compute.timeout_seconds),
+                followed(directory.path, say) if has_follower else nullcontext() as complete,
             ):
-                result = train(job)
+                with watch(config.compute.timeout_seconds):
+                    result = train(job)
+                if complete:
+                    complete(pictures_of(directory.path, config))
+                if accelerator.is_main_process and config.log.report:
+                    report(directory)
         else:
             accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
     accelerator.end_training()
-    return result, is_new
+    return result
 
 
 def _check_asked_alike(config: Config, accelerator: Accelerator) -> None:
