@@ -235,7 +235,7 @@ def assert_one_readable_log(job: BatchJob) -> None:
     text = job.text()
     starts = [int(part.split(",")[0]) for part in text.split(", start ")[1:]]
     assert starts == list(range(1, job.restarts + 2))
-    assert text.count("global batch 256 = ") <= len(starts)
+    assert text.count("global batch 64 = ") <= len(starts)
     assert text.count("test accuracy") == 2, "the evaluation's line, and the result's"
     assert text.rstrip().splitlines()[-1].split()[0] == "run"
     assert all(character.isprintable() or character == "\n" for character in text)

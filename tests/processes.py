@@ -28,7 +28,8 @@ _FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"]
 
 SMALL = (
     "data.name=synthetic",
-    "data.validation=2000",
+    "data.validation=9500",
+    "train.batch_size=64",
     "train.max_steps=60",
     "train.clip_norm=1",
     "augment.shear=0.1",

@@ -67,7 +67,7 @@ def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too()
 def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
     jobs: Jobs, reduction: str, precision: str, world_size: int
 ) -> None:
-    asked = (f"train.reduction={reduction}", f"compute.precision={precision}")
+    asked = (f"train.reduction={reduction}", f"compute.precision={precision}", "train.max_steps=30")
     audited = jobs.run(OFTEN, *asked, world_size=world_size, name="audited")
     plain = jobs.run("compute.audit_every=0", *asked, world_size=world_size, name="plain")
     assert outcome(audited.directory) == outcome(plain.directory)

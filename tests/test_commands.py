@@ -116,7 +116,7 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
 def test_a_run_that_is_piped_prints_plain_lines_and_ends_in_a_table(tmp_path: Path) -> None:
     done = command("python", *TRAIN, *SMALL, *place(tmp_path))
     assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
-    assert "global batch 256 = 1 process x 16 shards x 16 images" in done.stdout
+    assert "global batch 64 = 1 process x 16 shards x 4 images" in done.stdout
     accuracy = result(tmp_path / "run")["test"]["accuracy"]
     assert f"test accuracy  {accuracy:.2%}" in done.stdout
     assert done.stdout.rstrip().splitlines()[-1].split() == ["run", str(tmp_path / "run")]

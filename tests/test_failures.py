@@ -175,7 +175,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
 
 def test_a_batch_that_ddp_cannot_cut_into_equal_shares_is_refused(jobs: Jobs) -> None:
     job = jobs.start("train.reduction=ddp", world_size=3).expect(2)
-    assert "train.batch_size=256 can't be cut into the number of processes = 3" in job.text()
+    assert "train.batch_size=64 can't be cut into the number of processes = 3" in job.text()
 
 
 @pytest.mark.parametrize(

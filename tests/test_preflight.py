@@ -88,6 +88,7 @@ def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
 
 
+@pytest.mark.alone
 def test_a_launcher_starts_it_as_it_starts_a_run(tmp_path: Path) -> None:
     launch = ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml")
     began = time.monotonic()
@@ -146,9 +147,9 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     slow = job.ranks[1]
     while job.main.process.exitcode is None:
         slow.send(signal.SIGSTOP)
-        time.sleep(0.05)
+        time.sleep(0.03)
         slow.send(signal.SIGCONT)
-        time.sleep(0.005)
+        time.sleep(0.01)
     job.expect(1)
     (found,) = findings_of(job)
     assert "rank 1 on " in found and "compute: " in found and "times slower" in found

@@ -164,5 +164,5 @@ def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
     overrides = ("train.shards=7",)
     job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
     job.expect("FAILED", "1:0")
-    message = "error: train.batch_size=256 can't be cut into train.shards = 7 equal parts"
+    message = "error: train.batch_size=64 can't be cut into train.shards = 7 equal parts"
     assert job.text().count(message) == 1

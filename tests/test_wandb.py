@@ -254,7 +254,7 @@ def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
     fields = {"displayName": "seed-3", "groupName": "seeds", "jobType": "train", "tags": ["a", "b"]}
     assert fields.items() <= seen.fields.items()
     config = {name: entry["value"] for name, entry in seen.config.items()}
-    assert config["train"]["batch_size"] == 256 and config["world_size"] == 1
+    assert config["train"]["batch_size"] == 64 and config["world_size"] == 1
     assert config["versions"] == left["versions"]
     assert seen.summary["test/accuracy"] == left["test"]["accuracy"]
     assert seen.summary["weights_sha256"] == left["weights_sha256"]
