@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -352,6 +353,27 @@ def test_a_full_disk_under_wandbs_files_changes_nothing(
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     filler.unlink()
     check_upload(job, server, TRAIN_STEPS)
+
+
+def test_the_trackers_process_gives_way_until_training_is_over_and_loads_no_torch(
+    jobs: Jobs,
+) -> None:
+    job = jobs.start(OFFLINE)
+    job.until(lambda: len(family(job)) > 0)
+    follower = family(job)[0]
+    job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE, seconds=5)
+    follower.suspend()  # It is still there when training is over.
+    job.until((job.directory / "result.json").exists)
+    if os.geteuid() == 0:
+        job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER, seconds=5)
+    follower.resume()
+    libraries = set()
+    with suppress(psutil.NoSuchProcess):
+        while follower.is_running() and follower.status() != psutil.STATUS_ZOMBIE:
+            libraries |= {mapped.path for mapped in follower.memory_maps()}
+    assert any("python" in path for path in libraries)
+    assert not any("libtorch" in path for path in libraries)
+    assert "W&B: kept offline" in job.expect(0).text()
 
 
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
