@@ -243,7 +243,7 @@ class LaunchedJobs:
     def start(self, *arguments: str, name: str = "run", log: str = "0") -> LaunchedJob:
         """Start a long SMALL run by the arguments, to which the overrides are added."""
         place = (f"run.root={self.folder}", f"run.name={name}")
-        long = ("train.max_steps=5000", "data.validation=2000")
+        long = ("train.max_steps=5000",)
         program = str(BIN / arguments[0])
         full = [program, *arguments[1:], *place, *SMALL, *long]
         overrides = [a for a in arguments[1:] if "=" in a]

@@ -83,9 +83,10 @@ def assemble(
         graph.enter_side_stream(device)
     on_each_node(accelerator, lambda: fetch.ensure(data))
     training_set = on_each(accelerator, lambda: dataset.load(data, "train")).to(device)
-    digest = dataset.data_hash(data)
     places = gather_object([place_of(accelerator)])
-    beginning = on_main(accelerator, lambda: begin(plan, accelerator, places, directory, digest))
+    beginning = on_main(
+        accelerator, lambda: begin(plan, accelerator, places, directory, dataset.data_hash(data))
+    )
     threads = beginning.record["threads"]
     torch.set_num_threads(threads)
     plan = replace(plan, config=with_threads(plan.config, threads))
