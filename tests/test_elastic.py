@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -31,7 +31,7 @@ from tests.processes import (
 )
 
 STEPS = 600
-RUN = (*SMALL, f"train.max_steps={STEPS}", "train.batch_size=64", "checkpoint.every_steps=50")
+RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")
 SECONDS = 90
 
 
@@ -82,6 +82,10 @@ class Agents:
                 process.send_signal(signal.SIGKILL)
         agent.wait(10)
 
+    def has_come(self, agent: psutil.Popen) -> bool:
+        """Whether it is where they meet."""
+        return any(c.raddr and c.raddr.port == self.port for c in agent.net_connections())
+
     def until_step(self, step: int) -> None:
         self.until(lambda: has_line(self.directory, step))
 
@@ -119,6 +123,17 @@ class Agents:
                 self.lose(process)
 
 
+@contextmanager
+def held(agent: psutil.Popen) -> Iterator[None]:
+    """Its processes of the job stand still."""
+    processes = agent.children(recursive=True)
+    for process in processes:
+        process.suspend()
+    yield
+    for process in processes:
+        process.resume()
+
+
 @pytest.fixture
 def agents(tmp_path: Path) -> Iterator[Agents]:
     with Agents(tmp_path) as agents:
@@ -154,7 +169,9 @@ def test_a_machine_that_comes_back_takes_part_again(agents: Agents, undisturbed:
     agents.until_step(100)
     agents.lose(lost)
     agents.until_world_size(1)
-    again = agents.start()
+    with held(staying):  # Or it may be done before the other one comes.
+        again = agents.start()
+        agents.until(lambda: agents.has_come(again))
     agents.until_world_size(2)
     assert (staying.wait(SECONDS), again.wait(SECONDS)) == (0, 0), agents.text()
     assert result(agents.directory)["world_size"] == 2

@@ -92,7 +92,7 @@ def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, without_slurm: 
 
 # slurm/elastic.sh: a lost node does not end the job.
 
-ELASTIC = ("train.max_steps=1200", "train.batch_size=64", "checkpoint.every_steps=50")
+ELASTIC = ("train.max_steps=1200", "data.validation=2000", "checkpoint.every_steps=50")
 
 
 @pytest.fixture(scope="module")
