@@ -1,13 +1,14 @@
-"""What the training process tells the trackers' process arrives there, and telling never waits."""
+"""What the training process tells the trackers' process arrives there."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lenet_dist.tracking.ending import Ending, Mistake, Pictures
 
 
-def noise(count: int) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+def noise(count: int) -> list[NDArray[np.uint8]]:
     return list(np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8))
 
 
@@ -25,9 +26,3 @@ def test_a_run_without_mistakes_has_pictures_and_one_that_stops_has_none() -> No
     assert told.pictures and told.pictures.mistakes == [] and len(told.pictures.augmented) == 24
     stopped = Ending("stopped", "stopped by SIGTERM after step 3")
     assert Ending.of_line(stopped.as_line()) == stopped
-
-
-def test_all_pictures_fit_into_a_pipe_even_of_noise() -> None:
-    mistakes = [Mistake(image, 0, 1, 0.123456789012345678) for image in noise(24)]
-    line = Ending("completed", pictures=Pictures(mistakes, noise(24))).as_line()
-    assert "\n" not in line and len(line) < 65_536

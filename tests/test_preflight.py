@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import signal
 import socket
 import time
@@ -13,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, fetch
-from lenet_dist.inspection.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
-from lenet_dist.inspection.network import partners
-from lenet_dist.inspection.rank import Rank
 from tests.disk import mounted
 from tests.processes import Job, Jobs, command
-from tests.properties import PROPERTY
 
 MODULE = "lenet_dist.preflight"
 BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "25")
@@ -262,113 +254,3 @@ def test_a_rank_that_hangs_ends_it_within_the_timeout(jobs: Jobs) -> None:
     job.ranks[1].send(signal.SIGSTOP)
     assert job.main.wait(30) == 1
     assert "lost another process, or waited for it longer" in job.main.text()
-
-
-SOUND = Rank(
-    rank=0, host="n0", local_rank=0, device="H200", driver="580.1",
-    memory_free=10**11, memory_total=15 * 10**10, host_memory_free=10**11, cores=16, threads=8,
-    versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
-    data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,
-    link_mb_s=2e4, write_mb_s=800.0, rename_ms=0.3, clock_ms=0.0, clock_error_ms=0.1,
-    weights_sha256="12" * 32, repeats=True,
-)  # fmt: skip
-
-
-def sound(count: int) -> list[Rank]:
-    """As many ranks, a host each, alike."""
-    return [
-        dataclasses.replace(SOUND, rank=rank, host=f"n{rank}", clock_ms=0.2 * rank)
-        for rank in range(count)
-    ]
-
-
-DEFECTS: dict[str, dict[str, Any]] = {
-    "device": {"device": "H100"},
-    "driver": {"driver": "570.0"},
-    "device memory (bytes)": {"memory_total": 10**10},
-    "cores": {"cores": 15},
-    "threads": {"threads": 7},
-    "version of torch": {"versions": {"torch": "2.14.0", "cuda": None}},
-    "git commit": {"git_commit": None},
-    "config (hash)": {"config_hash": "2"},
-    "data (SHA-256)": {"data_sha256": "cd" * 32},
-    "NCCL_DEBUG": {"environment": {}},
-    "compute": {"gigaflops": 1e4},
-    "link": {"link_mb_s": 5e3},
-    "disk write": {"write_mb_s": 200.0},
-    "disk rename": {"rename_ms": 50.0},
-    "clock": {"clock_ms": -CLOCK_LIMIT_MS * 5},
-    "disk": {"failures": {"disk": "can't write /runs: No space left on device"}},
-}
-
-
-@PROPERTY
-@given(st.integers(1, 9), st.floats(1.01, 100))
-def test_ranks_that_are_alike_have_no_findings(count: int, slow: float) -> None:
-    assert findings(sound(count), slow) == []
-
-
-@PROPERTY
-@given(st.sampled_from(sorted(DEFECTS)), st.integers(3, 9), st.data())
-def test_the_one_rank_that_is_different_is_named_and_no_other(
-    what: str, count: int, data: st.DataObject
-) -> None:
-    ranks = sound(count)
-    wrong = data.draw(st.integers(0, count - 1))
-    ranks[wrong] = dataclasses.replace(ranks[wrong], **DEFECTS[what])
-    (found,) = findings(ranks, slow=3.0)
-    assert found.ranks == [wrong] and found.what == what
-    assert found.text.startswith(f"rank {wrong} on n{wrong}: {what}: ")
-
-
-@PROPERTY
-@given(st.floats(1.1, 50), st.floats(0.02, 50))
-def test_slow_is_by_the_stated_factor_and_no_less(slow: float, times: float) -> None:
-    assume(not math.isclose(slow, times))
-    ranks = sound(4)
-    ranks[1] = dataclasses.replace(ranks[1], gigaflops=SOUND.gigaflops / times)
-    named = [rank for finding in findings(ranks, slow) for rank in finding.ranks]
-    assert named == ([1] if times > slow else [])
-
-
-def test_of_two_that_differ_rank_0_is_taken_as_right() -> None:
-    ranks = sound(2)
-    ranks[1] = dataclasses.replace(ranks[1], device="H100", clock_ms=2_000.0)
-    assert [finding.ranks for finding in findings(ranks, 3)] == [[1], [1]]
-
-
-def test_ranks_that_differ_alike_are_named_together() -> None:
-    ranks = sound(5)
-    for rank in (1, 3):
-        ranks[rank] = dataclasses.replace(ranks[rank], git_commit="dead")
-    (found,) = differences(ranks)
-    assert found.text == "rank 1 on n1, rank 3 on n3: git commit: dead here, c0ffee on rank 0 on n0"
-
-
-def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
-    ranks = sound(16)
-    ranks[5] = dataclasses.replace(ranks[5], weights_sha256="ef" * 32)
-    (found,) = findings(ranks, 3)
-    assert found.text.startswith("rank 5 on n5 computes other bits than the other 15: nothing ")
-    ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
-    (found,) = findings(ranks, 3)
-    assert found.ranks == [5] and "the same bits twice" in found.text
-
-
-def test_a_clock_within_what_the_measurement_leaves_open_is_no_finding() -> None:
-    ranks = sound(3)
-    ranks[2] = dataclasses.replace(ranks[2], clock_ms=1_500.0, clock_error_ms=600.0)
-    assert wrong_clocks(ranks) == []
-
-
-@PROPERTY
-@given(st.integers(1, 6), st.integers(1, 4))
-def test_partners_are_on_other_hosts_where_there_are_several(nodes: int, each: int) -> None:
-    hosts = [f"n{node}" for node in range(nodes) for _ in range(each)]
-    for rank, host in enumerate(hosts):
-        column = partners(hosts, rank)
-        assert rank in column and all(partners(hosts, other) == column for other in column)
-        if nodes > 1:
-            assert sorted(hosts[other] for other in column) == sorted(set(hosts)) and host
-        else:
-            assert column == list(range(each))

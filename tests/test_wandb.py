@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -355,25 +356,32 @@ def test_a_full_disk_under_wandbs_files_changes_nothing(
     check_upload(job, server, TRAIN_STEPS)
 
 
-def test_the_trackers_process_gives_way_until_training_is_over_and_loads_no_torch(
+def test_the_trackers_process_gives_way_until_training_is_over_and_never_holds_it_up(
     jobs: Jobs,
 ) -> None:
-    job = jobs.start(OFFLINE)
+    job = jobs.start(OFFLINE, "log.report=true")
     job.until(lambda: len(family(job)) > 0)
     follower = family(job)[0]
     job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE, seconds=5)
-    follower.suspend()  # It is still there when training is over.
-    job.until((job.directory / "result.json").exists)
+    # While it hangs, and its pipe holds less than what it is told, the page is made.
+    follower.suspend()
+    with open(f"/proc/{follower.pid}/fd/0") as told_through:
+        fcntl.fcntl(told_through, fcntl.F_SETPIPE_SZ, 4096)
+    job.until((job.directory / "report.html").exists)
     if os.geteuid() == 0:
         job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER, seconds=5)
     follower.resume()
+    # It was given its pictures, and needs no torch to make them.
     libraries = set()
     with suppress(psutil.NoSuchProcess):
         while follower.is_running() and follower.status() != psutil.STATUS_ZOMBIE:
             libraries |= {mapped.path for mapped in follower.memory_maps()}
+            time.sleep(0.01)
     assert any("python" in path for path in libraries)
     assert not any("libtorch" in path for path in libraries)
     assert "W&B: kept offline" in job.expect(0).text()
+    (tested,) = [row for row in history(job.directory) if "test/step" in row]
+    assert {"test/mistakes", "examples/augmented"} <= tested.keys()
 
 
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:

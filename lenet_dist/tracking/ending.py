@@ -55,7 +55,7 @@ class Ending:
         return SECONDS_AT_THE_END if self.kind == "completed" else SECONDS_AT_A_STOP
 
     def as_line(self) -> str:
-        """All of it on one line: less than a pipe holds, so that telling it never waits."""
+        """All of it on one line."""
         told: dict[str, object] = {"kind": self.kind, "reason": self.reason}
         if self.pictures:
             images = [*(m.pixels for m in self.pictures.mistakes), *self.pictures.augmented]

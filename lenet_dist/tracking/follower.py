@@ -85,14 +85,12 @@ class _Follower:
         self._relay.start()
 
     def tell(self, ending: Ending) -> None:
-        """Tell it how the run ended. What is said first counts."""
+        """Tell it how the run ended, without waiting until it listens. What is said first counts."""
         if self._deadline is not None:
             return
-        assert self._process.stdin is not None
         self._let_compete()
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(ending.as_line() + "\n")
-            self._process.stdin.close()
+        # A pipe may hold less than this, and whoever should read it may hang.
+        Thread(target=self._write, args=(ending.as_line(),), daemon=True).start()
         self._deadline = time.monotonic() + ending.seconds + _GRACE_SECONDS
 
     def wait(self) -> None:
@@ -115,20 +113,32 @@ class _Follower:
             os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
 
     def _let_compete(self) -> None:
-        """Training is over: it need not give way any longer, to other jobs of a busy machine.
+        """Training is over: on a busy machine it would otherwise wait for other jobs to pause.
 
-        Linux lets root do this, and whom RLIMIT_NICE allows it.
+        Linux allows this to root, and to users whose RLIMIT_NICE does.
         """
         if not hasattr(os, "SCHED_IDLE"):
             return
         with suppress(psutil.NoSuchProcess):
             follower = psutil.Process(self._process.pid)
             for process in (follower, *follower.children(recursive=True)):
-                for thread in process.threads():
-                    with suppress(PermissionError, ProcessLookupError):
-                        os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))
+                _schedule_as_usual(process)
+
+    def _write(self, line: str) -> None:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.close()
 
     def _relay_reports(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._say(line.rstrip())
+
+
+def _schedule_as_usual(process: psutil.Process) -> None:
+    """All threads of a process that may have ended meanwhile."""
+    with suppress(psutil.NoSuchProcess):
+        for thread in process.threads():
+            with suppress(PermissionError, ProcessLookupError):
+                os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))

@@ -1,0 +1,157 @@
+"""What a request amounts to: steps, shards and shares that add up, or a refusal that helps."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lenet_dist.config import (
+    TRAINING_IMAGES,
+    Config,
+)
+from lenet_dist.exits import RequestError
+from lenet_dist.plan import validate
+from lenet_dist.request import load
+from tests.properties import PROPERTY
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[Config, int]:
+    """A config of sizes, and a number of processes."""
+    config = Config()
+    config.data.name = draw(st.sampled_from(["mnist", "fashion_mnist", "synthetic"]))
+    config.data.validation = draw(st.integers(0, 5000))
+    config.train.epochs = draw(st.integers(1, 20))
+    config.train.max_steps = draw(st.none() | st.integers(1, 10_000))
+    config.train.batch_size = draw(st.integers(1, 40).map(lambda n: n * n))
+    config.train.shards = draw(st.integers(1, 64))
+    config.train.reduction = draw(st.sampled_from(["fixed", "ddp"]))
+    return config, draw(st.integers(1, 16))
+
+
+@PROPERTY
+@given(request=requests())
+def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
+    config, world_size = request
+    try:
+        plan = validate(config, world_size)
+    except RequestError:
+        assume(False)
+    assert plan.shard_size * plan.shards == plan.batch_size == config.train.batch_size
+    dealt = plan.dealt
+    assert [shard for shards in dealt for shard in shards] == list(range(plan.shards))
+    assert len(dealt) == world_size and len(dealt[0]) - len(dealt[-1]) in (0, 1)
+    assert (plan.advice is None) == all(dealt)
+    assert plan.training_images == TRAINING_IMAGES[config.data.name] - config.data.validation
+    used = plan.steps_per_epoch * plan.batch_size
+    assert 0 < used <= plan.training_images < used + plan.batch_size
+    whole = config.train.epochs * plan.steps_per_epoch
+    assert plan.total_steps == min(whole, config.train.max_steps or whole)
+    assert plan.epoch_of(1) == 1
+    assert plan.epoch_of(whole) == config.train.epochs
+    if config.train.reduction == "ddp":
+        assert {len(shards) for shards in dealt} == {1}
+    else:
+        assert plan.shards == config.train.shards
+    numbers = {int(number) for number in re.findall(r"\d+", str(plan))}
+    assert {plan.batch_size, world_size, plan.shard_size, plan.total_steps} <= numbers
+
+
+def numbers_after(message: str, words: str) -> list[int]:
+    """The list of numbers, as in ``1, 2 or 4``, that follows these words."""
+    found = re.search(re.escape(words) + r"((?:\d+(?:, | or )?)+)", message)
+    return [int(number) for number in re.findall(r"\d+", found[1])] if found else []
+
+
+@PROPERTY
+@given(request=requests())
+def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
+    config, world_size = request
+    try:
+        validate(config, world_size)
+        assume(False)
+    except RequestError as error:
+        message = str(error)
+    assert message.isprintable()
+    if "fewer than" in message:
+        images = TRAINING_IMAGES[config.data.name] - config.data.validation
+        assert str(max(images, 0)) in message and config.train.batch_size > images
+        return
+    sizes = numbers_after(message, "the nearest sizes that can: ")
+    assert sizes
+    for size in sizes:
+        config.train.batch_size = size
+        assert validates(config, world_size), f"{size}: {message}"
+
+
+@PROPERTY
+@given(request=requests())
+def test_the_number_of_shards_in_the_advice_gives_every_process_one(
+    request: tuple[Config, int],
+) -> None:
+    config, world_size = request
+    try:
+        advice = validate(config, world_size).advice
+    except RequestError:
+        assume(False)
+    fitting = numbers_after(advice or "", "train.shards=")
+    assert bool(fitting) == (advice is not None and world_size <= config.train.batch_size)
+    for number in fitting:
+        config.train.shards = number
+        assert all(validate(config, world_size).dealt)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "sizes", "advice"),
+    [
+        (3, [3, 3, 2], None),
+        (8, [1] * 8, None),
+        (16, [1] * 8 + [0] * 8, "8 of 16 processes have no shard to compute; train.shards=16"),
+        (12, [1] * 8 + [0] * 4, "4 of 12 processes have no shard to compute; train.shards=16"),
+        (100, [1] * 8 + [0] * 92, "no train.shards can use them all"),
+    ],
+)
+def test_shards_are_dealt_as_evenly_as_they_can_be(
+    world_size: int, sizes: list[int], advice: str | None
+) -> None:
+    plan = validate(load(None, ["train.batch_size=64", "train.shards=8"]), world_size)
+    assert [len(shards) for shards in plan.dealt] == sizes
+    assert (advice or "") in (plan.advice or "") and (advice is None) == (plan.advice is None)
+
+
+def validates(config: Config, world_size: int) -> bool:
+    try:
+        validate(config, world_size)
+    except RequestError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("sizes", "world_size", "message"),
+    [
+        (["train.batch_size=100"], 1, "nearest sizes that can: 96 or 112"),
+        (["train.batch_size=4"], 1, "nearest sizes that can: 16"),
+        (["train.batch_size=7", "train.reduction=ddp"], 2, "nearest sizes that can: 6 or 8"),
+        (["data.validation=60000"], 1, "data.validation=60000 leaves 0 training images"),
+        (["data.name=synthetic", "data.validation=11900"], 1, "fewer than train.batch_size=256"),
+    ],
+)
+def test_what_does_not_divide_is_refused_with_what_would(
+    sizes: list[str], world_size: int, message: str
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        validate(load(None, sizes), world_size)
+    assert message in str(refused.value)
+
+
+def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
+    config = load(None, ["data.validation=0", "train.batch_size=60000", "train.shards=9"])
+    with pytest.raises(RequestError) as refused:
+        validate(config, 1)
+    for size in numbers_after(str(refused.value), "the nearest sizes that can: "):
+        config.train.batch_size = size
+        assert validates(config, 1)

@@ -1,0 +1,75 @@
+"""The recipes in configs/: each runs by the command it opens with, and says what it promises."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lenet_dist import train
+from lenet_dist.config import (
+    to_yaml,
+)
+from lenet_dist.plan import validate
+from lenet_dist.request import load
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {path.name: path for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_these_configs_ship() -> None:
+    assert CONFIGS.keys() == {"best.yaml", "default.yaml", "fast.yaml", "seed.yaml", "smoke.yaml"}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_config_that_ships_opens_with_the_command_that_runs_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opening = re.match(r"(#.*\n)+", CONFIGS[name].read_text())
+    assert opening, "no comment at its top"
+    command = re.search(r"^#\s+(accelerate launch -m lenet_dist\.train.*)$", opening[0], re.M)
+    assert command, "no command in it"
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command[1])[4:]
+    train.main([*arguments, "--print-config"])
+    assert capsys.readouterr().out == to_yaml(load(CONFIGS[name]))
+    validate(load(CONFIGS[name]), 1)
+
+
+def test_default_yaml_says_what_the_schema_says() -> None:
+    assert load(ROOT / "configs" / "default.yaml") == load()
+
+
+def test_seed_yaml_is_the_recipe_of_the_seed_document() -> None:
+    config = load(ROOT / "configs" / "seed.yaml")
+    assert config.data.name == "mnist"
+    assert config.data.validation == 0
+    assert (config.model.mean, config.model.std) == (0.0, 1.0)
+    assert config.train.epochs == 5
+    assert config.train.max_steps is None
+    assert config.train.batch_size == 64
+    assert (config.train.reduction, config.train.shards) == ("fixed", 8)
+    assert config.train.clip_norm == 0
+    assert config.train.label_smoothing == 0
+    assert config.train.ema_decay == 0
+    assert config.optimizer.name == "adam"
+    assert config.optimizer.lr == 0.001
+    assert (config.optimizer.beta1, config.optimizer.beta2) == (0.9, 0.999)
+    assert config.optimizer.weight_decay == 0
+    assert (config.schedule.name, config.schedule.warmup) == ("constant", 0)
+    augment = config.augment
+    assert [augment.rotate, augment.translate, augment.scale, augment.shear] == [0, 0, 0, 0]
+    assert config.compute.precision == "no"
+
+
+def test_seed_yaml_takes_the_steps_of_the_seed_document() -> None:
+    """60,000 images in batches of 64, the last one dropped, five times."""
+    plan = validate(load(ROOT / "configs" / "seed.yaml"), 1)
+    assert plan.steps_per_epoch == 937
+    assert plan.total_steps == 5 * 937
+
+
+def test_smoke_yaml_needs_no_network() -> None:
+    assert load(ROOT / "configs" / "smoke.yaml").data.name == "synthetic"
