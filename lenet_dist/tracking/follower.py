@@ -85,7 +85,7 @@ class _Follower:
         self._relay.start()
 
     def tell(self, ending: Ending) -> None:
-        """Tell it how the run ended, without waiting until it listens. What is said first counts."""
+        """Tell it how the run ended; it may be slow to listen. Only the first word counts."""
         if self._deadline is not None:
             return
         self._let_compete()
