@@ -116,16 +116,16 @@ class BatchJob:
         """Its log so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
-        """Wait until something is so."""
+    def until(self, condition: Callable[[], bool], seconds: float = 60, every: float = 0.2) -> None:
+        """Wait until something is so. To ask SLURM `every` so many seconds costs a core little."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"{self.fields()}\n{self.text()}"
-            time.sleep(0.05)
+            time.sleep(every)
 
     def until_step(self, directory: Path, step: int) -> None:
         """Wait until the run's metrics.jsonl has a line of this step or a later one."""
-        self.until(lambda: has_line(directory, step))
+        self.until(lambda: has_line(directory, step), every=0.02)
 
     def expect(self, state: str, code: str = "0:0", seconds: float = 90) -> BatchJob:
         """Wait for the job's end, which must be this."""

@@ -325,7 +325,15 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
 
 def has_line(directory: Path, step: int) -> bool:
     """Whether the run's metrics.jsonl has a line of this step or a later one."""
-    return any(line["step"] >= step for line in read_lines(directory))
+    lines = read_lines(directory)
+    return bool(lines) and lines[-1]["step"] >= step
+
+
+def world_sizes(directory: Path) -> list[int]:
+    """Of each start of a run so far."""
+    file = directory / "starts.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line)["world_size"] for line in lines]
 
 
 def result(directory: Path) -> dict[str, Any]:

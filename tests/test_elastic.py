@@ -28,9 +28,10 @@ from tests.processes import (
     outcome,
     result,
     user_environment,
+    world_sizes,
 )
 
-STEPS = 600
+STEPS = 300
 RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")
 SECONDS = 90
 
@@ -94,22 +95,13 @@ class Agents:
 
     def until_world_size(self, size: int) -> None:
         """Until the newest start is one with so many processes."""
-        self.until(lambda: bool(self.world_sizes()) and self.world_sizes()[-1] == size)
-
-    def world_sizes(self) -> list[int]:
-        """Of each start of the run so far."""
-        from lenet_dist.request import load
-        from lenet_dist.run.directory import RunDirectory
-
-        place = [f"run.root={self.folder}", "run.name=run"]
-        starts = RunDirectory(load(None, place)).read_starts()
-        return [start["world_size"] for start in starts]
+        self.until(lambda: world_sizes(self.directory)[-1:] == [size])
 
     def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"{what}: not after {SECONDS} s\n{self.text()}"
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def text(self) -> str:
         return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
@@ -148,7 +140,7 @@ def test_a_job_that_loses_a_machine_goes_on_with_the_rest_and_has_the_same_bits(
     agents.until_step(100)
     agents.lose(lost)
     assert staying.wait(SECONDS) == 0, agents.text()
-    assert agents.world_sizes()[-1] == 1
+    assert world_sizes(agents.directory)[-1] == 1
     assert outcome(agents.directory) == outcome(undisturbed.directory)
 
 
@@ -202,7 +194,7 @@ def test_a_stop_file_ends_an_elastic_job_for_good(agents: Agents) -> None:
     agents.until_step(100)
     (agents.directory / "STOP").touch()
     assert all(agent.wait(SECONDS) != 0 for agent in both)
-    assert agents.world_sizes() == [2], agents.text()
+    assert world_sizes(agents.directory) == [2], agents.text()
     assert checkpoint_steps(agents.directory)
     assert not (agents.directory / "STOP").exists()
 

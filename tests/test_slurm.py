@@ -110,7 +110,7 @@ def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
     tracked = ("wandb.mode=offline",)
     # SLURM looks every 30 s, and warns as much too early: 10 to 40 s after the start.
     job = batch.submit("--nodes=2", "--time=1", "--signal=USR2@20", overrides=tracked)
-    job.until(lambda: job.restarts == 1 or has_line(batch.run, 14))
+    job.until(lambda: job.restarts == 1 or has_line(batch.run, 14), every=0.05)
     with job.held():
         job.until(lambda: "stopped by SIGUSR2 after step" in job.text())
     job.until(lambda: job.restarts == 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import RUN, Batch, BatchJob, Cluster, assert_one_readable_log
-from tests.processes import Jobs, checkpoint_steps, outcome, result
+from tests.cluster import RUN, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
+from tests.processes import Jobs, checkpoint_steps, outcome, result, world_sizes
 
 
 @pytest.fixture
@@ -92,7 +91,7 @@ def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, without_slurm: 
 
 # slurm/elastic.sh: a lost node does not end the job.
 
-ELASTIC = ("train.max_steps=1200", "data.validation=2000", "checkpoint.every_steps=50")
+ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_steps=50")
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +105,6 @@ def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
     return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
 
 
-def world_sizes(directory: Path) -> list[int]:
-    """Of each start of a run."""
-    file = directory / "starts.jsonl"
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [json.loads(line)["world_size"] for line in lines]
-
-
 def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
     batch: Batch, expected_of_elastic: object
 ) -> None:
@@ -120,7 +112,7 @@ def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
     job.until_step(batch.run, 50)
     batch.cluster.lose("n2")
     try:
-        job.until(lambda: world_sizes(batch.run)[-1] == 1)
+        job.until(lambda: world_sizes(batch.run)[-1] == 1, every=0.05)
         with job.held():
             job.until(lambda: job.fields()["NodeList"] == "n1")
             assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
@@ -140,7 +132,9 @@ def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
 ) -> None:
     job = submit_elastic(batch, "--nodes=2")
     job.until_step(batch.run, 100)
-    batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+    with job.held() as ranks:
+        batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
     job.until(lambda: job.restarts == 1, 60)
     assert "stopped by SIGUSR2 after step" in job.text() and "requeueing job" in job.text()
     job.finish()
