@@ -82,13 +82,13 @@ class Train:
 
 @dataclass
 class Optimizer:
-    """An optimizer from torch.optim."""
+    """The optimizer: one of torch.optim's, or Muon for the hidden layers and AdamW for the rest."""
 
-    name: Literal["adam", "adamw", "sgd"] = _key("adamw", "which optimizer")
+    name: Literal["adam", "adamw", "muon", "sgd"] = _key("adamw", "which optimizer")
     lr: float = _key(4e-3, "peak learning rate", above=0)
     weight_decay: float = _key(0.01, "weight decay", low=0)
-    beta1: float = _key(0.9, "adam, adamw: decay of the gradient's mean", low=0, below=1)
-    beta2: float = _key(0.999, "adam, adamw: decay of the squared gradient's mean", low=0, below=1)
+    beta1: float = _key(0.9, "all but sgd: decay of the gradient's mean", low=0, below=1)
+    beta2: float = _key(0.999, "all but sgd: decay of the squared gradient's mean", low=0, below=1)
     momentum: float = _key(0.9, "sgd: momentum", low=0, below=1)
 
 

@@ -186,7 +186,7 @@ REFUSED = [
     ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf"),
     ("optimizer.lr=inf", "finite"),
     # Not a choice.
-    ("optimizer.name=lion", "['adam', 'adamw', 'sgd']"),
+    ("optimizer.name=lion", "['adam', 'adamw', 'muon', 'sgd']"),
     ("compute.precision=fp32", "compute.precision"),
     ("compute.precision=yes", "compute.precision"),
     ("train.reduction=no", "['fixed', 'ddp']"),

@@ -92,7 +92,7 @@ def trained(captured: bool, *overrides: str) -> list[Tensor]:
 # does. `unscale_` takes the flat weights' gradient, wherever it comes from; `update` changes
 # scale and growth tracker in place. So fp16 can be captured too.
 # Determinism: torch's list of operations without a deterministic kernel has none of the step's.
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "muon", "sgd"])
 @pytest.mark.parametrize("reduction", ["fixed", "ddp"])
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_a_captured_step_has_the_bits_of_an_uncaptured_one_and_neither_waits_for_the_gpu(

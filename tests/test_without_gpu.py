@@ -65,7 +65,7 @@ def fake() -> Iterator[None]:
     pooling._shifts.cache_clear()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "muon", "sgd"])
 @pytest.mark.parametrize("shards", [1, 4, 16])
 def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
     fake: None, optimizer: str, shards: int
@@ -195,8 +195,9 @@ def test_shards_side_by_side_wait_for_their_inputs_and_their_sum_waits_for_them(
 
 def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped() -> None:
     config = load(None, ["optimizer.name=sgd", "optimizer.weight_decay=0"]).optimizer
+    model = torch.nn.Linear(100, 10, bias=False)
     weights = torch.nn.Parameter(torch.zeros(1000))
-    sgd: Any = optimizers.build(config, weights, skips=True)
+    sgd: Any = optimizers.build(config, model, weights, skips=True)
     for found_inf in (1.0, 0.0):
         weights.grad = torch.ones(1000)
         sgd.grad_scale, sgd.found_inf = None, torch.tensor(found_inf)

@@ -82,7 +82,9 @@ def build(
     # After DDP, which moves the parameters.
     skips = accelerator.scaler is not None
     weights = flatten(model)
-    optimizer = optimizers.build(config.optimizer, weights, capturable=capturable, skips=skips)
+    optimizer = optimizers.build(
+        config.optimizer, model, weights, capturable=capturable, skips=skips
+    )
     return TrainState(
         model=model,
         wrapped=wrapped,
