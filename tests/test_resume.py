@@ -75,10 +75,12 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
-def test_a_run_resumed_under_bf16_ddp_and_sgd_keeps_its_bits(jobs: Jobs) -> None:
-    recipe = (
-        "compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05",
-    )  # fmt: skip
+SGD = ("compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05")
+MUON = ("optimizer.name=muon", "optimizer.beta1=0.95", "optimizer.weight_decay=0.3")
+
+
+@pytest.mark.parametrize("recipe", [SGD, MUON], ids=["bf16, DDP and SGD", "Muon"])
+def test_a_resumed_run_of_any_recipe_keeps_its_bits(jobs: Jobs, recipe: tuple[str, ...]) -> None:
     whole = jobs.run(*recipe, name="whole", world_size=2)
     interrupt_at(jobs.start(*recipe, world_size=2), 21)
     last = jobs.run(*recipe, world_size=2)
