@@ -26,6 +26,9 @@ BIN = Path(sys.executable).parent
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"])
 
+PATIENCE = 180
+"""Seconds to wait for what must come, on however slow a machine, where no promise names a time."""
+
 SMALL = (
     "data.name=synthetic",
     "data.validation=9500",
@@ -65,7 +68,7 @@ class Rank:
             with suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
-    def wait(self, seconds: float = 60) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """The exit code, negative for a signal. Fails if the process is still there after that."""
         self.process.join(seconds)
         code = self.process.exitcode
@@ -103,12 +106,12 @@ class Job:
     def main(self) -> Rank:
         return self.ranks[0]
 
-    def wait(self, seconds: float = 60) -> list[int]:
+    def wait(self, seconds: float = PATIENCE) -> list[int]:
         """The exit codes of all ranks."""
         deadline = time.monotonic() + seconds
         return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in self.ranks]
 
-    def expect(self, code: int, seconds: float = 60) -> Job:
+    def expect(self, code: int, seconds: float = PATIENCE) -> Job:
         """Wait for all ranks to end with this exit code."""
         codes = self.wait(seconds)
         assert codes == [code] * len(codes), f"{codes}\n{self.text()}"
@@ -117,7 +120,7 @@ class Job:
     def text(self) -> str:
         return "\n".join(rank.text() for rank in self.ranks)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait until something is so; fails if the job ends before, or it takes longer."""
         deadline = time.monotonic() + seconds
         while not condition():
