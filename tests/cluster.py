@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.processes import ROOT, SMALL, has_line
+from tests.outcome import has_line
+from tests.processes import ROOT, SMALL
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
 

@@ -13,7 +13,8 @@ from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.cluster import RUN, Batch, Cluster
-from tests.processes import Job, Jobs, LaunchedJobs, outcome
+from tests.outcome import outcome
+from tests.processes import Job, Jobs, LaunchedJobs
 
 _START_PROCESSES = (
     "same_bits",

@@ -1,9 +1,8 @@
-"""Jobs as real processes: started, watched, hurt, waited for, and what they leave read back."""
+"""Jobs as real processes: started, watched, hurt and waited for."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +16,8 @@ from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from tests.outcome import has_line
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -316,41 +317,3 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
-
-
-def read_lines(directory: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl, times aside."""
-    file = directory / "metrics.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    parsed = [json.loads(line) for line in lines]
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in parsed]
-
-
-def has_line(directory: Path, step: int) -> bool:
-    """Whether the run's metrics.jsonl has a line of this step or a later one."""
-    lines = read_lines(directory)
-    return bool(lines) and lines[-1]["step"] >= step
-
-
-def world_sizes(directory: Path) -> list[int]:
-    """Of each start of a run so far."""
-    file = directory / "starts.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line)["world_size"] for line in lines]
-
-
-def result(directory: Path) -> dict[str, Any]:
-    """A run's result.json."""
-    parsed: dict[str, Any] = json.loads((directory / "result.json").read_text())
-    return parsed
-
-
-def outcome(directory: Path) -> tuple[str, list[dict[str, Any]]]:
-    """What must be the same for the same run: the weights' SHA-256, and metrics.jsonl."""
-    return result(directory)["weights_sha256"], read_lines(directory)
-
-
-def checkpoint_steps(directory: Path) -> list[int]:
-    """The steps of the complete checkpoints, ascending."""
-    folders = (directory / "checkpoints").glob("step-????????")
-    return sorted(int(folder.name[5:]) for folder in folders)

@@ -13,7 +13,8 @@ from lenet_dist.machine.hardware import cpu_name
 from lenet_dist.plan import deal
 from lenet_dist.training.audit import pairs
 from lenet_dist.training.verdict import judge
-from tests.processes import Job, Jobs, checkpoint_steps, outcome
+from tests.outcome import checkpoint_steps, outcome
+from tests.processes import Job, Jobs
 from tests.struck import STRIKE, STRIKE_AVERAGE
 
 OFTEN = "compute.audit_every=5"

@@ -19,7 +19,8 @@ from torchvision import datasets
 from lenet_dist.config import TRAINING_IMAGES, Data
 from lenet_dist.data import dataset, fetch
 from lenet_dist.exits import RequestError
-from tests.processes import Jobs, result
+from tests.outcome import result
+from tests.processes import Jobs
 
 
 class Mirror:

@@ -16,20 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import (
-    BIN,
-    ROOT,
-    SMALL,
-    Job,
-    Jobs,
-    checkpoint_steps,
-    free_port,
-    has_line,
-    outcome,
-    result,
-    user_environment,
-    world_sizes,
-)
+from tests.outcome import checkpoint_steps, has_line, outcome, result, world_sizes
+from tests.processes import BIN, ROOT, SMALL, Job, Jobs, free_port, user_environment
 
 STEPS = 300
 RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")

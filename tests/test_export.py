@@ -22,7 +22,8 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
-from tests.processes import ROOT, Job, Jobs, command, forked, refusal, result
+from tests.outcome import result
+from tests.processes import ROOT, Job, Jobs, command, forked, refusal
 
 EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.disk import mounted
-from tests.processes import Job, Jobs, checkpoint_steps, free_port, outcome, read_lines
+from tests.outcome import checkpoint_steps, outcome, read_lines
+from tests.processes import Job, Jobs, free_port
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -27,7 +27,8 @@ from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, filled, one_by_
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5
-from tests.processes import Jobs, checkpoint_steps, outcome, read_lines, result
+from tests.outcome import checkpoint_steps, outcome, read_lines, result
+from tests.processes import Jobs
 
 pytestmark = pytest.mark.gpu
 STEPS = 40

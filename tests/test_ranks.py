@@ -21,7 +21,8 @@ from lenet_dist.reporting.waits import waits_of
 from lenet_dist.run import reader
 from lenet_dist.tracking import ranks
 from lenet_dist.training.slow_ranks import LINES_IN_A_ROW, SlowRanks
-from tests.processes import Job, Jobs, outcome, read_lines, result
+from tests.outcome import outcome, read_lines, result
+from tests.processes import Job, Jobs
 
 
 def ranks_of(directory: Path) -> list[dict[str, Any]]:

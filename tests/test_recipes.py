@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from lenet_dist import train
-from lenet_dist.config import (
-    to_yaml,
-)
+from lenet_dist.config import to_yaml
 from lenet_dist.plan import validate
 from lenet_dist.request import load
 

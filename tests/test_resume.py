@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import Job, Jobs, checkpoint_steps, outcome, read_lines, result
+from tests.outcome import checkpoint_steps, outcome, read_lines, result
+from tests.processes import Job, Jobs
 
 
 def interrupt_at(job: Job, step: int, number: int = signal.SIGKILL) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes import Job, Jobs, outcome, read_lines, result
+from tests.outcome import outcome, read_lines, result
+from tests.processes import Job, Jobs
 
 SHORT = "train.max_steps=20"
 BF16 = ("compute.precision=bf16", SHORT)

@@ -8,7 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.processes import ROOT, has_line, result
+from tests.outcome import has_line, result
+from tests.processes import ROOT
 
 SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
 

@@ -15,14 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import LOCAL_SLURM, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
-from tests.processes import (
-    ROOT,
-    checkpoint_steps,
-    command,
-    has_line,
-    outcome,
-    result,
-)
+from tests.outcome import checkpoint_steps, has_line, outcome, result
+from tests.processes import ROOT, command
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import RUN, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
-from tests.processes import Jobs, checkpoint_steps, outcome, result, world_sizes
+from tests.outcome import checkpoint_steps, outcome, result, world_sizes
+from tests.processes import Jobs
 
 
 @pytest.fixture

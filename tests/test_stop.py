@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from tests.processes import Job, Jobs, LaunchedJobs, checkpoint_steps, outcome, read_lines
+from tests.outcome import checkpoint_steps, outcome, read_lines
+from tests.processes import Job, Jobs, LaunchedJobs
 
 NO_CHECKPOINTS = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0")
 

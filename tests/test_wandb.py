@@ -25,7 +25,8 @@ from lenet_dist.exits import RequestError
 from lenet_dist.request import load
 from lenet_dist.tracking.environment import active_trackers
 from tests.disk import mounted
-from tests.processes import Job, Jobs, command, free_port, outcome, read_lines, result
+from tests.outcome import outcome, read_lines, result
+from tests.processes import Job, Jobs, command, free_port
 from tests.wandb_server import StoredRun, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"

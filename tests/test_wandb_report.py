@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import Jobs, forked, free_port, result
+from tests.outcome import result
+from tests.processes import Jobs, forked, free_port
 from tests.wandb_server import ENTITY, WandbServer
 
 PROJECT = f"{ENTITY}/lenet-dist"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import ROOT, Job, Jobs, checkpoint_steps, command, outcome, result
+from tests.outcome import checkpoint_steps, outcome, result
+from tests.processes import ROOT, Job, Jobs, command
 
 EXAMPLE = ROOT / "docs" / "your_own.py"
 RESNET = {"module": "docs.your_own"}

@@ -3,93 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from lenet_dist.config import Optimizer
+from lenet_dist.training.muon import Muon, hidden_matrices
+
+_ADAMS: dict[str, type[torch.optim.Adam]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "muon": Muon,
+}
 
 T = TypeVar("T", bound=torch.optim.Optimizer)
-
-
-def _without_compiler(kind: type[T]) -> type[T]:
-    """The same optimizer, without the wrappers that import torch's compiler at their first call.
-
-    That import takes longer than everything else that a start does after `import torch`.
-    """
-    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
-    return type(kind.__name__, (kind,), plain)
-
-
-class Matrix(NamedTuple):
-    """A matrix [rows, columns] within the flat weights, and its place there."""
-
-    place: slice
-    rows: int
-    columns: int
-
-
-def hidden_matrices(model: nn.Module) -> list[Matrix]:
-    """The weights of all layers but the first and the last; a convolution's kernel is a row."""
-    matrices, start = [], 0
-    for parameter in model.parameters():
-        place = slice(start, start := start + parameter.numel())
-        if parameter.dim() > 1:
-            rows = len(parameter)
-            matrices.append(Matrix(place, rows, parameter.numel() // rows))
-    return matrices[1:-1]
-
-
-_AdamW: Any = _without_compiler(torch.optim.AdamW)
-
-
-class Muon(_AdamW):  # type: ignore[misc]
-    """AdamW, but the hidden layers' matrices move by their momentum with its singular values made
-    equal, so that rare directions are learned as fast as frequent ones.
-
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. The momentum is
-    AdamW's own. The step has the length that Liu et al., "Muon is scalable for LLM training", 2025,
-    section 2.2, give it: AdamW's learning rate and weight decay are then right for both.
-    """
-
-    matrices: list[Matrix]
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Update the flat weights from their gradient."""
-        group = self.param_groups[0]
-        lr, momentum_decay = group["lr"], group["betas"][0]
-        weights = weights_of(self)
-        assert weights.grad is not None
-        before = [weights[matrix.place].clone() for matrix in self.matrices]
-        super().step()
-        momentum = self.state[weights]["exp_avg"]
-        is_skipped = getattr(self, "found_inf", None)  # A gradient scaler's.
-        for (place, rows, columns), old in zip(self.matrices, before, strict=True):
-            ahead = weights.grad[place].lerp(momentum[place], momentum_decay)
-            direction = orthogonalised(ahead.view(rows, columns)).flatten()
-            length = lr * 0.2 * max(rows, columns) ** 0.5
-            new = old * (1 - lr * group["weight_decay"]) - direction * length
-            weights[place] = new if is_skipped is None else torch.where(is_skipped > 0, old, new)
-
-
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """The matrix [n, m] with singular values between 0.7 and 1.2: five Newton-Schulz iterations."""
-    x = matrix / (torch.linalg.vector_norm(matrix) + 1e-7)
-    is_tall = len(x) > x.shape[1]
-    x = x.T if is_tall else x
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
-    return x.T if is_tall else x
-
-
-_ADAMS: dict[str, Any] = {
-    "adam": _without_compiler(torch.optim.Adam), "adamw": _AdamW, "muon": Muon
-}  # fmt: skip
 
 
 def build(
@@ -114,15 +42,26 @@ def build(
             # A first step that is skipped would leave torch's own buffer as it was allocated.
             sgd.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
         return sgd
-    adam = _ADAMS[config.name](
-        [weights], lr, betas=(config.beta1, config.beta2), weight_decay=weight_decay,
-        fused=True, capturable=capturable,
-    )  # fmt: skip
+    betas = (config.beta1, config.beta2)
+    adam = _without_compiler(_ADAMS[config.name])(
+        [weights], lr, betas=betas, weight_decay=weight_decay, fused=True, capturable=capturable
+    )
     # Otherwise it warns of steps that are taken uncaptured, as the first few are.
     adam._warned_capturable_if_run_uncaptured = True
     if isinstance(adam, Muon):
         adam.matrices = hidden_matrices(model)
     return adam
+
+
+def _without_compiler(kind: type[T]) -> type[T]:
+    """The same optimizer, without the wrappers that import torch's compiler at their first call.
+
+    That import takes longer than everything else that a start does after `import torch`.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), plain)
 
 
 def weights_of(optimizer: torch.optim.Optimizer) -> nn.Parameter:

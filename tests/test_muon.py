@@ -12,6 +12,7 @@ from lenet_dist.config import Optimizer
 from lenet_dist.model import lenet5
 from lenet_dist.model.flat import flatten
 from lenet_dist.training import optimizer as optimizers
+from lenet_dist.training.muon import orthogonalised
 
 CONFIG = Optimizer(name="muon", lr=0.01, weight_decay=0.1, beta1=0.95)
 
@@ -42,7 +43,7 @@ def test_a_matrix_keeps_its_directions_and_gets_nearly_equal_singular_values(
 ) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, singular, v = torch.linalg.svd(matrix, full_matrices=False)
-    core = u.T @ optimizers.orthogonalised(matrix) @ v.T
+    core = u.T @ orthogonalised(matrix) @ v.T
     well_away_from_zero = singular > 0.05 * singular.max()
     assert ((core.diag() > 0.6) & (core.diag() < 1.25))[well_away_from_zero].all()
     assert (core - core.diag().diag()).abs().max() < 1e-3

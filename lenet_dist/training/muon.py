@@ -1,0 +1,73 @@
+"""Muon: a hidden layer's matrix moves by its momentum, with all its singular values made equal."""
+
+from __future__ import annotations
+
+import inspect
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+_adamw_step = inspect.unwrap(torch.optim.AdamW.step)
+"""Without wrappers that import torch's compiler, like those in optimizer.py."""
+
+
+class Matrix(NamedTuple):
+    """A matrix [rows, columns] within the flat weights, and its place there."""
+
+    place: slice
+    rows: int
+    columns: int
+
+
+def hidden_matrices(model: nn.Module) -> list[Matrix]:
+    """The weights of all layers but the first and the last; a convolution's kernel is a row."""
+    matrices, start = [], 0
+    for parameter in model.parameters():
+        place = slice(start, start := start + parameter.numel())
+        if parameter.dim() > 1:
+            rows = len(parameter)
+            matrices.append(Matrix(place, rows, parameter.numel() // rows))
+    return matrices[1:-1]
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW of flat weights [P], with Muon's update for their `matrices`.
+
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. The momentum is
+    AdamW's own. The step has the length that Liu et al., "Muon is scalable for LLM training", 2025,
+    section 2.2, give it: AdamW's learning rate and weight decay are then right for both.
+    """
+
+    matrices: list[Matrix]
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Update the flat weights from their gradient."""
+        group = self.param_groups[0]
+        (weights,) = group["params"]
+        lr, momentum_decay = group["lr"], group["betas"][0]
+        before = [weights[matrix.place].clone() for matrix in self.matrices]
+        _adamw_step(self)
+        momentum = self.state[weights]["exp_avg"]
+        is_skipped = getattr(self, "found_inf", None)  # A gradient scaler's.
+        for (place, rows, columns), old in zip(self.matrices, before, strict=True):
+            ahead = weights.grad[place].lerp(momentum[place], momentum_decay)
+            direction = orthogonalised(ahead.view(rows, columns)).flatten()
+            length = lr * 0.2 * max(rows, columns) ** 0.5
+            new = old * (1 - lr * group["weight_decay"]) - direction * length
+            weights[place] = new if is_skipped is None else torch.where(is_skipped > 0, old, new)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The matrix [n, m] with singular values between 0.7 and 1.2: five Newton-Schulz iterations.
+
+    In float32: torch.optim.Muon's are in bfloat16, for matrices that are parameters of their own.
+    """
+    x = matrix / (torch.linalg.vector_norm(matrix) + 1e-7)
+    is_tall = len(x) > x.shape[1]
+    x = x.T if is_tall else x
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (2.0315 * square @ square - 4.7750 * square) @ x
+    return x.T if is_tall else x
