@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +15,13 @@ from lenet_dist.exits import RequestError, RunFailed
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` into the file at `path`, all of it and durably, or leave the file unchanged.
 
-    Raises RunFailed naming the file and the reason.
+    Of two that write it at once, one wins. Raises RunFailed naming the file and the reason.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with failures_named(path):
         try:
             write_durably(temporary, content)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         os.replace(temporary, path)
