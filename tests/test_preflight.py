@@ -42,7 +42,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.alone)])
 def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     jobs: Jobs, tmp_path: Path, world_size: int
 ) -> None:
@@ -134,14 +134,14 @@ def test_data_that_no_rank_has_is_a_wrong_request(jobs: Jobs) -> None:
 
 
 def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
-    job = preflight(jobs, "--slow", "2", world_size=2)
-    job.until(lambda: "preflight: run.root" in job.main.text())
+    job = preflight(jobs, "--slow", "4", world_size=2)
+    job.until(lambda: "preflight: compute" in job.main.text())
     slow = job.ranks[1]
-    while job.main.process.exitcode is None:
+    while "a short training" not in job.main.text() and job.main.process.exitcode is None:
         slow.send(signal.SIGSTOP)
-        time.sleep(0.03)
+        time.sleep(0.09)
         slow.send(signal.SIGCONT)
-        time.sleep(0.01)
+        time.sleep(0.005)
     job.expect(1)
     (found,) = findings_of(job)
     assert "rank 1 on " in found and "compute: " in found and "times slower" in found
