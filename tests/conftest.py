@@ -38,13 +38,14 @@ _START_PROCESSES = (
     "gpu",
     "slurm",
     "slurm_nodes",
+    "slurm_elastic",
     "elastic",
     "wandb",
     "wandb_report",
 )
 """Those that take longest come first, so that no process is left alone with one at the end."""
 
-_WAIT = ("elastic", "slurm", "slurm_nodes", "wandb", "wandb_report")
+_WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic", "wandb", "wandb_report")
 """Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
 
 

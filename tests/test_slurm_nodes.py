@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import RUN, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
-from tests.outcome import checkpoint_steps, outcome, result, world_sizes
-from tests.processes import Jobs
+from tests.cluster import Batch, Cluster, assert_one_readable_log
+from tests.outcome import checkpoint_steps, outcome, result
 
 
 @pytest.fixture
@@ -88,76 +87,3 @@ def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, without_slurm: 
     batch.submit("--nodes=1").expect("COMPLETED")
     assert result(batch.run)["world_size"] == 1
     assert outcome(batch.run) == without_slurm
-
-
-# slurm/elastic.sh: a lost node does not end the job.
-
-ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_steps=50")
-
-
-@pytest.fixture(scope="module")
-def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
-    """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
-    with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
-        return outcome(jobs.start(*ELASTIC, base=RUN).expect(0, 180).directory)
-
-
-def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
-    return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
-
-
-def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 50)
-    batch.cluster.lose("n2")
-    try:
-        job.until(lambda: world_sizes(batch.run)[-1] == 1, every=0.05)
-        with job.held():
-            job.until(lambda: job.fields()["NodeList"] == "n1")
-            assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-            joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
-            joining.until(joining.has_met_others)
-    finally:
-        assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-    job.expect("COMPLETED", seconds=120)
-    joining.expect("COMPLETED")
-    assert job.restarts == 0
-    assert world_sizes(batch.run) == [2, 1, 2]
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
-    with job.held() as ranks:
-        batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
-        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
-    job.until(lambda: job.restarts == 1, 60)
-    assert "stopped by SIGUSR2 after step" in job.text() and "requeueing job" in job.text()
-    job.finish()
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
-    batch: Batch, expected_of_elastic: object
-) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
-    batch.cluster.lose("n1")
-    batch.cluster.run("scontrol", "requeue", job.number)
-    job.until(lambda: job.restarts == 1, 90)
-    assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
-    job.finish()
-    assert outcome(batch.run) == expected_of_elastic
-
-
-def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
-    overrides = ("train.shards=7",)
-    job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
-    job.expect("FAILED", "1:0")
-    message = "error: train.batch_size=64 can't be cut into train.shards = 7 equal parts"
-    assert job.text().count(message) == 1
