@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS_AT_ONCE ?= 2
+# Of those that mostly wait.
+QUIET_TESTS_AT_ONCE ?= 4
 # Several threads that wait for each other by spinning take the cores from the tests beside them.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 READY := $(VENV)/.ready
@@ -39,7 +41,7 @@ check: $(READY) ## Run the tests that start no processes, in about a minute
 test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
 	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
-	run "not quiet and not alone" $(TESTS_AT_ONCE); run quiet $(TESTS_AT_ONCE); run alone 0; \
+	run "not quiet and not alone" $(TESTS_AT_ONCE); run quiet $(QUIET_TESTS_AT_ONCE); run alone 0; \
 	[ -z "$$failed" ]
 
 lint: $(READY) ## Check style and types

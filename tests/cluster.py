@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.outcome import has_line
-from tests.processes import ROOT, SMALL
+from tests.processes import PATIENCE, ROOT, SMALL
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
 
@@ -36,7 +36,9 @@ class Cluster:
 
     def up(self, *settings: str, nodes: int = 2) -> subprocess.CompletedProcess[str]:
         """Start it, or what is down of it, with these lines of slurm.conf."""
-        lines = [f"--set={setting}" for setting in settings]
+        # A job's port follows from its number: no two clusters on this machine may share numbers.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        lines = [f"--set={setting}" for setting in (f"FirstJobId={1 + 500 * worker}", *settings)]
         return self._local_slurm("up", f"--nodes={nodes}", *lines)
 
     def down(self) -> None:
@@ -117,7 +119,9 @@ class BatchJob:
         """Its log so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60, every: float = 0.2) -> None:
+    def until(
+        self, condition: Callable[[], bool], seconds: float = PATIENCE, every: float = 0.2
+    ) -> None:
         """Wait until something is so. To ask SLURM `every` so many seconds costs a core little."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -128,16 +132,16 @@ class BatchJob:
         """Wait until the run's metrics.jsonl has a line of this step or a later one."""
         self.until(lambda: has_line(directory, step), every=0.02)
 
-    def expect(self, state: str, code: str = "0:0", seconds: float = 90) -> BatchJob:
+    def expect(self, state: str, code: str = "0:0") -> BatchJob:
         """Wait for the job's end, which must be this."""
-        self.until(lambda: self.state in ENDED, seconds)
+        self.until(lambda: self.state in ENDED)
         fields = self.fields()
         assert (fields["JobState"], fields["ExitCode"]) == (state, code), f"{fields}\n{self.text()}"
         return self
 
     def finish(self) -> None:
         """Let it be requeued as often as it wants, and see it end well."""
-        self.until(lambda: self.is_started_again() and self.state in ENDED, 120)
+        self.until(lambda: self.is_started_again() and self.state in ENDED)
         self.expect("COMPLETED")
 
     def is_started_again(self) -> bool:

@@ -26,7 +26,7 @@ from lenet_dist.request import load
 from lenet_dist.tracking.environment import active_trackers
 from tests.disk import mounted
 from tests.outcome import outcome, read_lines, result
-from tests.processes import Job, Jobs, command, free_port
+from tests.processes import PATIENCE, Job, Jobs, command, free_port
 from tests.wandb_server import StoredRun, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
@@ -71,7 +71,7 @@ def hold_until(job: Job, condition: Callable[[], bool]) -> None:
     job.until(lambda: len(family(job)) > 0)
     for rank in job.ranks:
         rank.send(signal.SIGSTOP)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
         time.sleep(0.01)
