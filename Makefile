@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TESTS_AT_ONCE ?= 2
-# Of those that mostly wait.
+# As many as there are cores, 2 to 4; and of those that mostly wait.
+TESTS_AT_ONCE ?= $(shell cores=$$(nproc 2> /dev/null || echo 2); echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
 QUIET_TESTS_AT_ONCE ?= 4
 # Several threads that wait for each other by spinning take the cores from the tests beside them.
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
