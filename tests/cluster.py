@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tests.outcome import has_line
-from tests.processes import PATIENCE, ROOT, SMALL
+from tests.processes import PATIENCE, ROOT, SMALL, is_pending
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
 
@@ -196,9 +195,7 @@ class BatchJob:
 def has_got(pid: int, number: signal.Signals) -> bool:
     """Whether a process that is held has a signal waiting, or was let go by it and has ended.
     SLURM sends SIGCONT with some signals."""
-    file = Path(f"/proc/{pid}/status")
-    waiting = re.findall(r"(?:ShdPnd|SigPnd):\s*(\w+)", file.read_text() if file.exists() else "")
-    return not waiting or any(int(mask, 16) >> (number - 1) & 1 for mask in waiting)
+    return not Path(f"/proc/{pid}").exists() or is_pending(pid, number)
 
 
 def _processes() -> Iterator[tuple[int, list[str], dict[str, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -309,6 +310,15 @@ def loaded_by(statement: str) -> set[str]:
     done = command("python", "-c", script)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
+
+
+def is_pending(pid: int | None, number: int) -> bool:
+    """Whether a signal was sent to a process that has not received it yet."""
+    status = ""
+    with suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text()
+    masks = re.findall(r"(?:ShdPnd|SigPnd):\s*(\w+)", status)
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def free_port() -> int:
