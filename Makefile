@@ -36,12 +36,13 @@ train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on t
 check: $(READY) ## Run the tests that start no processes, in about a minute
 	$(PYTEST) -m "not processes" --dist load --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
-# Tests that wait, and then those that measure, come after those that keep the cores busy. Exit code
-# 5: ARGS leaves none of a kind.
+# After the tests that keep the cores busy come those that wait, those that are held to the clock, and
+# those that measure. Exit code 5: ARGS leaves none of a kind.
 test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
 	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
-	run "not quiet and not alone" $(TESTS_AT_ONCE); run quiet $(QUIET_TESTS_AT_ONCE); run alone 0; \
+	run "not quiet and not timed and not alone" $(TESTS_AT_ONCE); \
+	run quiet $(QUIET_TESTS_AT_ONCE); run timed 2; run alone 0; \
 	[ -z "$$failed" ]
 
 lint: $(READY) ## Check style and types

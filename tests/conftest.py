@@ -45,8 +45,11 @@ _START_PROCESSES = (
 )
 """Those that take longest come first, so that no process is left alone with one at the end."""
 
-_WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic", "wandb", "wandb_report")
-"""Files whose tests mostly wait, for servers, clusters and machines, and not for long."""
+_WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
+"""Files whose tests mostly wait, for clusters and machines."""
+
+_TIMED = ("wandb", "wandb_report")
+"""Files whose tests hold servers and trackers to seconds by the clock."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -79,6 +82,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("processes")
         if name in _WAIT:
             item.add_marker("quiet")
+        if name in _TIMED:
+            item.add_marker("timed")
     items.sort(key=_place)
 
 

@@ -77,10 +77,10 @@ def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
 
 @pytest.mark.alone  # Beside others' work a rank may be slow in truth.
 def test_nothing_is_reported_in_twenty_clean_runs_on_1_to_8_processes(jobs: Jobs) -> None:
-    for seed in range(3):
+    for seed in range(5):
         how = (f"seed={seed}", "log.every_steps=5", "train.max_steps=40")
         plain = jobs.run("compute.audit_every=0", *how, name=f"plain-{seed}")
-        for world_size in range(1, 9)[: 8 if seed < 2 else 4]:
+        for world_size in range(1, 9 if seed == 0 else 4):
             name = f"clean-{seed}-{world_size}"
             clean = jobs.run(OFTEN, *how, world_size=world_size, name=name)
             assert outcome(clean.directory) == outcome(plain.directory)
