@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,14 @@ from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.cluster import RUN, Batch, Cluster
 from tests.outcome import outcome
-from tests.processes import Job, Jobs, LaunchedJobs
+from tests.processes import SMALL, Job, Jobs, LaunchedJobs
 
 _START_PROCESSES = (
     "same_bits",
     "preflight",
     "benchmark",
     "report",
+    "report_in_browser",
     "your_own",
     "audit",
     "stop",
@@ -41,6 +43,7 @@ _START_PROCESSES = (
     "slurm_elastic",
     "elastic",
     "wandb",
+    "trackers",
     "wandb_report",
 )
 """Those that take longest come first, so that no process is left alone with one at the end."""
@@ -48,7 +51,7 @@ _START_PROCESSES = (
 _WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
 """Files whose tests mostly wait, for clusters and machines."""
 
-_TIMED = ("wandb", "wandb_report")
+_TIMED = ("wandb", "trackers", "wandb_report")
 """Files whose tests hold servers and trackers to seconds by the clock."""
 
 
@@ -147,6 +150,54 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The run that all others are compared with: SMALL on one process, from start to end."""
     with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
         return started.run()
+
+
+TWENTY_EPOCHS = (
+    *SMALL,
+    "data.validation=10500", "train.batch_size=64", "train.max_steps=null", "train.epochs=20",
+    "log.every_steps=2", "checkpoint.every_steps=100", "optimizer.lr=1e-4",
+)  # fmt: skip
+"""Of fewer images than MNIST has, with more lines than its 20 epochs leave: 230."""
+
+
+@pytest.fixture(scope="session")
+def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """Starts the runs that pages are about."""
+    with Jobs(tmp_path_factory.mktemp("runs")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def interrupted(jobs_of_pages: Jobs) -> Path:
+    """A complete run of twenty epochs, interrupted once."""
+    job = jobs_of_pages.start(base=TWENTY_EPOCHS, name="twenty")
+    job.until_step(100)
+    job.main.send(signal.SIGTERM)
+    job.expect(75)
+    return jobs_of_pages.run(base=TWENTY_EPOCHS, name="twenty").directory
+
+
+@pytest.fixture(scope="session")
+def unfinished(jobs_of_pages: Jobs) -> Path:
+    """A run that was stopped after two thirds of its steps."""
+    job = jobs_of_pages.start(name="unfinished")
+    job.until_step(42)
+    job.main.send(signal.SIGTERM)
+    return job.expect(75).directory
+
+
+@pytest.fixture(scope="session")
+def several(jobs_of_pages: Jobs, unfinished: Path) -> list[Path]:
+    """Two configs; three seeds of the first, one of them twice, and one run that has not ended."""
+    short, of_128 = "train.max_steps=20", "train.batch_size=128"
+    return [
+        jobs_of_pages.run(short, name="first").directory,
+        jobs_of_pages.run(short, name="second", world_size=2).directory,
+        jobs_of_pages.run(short, "seed=1", name="third").directory,
+        jobs_of_pages.run(short, "seed=2", name="fourth").directory,
+        jobs_of_pages.run(short, of_128, name="of-128").directory,
+        unfinished,
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.processes import Job
 
 
 def read_lines(directory: Path) -> list[dict[str, Any]]:
@@ -43,3 +46,14 @@ def checkpoint_steps(directory: Path) -> list[int]:
     """The steps of the complete checkpoints, ascending."""
     folders = (directory / "checkpoints").glob("step-????????")
     return sorted(int(folder.name[5:]) for folder in folders)
+
+
+def check_harmless(job: Job, reference: Job) -> None:
+    """Weights and metrics are those of a run without trackers; start and end are on time."""
+    assert outcome(job.directory) == outcome(reference.directory)
+    ended = result(job.directory)
+    assert ended["seconds"]["setup"] < 15 * (1 + ended["resumes"]), "over all starts"
+    # The result's table is the last thing that is printed.
+    done_at = (job.directory / "result.json").stat().st_mtime
+    assert job.main.output.stat().st_mtime - done_at < 30
+    assert "Traceback" not in job.text()

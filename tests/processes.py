@@ -49,6 +49,9 @@ SMALL = (
 )
 """A run of 60 steps, a bit more than one and a half epochs of 39, with every part switched on."""
 
+TRAIN_STEPS = [7, 14, 21, 28, 35, 42, 49, 56, 60]
+"""Of its train lines."""
+
 
 class Rank:
     """One process of a job. `errors`: where its stderr goes, if not to `output` too."""

@@ -24,11 +24,17 @@ def submit_elastic(batch: Batch, *flags: str) -> BatchJob:
     return batch.submit(*flags, script="slurm/elastic.sh", overrides=ELASTIC)
 
 
+def elastic_job_at(batch: Batch, step: int) -> BatchJob:
+    """A job on two nodes that has come to this step."""
+    job = submit_elastic(batch, "--nodes=2")
+    job.until_step(batch.run, step)
+    return job
+
+
 def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
     batch: Batch, expected_of_elastic: object
 ) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 50)
+    job = elastic_job_at(batch, 50)
     batch.cluster.lose("n2")
     try:
         job.until(lambda: world_sizes(batch.run)[-1] == 1, every=0.05)
@@ -49,8 +55,7 @@ def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
 def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
     batch: Batch, expected_of_elastic: object
 ) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
+    job = elastic_job_at(batch, 100)
     with job.held() as ranks:
         batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
         job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
@@ -63,8 +68,7 @@ def test_an_elastic_job_that_is_warned_of_its_time_limit_is_requeued(
 def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
     batch: Batch, expected_of_elastic: object
 ) -> None:
-    job = submit_elastic(batch, "--nodes=2")
-    job.until_step(batch.run, 100)
+    job = elastic_job_at(batch, 100)
     batch.cluster.lose("n1")
     batch.cluster.run("scontrol", "requeue", job.number)
     job.until(lambda: job.restarts == 1)

@@ -10,7 +10,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -19,18 +18,13 @@ from typing import Any
 
 import psutil
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lenet_dist.exits import RequestError
-from lenet_dist.request import load
-from lenet_dist.tracking.environment import active_trackers
 from tests.disk import mounted
-from tests.outcome import outcome, read_lines, result
-from tests.processes import PATIENCE, Job, Jobs, command, free_port
+from tests.outcome import check_harmless, result
+from tests.processes import PATIENCE, TRAIN_STEPS, Job, Jobs, command, free_port
 from tests.wandb_server import StoredRun, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
-TRAIN_STEPS = [7, 14, 21, 28, 35, 42, 49, 56, 60]
 
 
 @pytest.fixture
@@ -92,17 +86,6 @@ def told(job: Job) -> str:
     lines = [line for line in lines if not line.startswith("W&B: http")]
     assert len(lines) == 1, job.text()
     return lines[0]
-
-
-def check_harmless(job: Job, reference: Job) -> None:
-    """The weights and metrics are those of a run without W&B; start and end are on time."""
-    assert outcome(job.directory) == outcome(reference.directory)
-    ended = result(job.directory)
-    assert ended["seconds"]["setup"] < 15 * (1 + ended["resumes"]), "over all starts"
-    # The result's table is the last thing that is printed.
-    done_at = (job.directory / "result.json").stat().st_mtime
-    assert job.main.output.stat().st_mtime - done_at < 30
-    assert "Traceback" not in job.text()
 
 
 def check_upload(job: Job, server: WandbServer, steps: list[int]) -> None:
@@ -385,63 +368,12 @@ def test_the_trackers_process_gives_way_until_training_is_over_and_never_holds_i
     assert tested["test/mistakes.nrows"] > 0 and tested["examples/augmented.width"] == 8 * 28
 
 
-def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
-    assert not (uninterrupted.directory / "wandb").exists()
-    assert "W&B" not in uninterrupted.text()
-
-
 def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: Path) -> None:
     host, key = server.url.removeprefix("http://"), server.environment()["WANDB_API_KEY"]
     (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {key}\n")
     (tmp_path / "netrc").chmod(0o600)
     jobs.run("wandb.mode=auto", environment={"WANDB_BASE_URL": server.url})
     check_arrived(server.run, TRAIN_STEPS)
-
-
-@pytest.mark.parametrize(
-    ("variables", "overrides", "named"),
-    [
-        ({"WANDB_MODE": "online"}, (OFFLINE,), "wandb.mode=offline"),
-        ({"WANDB_MODE": "shared"}, ("wandb.mode=auto",), "WANDB_MODE=shared"),
-        ({"WANDB_DISABLED": "true"}, (ONLINE,), "disabled"),
-        ({"WANDB_PROJECT": "other"}, (OFFLINE,), "wandb.project"),
-        ({"WANDB_ENTITY": "other"}, (OFFLINE,), "wandb.entity"),
-        ({"WANDB_RUN_GROUP": "other"}, (OFFLINE,), "wandb.group"),
-        ({"WANDB_RUN_ID": "other"}, (OFFLINE,), "WANDB_RUN_ID"),
-        ({}, ("log.trackers=[mlflow]",), "no tracker 'mlflow'"),
-    ],
-)
-def test_what_would_override_the_config_or_is_not_there_is_refused(
-    jobs: Jobs, variables: dict[str, str], overrides: tuple[str, ...], named: str
-) -> None:
-    job = jobs.start(*overrides, environment=variables).expect(2)
-    assert named in job.text() and "Traceback" not in job.text()
-    assert not job.directory.exists()
-
-
-def test_a_tracker_that_is_not_installed_is_refused_with_what_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # So Python takes it for missing.
-    with pytest.raises(RequestError, match=re.escape("pip install 'lenet_dist[tensorboard]'")):
-        active_trackers(load(None, ["log.trackers=[tensorboard]"]))
-
-
-def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
-    trackers = "log.trackers=[tensorboard]"
-    stopped = jobs.start(trackers)
-    stopped.until_step(28)
-    stopped.main.send(signal.SIGKILL)
-    stopped.wait()
-    run = jobs.run(trackers)
-    check_harmless(run, uninterrupted)
-    events = EventAccumulator(str(run.directory / "tensorboard")).Reload()
-    assert [event.step for event in events.Scalars("train/loss")] == TRAIN_STEPS
-    expected = [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
-    assert [e.value for e in events.Scalars("train/loss")] == pytest.approx(expected)
-    assert not (run.directory / "wandb").exists()
 
 
 def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(
@@ -453,10 +385,3 @@ def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_ru
     assert [r.get("train/step") for r in history(run.directory)][:3] == TRAIN_STEPS[:3]
     assert re.search(r"kept offline.*wandb sync \S+/run/wandb$", told(run))
     assert not (tmp_path / "home").exists()
-
-
-def test_track_refuses_what_it_cannot_track(uninterrupted: Job, tmp_path: Path) -> None:
-    for target, named in ((tmp_path, "config.yaml"), (uninterrupted.directory, "wandb.mode")):
-        refused = command("python", "-m", "lenet_dist.track", str(target))
-        assert refused.returncode == 2 and named in refused.stderr
-        assert refused.stderr.count("\n") == 1

@@ -1,0 +1,112 @@
+"""report.html in a browser: on a telephone or a desk, light, dark and on paper."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lenet_dist.reporting import page, plots
+from lenet_dist.run import reader
+from tests.browser import Browser, fetch_axe
+from tests.processes import Job
+
+
+def luminance(colour: str) -> float:
+    """WCAG's relative luminance of #rgb or #rrggbb."""
+    digits = colour.lstrip("#")
+    parts = [digits[i : i + len(digits) // 3] for i in range(0, len(digits), len(digits) // 3)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in (int((part * 2)[:2], 16) / 255 for part in parts)
+    ]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_curve_stands_out_from_the_page_light_and_dark(uninterrupted: Job) -> None:
+    html = page.of_run(reader.read(uninterrupted.directory))
+    found = re.findall(r":root \{(.*?)\}", html, flags=re.S)
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+);", scheme)) for scheme in found]
+    schemes = [scheme for scheme in schemes if "paper" in scheme]
+    assert len(schemes) == 2
+    for scheme in schemes:
+        lines = [colour for name, colour in scheme.items() if name.startswith("series-")]
+        assert len(lines) == plots.COLOURS
+        for colour in (*lines, scheme["mistake"]):
+            dark, light = sorted([luminance(colour), luminance(scheme["paper"])])
+            assert (light + 0.05) / (dark + 0.05) >= 3, f"{colour} on {scheme['paper']}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    opened = Browser(fetch_axe())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(
+    interrupted: Path, unfinished: Path, several: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:  # fmt: skip
+    folder = tmp_path_factory.mktemp("pages")
+    return {
+        "one run": page.write([reader.read(interrupted)], folder / "one.html"),
+        "unfinished": page.write([reader.read(unfinished)], folder / "unfinished.html"),
+        "several runs": page.write(list(map(reader.read, several)), folder / "several.html"),
+    }
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("name", ["one run", "unfinished", "several runs"])
+def test_in_a_browser_a_page_is_quiet_alone_and_accessible(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
+) -> None:
+    browser.open(pages[name], width, dark=dark)
+    outside = [url for url in browser.requests() if not url.startswith("data:")]
+    assert outside == [pages[name].resolve().as_uri()]
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    assert browser.evaluate(RIGHTMOST) <= width - 16, "something reaches over the page's margin"
+    assert browser.evaluate(SMALLEST_TEXT_OF_PLOTS) >= 9
+    # axe-core can't judge text in an SVG: it has the page's own colour, which axe-core does judge.
+    assert browser.evaluate(COLOURS_OF_PLOTS_TEXT) == [browser.evaluate(COLOUR_OF_PAGE)]
+    assert browser.console() == []
+    wrong, unjudged = browser.accessibility()
+    assert wrong == []
+    if width == 1280:  # On a telephone a part of a wide table is hidden until it is scrolled to.
+        assert [entry for entry in unjudged if ": <text " not in entry] == []
+
+
+RIGHTMOST = """
+Math.max(...[...document.querySelectorAll("body *:not(.scroll *)")]
+    .map(element => element.getBoundingClientRect().right))"""
+SMALLEST_TEXT_OF_PLOTS = """
+Math.min(...[...document.querySelectorAll("figure svg text")].map(text => {
+    const svg = text.ownerSVGElement;
+    const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+    return scale * parseFloat(getComputedStyle(text).fontSize);
+}))"""
+"""In CSS pixels."""
+COLOURS_OF_PLOTS_TEXT = """
+[...new Set([...document.querySelectorAll("figure svg text")]
+    .map(text => getComputedStyle(text).fill))]"""
+COLOUR_OF_PAGE = "getComputedStyle(document.body).color"
+
+
+def test_on_paper_a_page_is_light_and_shows_the_whole_config(
+    browser: Browser, pages: dict[str, Path], tmp_path: Path
+) -> None:
+    if shutil.which("pdftotext") is None:
+        pytest.skip("needs pdftotext: apt-get install poppler-utils")
+    browser.open(pages["one run"], dark=True)
+    printed = tmp_path / "page.pdf"
+    printed.write_bytes(browser.print())
+    shown = subprocess.run(
+        ["pdftotext", printed, "-"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "timeout_seconds: 120" in shown.stdout
