@@ -143,6 +143,10 @@ class BatchJob:
         self.until(lambda: self.is_started_again() and self.state in ENDED)
         self.expect("COMPLETED")
 
+    def allow(self, minutes: int) -> None:
+        """Move its time limit, as an administrator may."""
+        self.cluster.run("scontrol", "update", f"JobId={self.number}", f"TimeLimit={minutes}")
+
     def is_started_again(self) -> bool:
         """Whether it is not in the queue; if it is, it is spared the two minutes that SLURM holds
         a requeued job there."""

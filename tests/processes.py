@@ -28,7 +28,7 @@ BIN = Path(sys.executable).parent
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"])
 
-PATIENCE = 180
+PATIENCE = 300
 """Seconds to wait for what must come, on however slow a machine, where no promise names a time."""
 
 SMALL = (

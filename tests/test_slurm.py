@@ -110,6 +110,7 @@ def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
     job.until(lambda: job.restarts == 1)
     assert f"requeueing job {job.number} (1 of at most 50 times): this start took" in job.text()
     assert len(list((batch.run / "wandb").glob("offline-run-*"))) == 1
+    job.allow(minutes=10)  # On a slow machine a minute is worth few steps.
     job.finish()
     assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)
