@@ -105,12 +105,12 @@ class Schedule:
 class Augment:
     """Distortion. Each key but `fade` is the half-width of a uniform range; 0 = off."""
 
-    rotate: float = _key(10.0, "degrees", low=0, high=180)
-    translate: float = _key(0.08, "fraction of the image's side", low=0, high=1)
-    scale: float = _key(0.1, "fraction of the size", low=0, below=1)
-    shear: float = _key(0.0, "fraction of the height", low=0, high=1)
+    rotate: float = _key(10.0, "largest rotation either way, in degrees", low=0, high=180)
+    translate: float = _key(0.08, "largest shift, as a fraction of the side", low=0, high=1)
+    scale: float = _key(0.1, "largest change of size, as a fraction", low=0, below=1)
+    shear: float = _key(0.0, "largest shear, as a fraction of the height", low=0, high=1)
     elastic: float = _key(0.0, "fraction of the side, for shifts 7 pixels apart", low=0, high=1)
-    fade: float = _key(0.0, "last share of the epochs, over which it fades out", low=0, high=1)
+    fade: float = _key(0.0, "augmentation fades out over this last share of epochs", low=0, high=1)
 
 
 @dataclass
@@ -175,7 +175,7 @@ class Wandb:
 class Config:
     """The whole config of a run. A run is a pure function of it."""
 
-    seed: int = _key(0, "seed of weights, order, distortion and split", low=0, below=2**63)
+    seed: int = _key(0, "seed of weights, sample order, augmentation and split", low=0, below=2**63)
     run: Run = _section(Run)
     data: Data = _section(Data)
     model: Model = _section(Model)

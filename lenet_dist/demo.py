@@ -1,4 +1,4 @@
-"""A page on which you draw a digit and see what the network makes of it as you draw.
+"""Serve a page where you draw a digit and see what the network computes.
 
     python -m lenet_dist.demo [--weights FILE] [--port N]
 

@@ -20,10 +20,14 @@ from lenet_dist.run.directory import locate_weights
 
 def main(arguments: list[str]) -> None:
     """Evaluate as asked, and print one line."""
-    parser = exits.ArgumentParser(prog="lenet_dist.evaluate", description=__doc__)
+    parser = exits.ArgumentParser(
+        prog="lenet_dist.evaluate",
+        usage="%(prog)s [-h] [--json] RUN_OR_WEIGHTS [key=value ...]",
+        description=__doc__,
+    )
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    request, overrides = parser.parse_with_overrides(arguments)
+    request, overrides = parser.parse_known_args(arguments)
     weights_file, config_file = locate_weights(request.target)
     config = load(config_file, overrides)
     _evaluate(config, weights_file, as_json=request.json)

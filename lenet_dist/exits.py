@@ -117,10 +117,6 @@ class ArgumentParser(argparse.ArgumentParser):
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **keywords)
 
-    def parse_with_overrides(self, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and all other arguments, which the config is to check."""
-        return self.parse_known_args(arguments)
-
     def print_help(self, file: Any = None) -> None:
         """Print the help once, however many processes there are."""
         if is_main_process():

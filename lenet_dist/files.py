@@ -36,11 +36,7 @@ def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
     """
     temporary, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
     with failures_named(path):
-        try:
-            _write_folder(temporary, content)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        write_folder(temporary, content)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             os.rename(path, previous)
@@ -49,12 +45,17 @@ def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def _write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Write a folder of these files, durably, in place of what is there; if it fails, of none."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name, file_content in content.items():
-        write_durably(folder / name, file_content)
-    sync_folder(folder)
+    try:
+        folder.mkdir()
+        for name, file_content in content.items():
+            write_durably(folder / name, file_content)
+        sync_folder(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_file_can_be_written(option: str, path: Path | None) -> None:

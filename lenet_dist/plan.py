@@ -20,9 +20,6 @@ class Plan:
     shards: int
     steps_per_epoch: int
     total_steps: int
-    line_every_steps: int
-    validate_every_epochs: int
-    """0: never."""
 
     @property
     def shard_size(self) -> int:
@@ -54,14 +51,14 @@ class Plan:
 
     def is_line_due(self, step: int) -> bool:
         """Whether a train line is due after step number `step` (from 1)."""
-        return step % self.line_every_steps == 0 or step == self.total_steps
+        return step % self.config.log.every_steps == 0 or step == self.total_steps
 
     def is_validation_due(self, step: int) -> bool:
         """Whether a validation is due after `step` steps."""
-        if self.validate_every_epochs == 0 or step == 0:
+        if self.config.data.validation == 0 or step == 0:
             return False
         epoch, rest = divmod(step, self.steps_per_epoch)
-        is_epoch_due = rest == 0 and epoch % self.validate_every_epochs == 0
+        is_epoch_due = rest == 0 and epoch % self.config.evaluate.every_epochs == 0
         return is_epoch_due or step == self.total_steps
 
     def __str__(self) -> str:
@@ -118,8 +115,6 @@ def validate(config: Config, world_size: int) -> Plan:
         shards=shards,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-        line_every_steps=config.log.every_steps,
-        validate_every_epochs=config.evaluate.every_epochs if config.data.validation else 0,
     )
 
 

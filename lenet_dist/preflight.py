@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> None:
     started = time.monotonic()
     parser = exits.ArgumentParser(
         prog="lenet_dist.preflight",
+        usage="%(prog)s [-h] [--config FILE] [--json FILE] [--slow FACTOR] [key=value ...]",
         description=__doc__,
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> None:
         "--slow", metavar="FACTOR", type=float, default=_SLOW,
         help="how many times slower than the others' median is slow (default %(default)g)",
     )  # fmt: skip
-    request, overrides = parser.parse_with_overrides(arguments)
+    request, overrides = parser.parse_known_args(arguments)
     if not (math.isfinite(request.slow) and request.slow > 1):
         raise RequestError(f"--slow {request.slow:g}: must be a number above 1")
     config = load(request.config, overrides)

@@ -87,7 +87,8 @@ def _parse(override: str) -> DictConfig:
     try:
         words = next((_words_typed(key, value) for key in keys() if key.name == name), None)
         if words is not None:
-            return OmegaConf.create(_nested(name, words))
+            OmegaConf.update(literal := OmegaConf.create(), name, words)
+            return literal
         return OmegaConf.from_dotlist([override])
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"{override!r}: {error}") from None
@@ -124,12 +125,6 @@ def _node_at(root: yaml.Node | None, name: str) -> yaml.Node | None:
         entries = node.value if isinstance(node, yaml.MappingNode) else []
         node = next((value for key, value in entries if key.value == part), None)
     return node
-
-
-def _nested(name: str, value: Any) -> dict[str, Any]:
-    """A dotted key and its value, as sections within sections."""
-    section, dot, rest = name.partition(".")
-    return {section: _nested(rest, value) if dot else value}
 
 
 def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:

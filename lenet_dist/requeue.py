@@ -18,12 +18,16 @@ from lenet_dist.run.directory import RunDirectory
 
 def main(arguments: list[str]) -> None:
     """Requeue the job, or raise Stopped with the reason not to."""
-    parser = exits.ArgumentParser(prog="lenet_dist.requeue", description=__doc__)
+    parser = exits.ArgumentParser(
+        prog="lenet_dist.requeue",
+        usage="%(prog)s [-h] [--config FILE] [--most N] [key=value ...]",
+        description=__doc__,
+    )
     parser.add_argument("--config", metavar="FILE", help="as for lenet_dist.train")
     parser.add_argument(
         "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
     )
-    request, overrides = parser.parse_with_overrides(arguments)
+    request, overrides = parser.parse_known_args(arguments)
     directory = RunDirectory(load(request.config, overrides))
     job = slurm.job_name()
     if job is None:
@@ -57,7 +61,7 @@ def _reason_not_to(directory: RunDirectory, job: str, restarts: int, most: int) 
         return f"job {job} has been requeued {restarts} times, of at most {most} (MAX_REQUEUES)"
     first, last = directory.gain()
     if last <= first:
-        return f"nothing was gained since the last start, at step {first}"
+        return f"no progress since the last start, at step {first}"
     return None
 
 

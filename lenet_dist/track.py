@@ -20,10 +20,14 @@ from lenet_dist.tracking.environment import active_trackers, settle_environment
 
 def main(arguments: list[str]) -> None:
     """Track as asked, or follow the training job that started this."""
-    parser = exits.ArgumentParser(prog="lenet_dist.track", description=__doc__)
+    parser = exits.ArgumentParser(
+        prog="lenet_dist.track",
+        usage="%(prog)s [-h] RUN [key=value ...]",
+        description=__doc__,
+    )
     parser.add_argument("run", metavar="RUN", type=Path)
     parser.add_argument("--follow", metavar="PID", type=int, help=argparse.SUPPRESS)
-    request, overrides = parser.parse_with_overrides(arguments)
+    request, overrides = parser.parse_known_args(arguments)
     run: Path = request.run
     if not (run / "config.yaml").exists():
         raise RequestError(f"{run}: not a run: it has no config.yaml")

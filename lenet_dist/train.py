@@ -33,12 +33,13 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     started = time.monotonic()
     parser = exits.ArgumentParser(
         prog="lenet_dist.train",
+        usage="%(prog)s [-h] [--config FILE] [--print-config] [key=value ...]",
         description=__doc__,
         epilog="keys, each set by key=value:\n" + configuration.describe_keys(),
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
     parser.add_argument("--print-config", action="store_true", help="print the config and exit")
-    request, overrides = parser.parse_with_overrides(arguments)
+    request, overrides = parser.parse_known_args(arguments)
     config = load(request.config, overrides)
     if request.print_config:
         if exits.is_main_process():

@@ -9,7 +9,7 @@
 PYTHON=(.venv/bin/python)
 
 # More flags for srun, for example for a Pyxis container:
-# SRUN_FLAGS=(--container-image=lenet_dist.sqsh --container-mounts="$PWD")
+# SRUN_FLAGS=(--container-image=lenet_dist.sqsh --container-mounts="$PWD" --container-workdir="$PWD")
 SRUN_FLAGS=()
 
 # How often a job may requeue itself. Preemptions and requeues by others count too, but are not limited.

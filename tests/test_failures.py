@@ -46,7 +46,7 @@ def test_processes_that_are_asked_for_different_runs_are_refused_by_rank_and_key
     other = {1: ["log.every_steps=5", "compute.audit_every=0"]}
     job = jobs.start(world_size=2, own_overrides=other).expect(2)
     said = "log.every_steps: 5, on rank 0 7"
-    assert "error: rank 1 was not asked for the same run: " in job.main.text()
+    assert "error: rank 1 got a different request: " in job.main.text()
     assert said in job.text() and "compute.audit_every: 0, on rank 0 20" in job.text()
     assert not (job.directory / "config.yaml").exists()
     # A machine may have the data elsewhere.

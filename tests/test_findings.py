@@ -99,7 +99,7 @@ def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
     ranks = sound(16)
     ranks[5] = dataclasses.replace(ranks[5], weights_sha256="ef" * 32)
     (found,) = findings(ranks, 3)
-    assert found.text.startswith("rank 5 on n5 computes other bits than the other 15: nothing ")
+    assert found.text.startswith("rank 5 on n5 computes different bits than the other 15: nothing ")
     ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
     (found,) = findings(ranks, 3)
     assert found.ranks == [5] and "the same bits twice" in found.text

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lenet_dist.benchmarking.contenders import DocumentLeNet
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import MovingAverage
@@ -27,42 +28,10 @@ from lenet_dist.training.rows import ByHand
 from tests.properties import PROPERTY
 
 
-class SeedDocumentLeNet(nn.Module):
-    """The class of the document this project grew from, layer by layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.C1 = nn.Conv2d(in_channels=1, out_channels=6, kernel_size=5, stride=1, padding=2)
-        self.R1 = nn.ReLU()
-        self.S2 = nn.MaxPool2d(kernel_size=2)
-        self.C3 = nn.Conv2d(6, 16, 5, 1, 0)
-        self.R2 = nn.ReLU()
-        self.S4 = nn.MaxPool2d(2)
-        self.C5 = nn.Conv2d(16, 120, 5, 1, 0)
-        self.R3 = nn.ReLU()
-        self.F6 = nn.Linear(in_features=120, out_features=84)
-        self.R4 = nn.ReLU()
-        self.OUT = nn.Linear(84, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.C1(x)
-        x = self.R1(x)
-        x = self.S2(x)
-        x = self.C3(x)
-        x = self.R2(x)
-        x = self.S4(x)
-        x = self.C5(x)
-        x = self.R3(x)
-        x = x.view(x.size(0), -1)
-        x = self.F6(x)
-        x = self.R4(x)
-        return self.OUT(x)
-
-
-def seed_document_model() -> SeedDocumentLeNet:
+def seed_document_model() -> DocumentLeNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return SeedDocumentLeNet()
+        return DocumentLeNet()
 
 
 def random_pixels(count: int, seed: int = 0) -> Tensor:
@@ -119,7 +88,7 @@ def test_a_shards_gradient_by_hand_is_that_of_the_seed_documents_class(smoothing
 
 
 def test_our_weights_load_into_the_seed_documents_class() -> None:
-    model, original = lenet5.build(1, 0.0, 1.0), SeedDocumentLeNet()
+    model, original = lenet5.build(1, 0.0, 1.0), DocumentLeNet()
     original.load_state_dict(model.state_dict(), strict=True)
     pixels = random_pixels(16)
     torch.testing.assert_close(model(pixels), original(pixels), rtol=1e-5, atol=1e-5)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lenet_dist.processes.accelerator import Place
+from lenet_dist.machine.hardware import Place
 from lenet_dist.reporting import page
 from lenet_dist.reporting.waits import waits_of
 from lenet_dist.run import reader
@@ -104,7 +104,7 @@ def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -
 
 def with_ranks(run: reader.Run, computed: list[float]) -> reader.Run:
     """The run as if on as many ranks, which computed for these seconds in its only train line."""
-    places = [reader.Place(rank, f"n{rank}", "cpu") for rank in range(len(computed))]
+    places = [Place(rank, f"n{rank}", "cpu") for rank in range(len(computed))]
     line = reader.RanksLine(step=100, steps=50, computed=computed, waited=[0.5] * len(computed))
     start = reader.Start(step=0, world_size=len(computed), time="", places=places)
     return dataclasses.replace(run, ranks=[line], starts=[start])

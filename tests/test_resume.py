@@ -210,7 +210,7 @@ def test_lost_metrics_are_noticed(jobs: Jobs, stopped: Path) -> None:
     lines = metrics.read_text().splitlines(keepends=True)
     metrics.write_text("".join(lines[:1] + lines[2:]))
     refused = jobs.start().expect(2)
-    assert "metrics.jsonl has lost 1 lines, first the train line of step 14" in refused.text()
+    assert "metrics.jsonl is missing 1 line(s), first the train line of step 14" in refused.text()
 
 
 def test_threads_stay_what_they_were_when_the_run_began(jobs: Jobs) -> None:

@@ -239,7 +239,7 @@ def test_a_job_that_gained_nothing_is_not_requeued(batch: Batch, cluster: Cluste
     script = batch.root / "requeue.sh"
     script.write_text(f"#!/bin/sh\n{asked}\n")
     useless = cluster.submit(batch.root, script=str(script)).expect("FAILED", "75:0")
-    assert f"nothing was gained since the last start, at step {step}" in useless.text()
+    assert f"no progress since the last start, at step {step}" in useless.text()
 
 
 def test_a_job_that_finds_no_gpu_where_it_was_given_one_says_so(batch: Batch) -> None:

@@ -27,10 +27,7 @@ _LEARNING_RATE = 0.001
 
 def seed_loop(assignment: Assignment) -> dict[str, Any]:
     """The loop of the document this project grew from, to the letter: it loads single images."""
-    loader = DataLoader(
-        _torchvision_mnist(assignment, train=True),
-        batch_size=assignment.batch_size, shuffle=True, num_workers=0, drop_last=True,
-    )  # fmt: skip
+    loader = _train_loader(assignment)
     pace = Steps(assignment)
     _train_as_the_document(DocumentLeNet(), pace.epochs(loader), assignment.batch_size)
     return pace.result()
@@ -40,11 +37,7 @@ def seed_loop_workers(assignment: Assignment) -> dict[str, Any]:
     """The same with torch's advice for slow data: a worker process for each core, kept alive."""
     from lenet_dist.machine.hardware import cores
 
-    loader = DataLoader(
-        _torchvision_mnist(assignment, train=True),
-        batch_size=assignment.batch_size, shuffle=True, drop_last=True,
-        num_workers=cores(), persistent_workers=True,
-    )  # fmt: skip
+    loader = _train_loader(assignment, num_workers=cores(), persistent_workers=True)
     pace = Steps(assignment)
     _train_as_the_document(DocumentLeNet(), pace.epochs(loader), assignment.batch_size)
     return pace.result()
@@ -52,11 +45,7 @@ def seed_loop_workers(assignment: Assignment) -> dict[str, Any]:
 
 def seed_loop_to_accuracy(assignment: Assignment) -> dict[str, Any]:
     """The document's loop until it reaches the test accuracy, which it checks after each epoch."""
-    batch_size = assignment.batch_size
-    loader = DataLoader(
-        _torchvision_mnist(assignment, train=True),
-        batch_size=batch_size, shuffle=True, num_workers=0, drop_last=True,
-    )  # fmt: skip
+    loader = _train_loader(assignment)
     test_loader = DataLoader(_torchvision_mnist(assignment, train=False), batch_size=1000)
     model = DocumentLeNet()
 
@@ -66,7 +55,7 @@ def seed_loop_to_accuracy(assignment: Assignment) -> dict[str, Any]:
         return correct / 10_000
 
     pace = UntilAccurate(ACCURACY, assignment, accuracy)
-    _train_as_the_document(model, pace.epochs(loader), batch_size)
+    _train_as_the_document(model, pace.epochs(loader), assignment.batch_size)
     return pace.result()
 
 
@@ -75,10 +64,7 @@ def accelerate_loop(assignment: Assignment) -> dict[str, Any]:
     from accelerate import Accelerator
 
     accelerator = Accelerator()
-    train_loader = DataLoader(
-        _torchvision_mnist(assignment, train=True),
-        batch_size=assignment.batch_size, shuffle=True, drop_last=True,
-    )  # fmt: skip
+    train_loader = _train_loader(assignment)
     model = DocumentLeNet()
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
     model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
@@ -120,10 +106,7 @@ def lightning(assignment: Assignment) -> dict[str, Any]:
             pace.advance()
 
     pace = Steps(assignment)
-    loader = DataLoader(
-        _torchvision_mnist(assignment, train=True),
-        batch_size=assignment.batch_size, shuffle=True, drop_last=True,
-    )  # fmt: skip
+    loader = _train_loader(assignment)
     trainer = Trainer(
         max_epochs=-1, max_steps=pace.last_step, callbacks=[Watch()],
         default_root_dir=assignment.folder,
@@ -298,6 +281,12 @@ def _count_correct(model: nn.Module, batches: Iterable[Any]) -> int:
             predictions = model(x.to(device)).argmax(dim=1)
             correct += int((predictions == y.to(device)).sum().item())
     return correct
+
+
+def _train_loader(assignment: Assignment, **workers: Any) -> DataLoader[Any]:
+    mnist = _torchvision_mnist(assignment, train=True)
+    size = assignment.batch_size
+    return DataLoader(mnist, batch_size=size, shuffle=True, drop_last=True, **workers)
 
 
 def _torchvision_mnist(assignment: Assignment, *, train: bool) -> Any:

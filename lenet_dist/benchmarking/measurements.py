@@ -37,10 +37,9 @@ _EVALUATION_PASSES = 3
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure: groups, rounds, steps per trial (None: as usual), MNIST's folder, GPUs, and
-    the share of a usual trial's steps that one has."""
+    """What to measure: rounds, steps per trial (None: as usual), MNIST's folder, GPUs, and the
+    share of a usual trial's steps that one has."""
 
-    groups: tuple[str, ...]
     rounds: int
     steps: int | None
     data: Path
@@ -52,7 +51,6 @@ class Request:
 class Contest:
     """A contender in a case of a group."""
 
-    group: str
     case: str
     contender: str
     arguments: Callable[[Path], list[str]] = field(compare=False)
@@ -66,17 +64,8 @@ Entries = dict[str, dict[str, Entry]]
 """A group's entries, by case and contender."""
 
 
-def measure(
-    request: Request, scratch: Path, say: Callable[[str], None]
-) -> Iterator[tuple[str, Entries]]:
-    """The groups asked for, each with its entries as soon as it is measured."""
-    for group in request.groups:
-        yield group, _measure_group(group, request, scratch, say)
-
-
-def _measure_group(
-    group: str, request: Request, scratch: Path, say: Callable[[str], None]
-) -> Entries:
+def measure(group: str, request: Request, scratch: Path, say: Callable[[str], None]) -> Entries:
+    """A group's entries."""
     contests = list(CONTESTS[group](request))
     possible = [contest for contest in contests if not contest.not_measured]
     taken: dict[Contest, list[Taken]] = {contest: [] for contest in possible}
@@ -149,13 +138,13 @@ def _speed(request: Request) -> Iterator[Contest]:
     for size in sizes:
         fast, slow = (_steps(request, images, size) for images in (_FAST_IMAGES, _SLOW_IMAGES))
         case = f"batch {size}"
-        yield Contest("speed", case, "job", _job(request, fast, size))
+        yield Contest(case, "job", _job(request, fast, size))
         for loop in ("seed_loop", "seed_loop_workers", "accelerate_loop", "lightning"):
             arguments = _loop(request, loop, slow, size)
-            yield Contest("speed", case, loop, arguments, not_measured=_missing(loop))
-        yield Contest("speed", case, "bare_loop", _loop(request, "bare_loop", fast, size))
+            yield Contest(case, loop, arguments, not_measured=_missing(loop))
+        yield Contest(case, "bare_loop", _loop(request, "bare_loop", fast, size))
     limit = _loop(request, "arithmetic_limit", 1, 1)
-    yield Contest("speed", "any batch", "arithmetic_limit", limit)
+    yield Contest("any batch", "arithmetic_limit", limit)
 
 
 def _scaling(request: Request) -> Iterator[Contest]:
@@ -165,7 +154,7 @@ def _scaling(request: Request) -> Iterator[Contest]:
                 size = 256 if kind == "strong" else 256 * count
                 steps = _steps(request, _FAST_IMAGES, size)
                 yield Contest(
-                    "scaling", f"{reduction}, {kind}", _processes(count),
+                    f"{reduction}, {kind}", _processes(count),
                     _job(
                         request, steps, size, f"train.reduction={reduction}", "compute.threads=1",
                         processes=count,
@@ -180,9 +169,7 @@ def _reduction(request: Request) -> Iterator[Contest]:
                 steps = _steps(request, _SHORT_IMAGES, size)
                 key = f"train.reduction={reduction}"
                 arguments = _job(request, steps, size, key, processes=count)
-                yield Contest(
-                    "reduction", f"batch {size}, {_processes(count)}", reduction, arguments
-                )
+                yield Contest(f"batch {size}, {_processes(count)}", reduction, arguments)
 
 
 def _audit(request: Request) -> Iterator[Contest]:
@@ -193,18 +180,16 @@ def _audit(request: Request) -> Iterator[Contest]:
                 request, steps, 256, f"compute.audit_every={every}", "compute.threads=1",
                 processes=count,
             )  # fmt: skip
-            yield Contest("audit", f"batch 256, {_processes(count)}", contender, arguments)
+            yield Contest(f"batch 256, {_processes(count)}", contender, arguments)
 
 
 def _start(request: Request) -> Iterator[Contest]:
     case = "first step"
-    yield Contest("start", case, "imports", lambda _: ["-c", "import torch, accelerate"])
-    yield Contest(
-        "start", case, "job", _job(request, 1, 64, "log.every_steps=1"), watch_metrics=True
-    )
+    yield Contest(case, "imports", lambda _: ["-c", "import torch, accelerate"])
+    yield Contest(case, "job", _job(request, 1, 64, "log.every_steps=1"), watch_metrics=True)
     for loop in ("seed_loop", "accelerate_loop", "lightning"):
         arguments = _loop(request, loop, 1, 64, warm_up=0)
-        yield Contest("start", case, loop, arguments, not_measured=_missing(loop))
+        yield Contest(case, loop, arguments, not_measured=_missing(loop))
 
 
 def _time_to_accuracy(request: Request) -> Iterator[Contest]:
@@ -217,15 +202,15 @@ def _time_to_accuracy(request: Request) -> Iterator[Contest]:
     case = "99.0% test"
     steps = request.steps or _EPOCHS_TO_ACCURACY * (_IMAGES // 64)
     loop = _loop(request, "seed_loop_to_accuracy", steps, 64, warm_up=0)
-    yield Contest("time_to_accuracy", case, "job", job)
-    yield Contest("time_to_accuracy", case, "seed_loop_to_accuracy", loop)
+    yield Contest(case, "job", job)
+    yield Contest(case, "seed_loop_to_accuracy", loop)
 
 
 def _evaluation(request: Request) -> Iterator[Contest]:
     steps = request.steps or _EVALUATION_PASSES * 10_000 // _EVALUATION_BATCH
     for name in ("job", "seed", "accelerate"):
         arguments = _loop(request, f"{name}_evaluation", steps, _EVALUATION_BATCH, warm_up=2)
-        yield Contest("evaluation", f"batch {_EVALUATION_BATCH}", f"{name}_evaluation", arguments)
+        yield Contest(f"batch {_EVALUATION_BATCH}", f"{name}_evaluation", arguments)
 
 
 CONTESTS = dict(

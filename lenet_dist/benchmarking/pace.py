@@ -120,7 +120,6 @@ class UntilAccurate:
             "samples_per_second": self.steps * self.assignment.batch_size / self._seconds["train"],
             "seconds": self._seconds,
             "test": {"accuracy": self.accuracies[-1]},
-            "epochs": len(self.accuracies),
             **conditions(),
         }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from lenet_dist.benchmarking.targets import TARGETS, judge
 from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError, RunFailed
-from lenet_dist.files import failures_named
+from lenet_dist.files import check_file_can_be_written, failures_named, write_atomically
 from lenet_dist.reporting import speeds
 from lenet_dist.request import load
 
@@ -33,11 +32,7 @@ def check(request: argparse.Namespace) -> None:
             )
         load(CONFIGS / name)
     for option in ("json", "plot", "page"):
-        file: Path | None = getattr(request, option)
-        if file is None:
-            continue
-        if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-            raise RequestError(f"--{option} {file}: can't write there")
+        check_file_can_be_written(f"--{option}", getattr(request, option))
     if request.page and not (request.page.exists() and _FIGURES.search(request.page.read_text())):
         raise RequestError(f"--page {request.page}: has no <!-- figures --> and <!-- /figures -->")
     if request.plot and "speed" not in request.only:
@@ -56,12 +51,12 @@ def measure(request: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
             aside.submit(provide_files, request.data_root, scratch / "data").result()
             machine = aside.submit(measurements.machine).result()
         asked = Request(
-            groups=request.only, rounds=request.rounds, steps=request.steps,
-            data=scratch / "data", gpus=machine["hardware"]["gpus"],
+            rounds=request.rounds, steps=request.steps, data=scratch / "data",
+            gpus=machine["hardware"]["gpus"],
         )  # fmt: skip
         try:
-            for group, entries in measurements.measure(asked, scratch, _say):
-                groups[group] = entries
+            for group in request.only:
+                groups[group] = measurements.measure(group, asked, scratch, _say)
         except KeyboardInterrupt:
             failure = "interrupted"
         except RunFailed as error:
@@ -84,8 +79,7 @@ def write(request: argparse.Namespace, report: dict[str, Any]) -> None:
     for option, text in texts.items():
         file: Path | None = getattr(request, option)
         if file and not (option == "plot" and "speed" not in report["groups"]):
-            with failures_named(file):
-                file.write_text(text())
+            write_atomically(file, text().encode())
 
 
 def take_one_trial(request: argparse.Namespace) -> None:

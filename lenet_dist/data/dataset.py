@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -41,11 +40,8 @@ class Batch(NamedTuple):
 
     def split(self, sizes: Sequence[int]) -> list[Batch]:
         """Parts of these sizes, from the first image on; the rest is left out."""
-        ends = itertools.accumulate(sizes)
-        return [
-            Batch(*(t[end - size : end] for t in self))
-            for size, end in zip(sizes, ends, strict=True)
-        ]
+        parts = (t[: sum(sizes)].split(list(sizes)) for t in self)
+        return [Batch(*of_part) for of_part in zip(*parts, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,6 @@ def _write(path: Path, content: bytes) -> None:
 def _how_to_provide(data: Data, reasons: list[str]) -> str:
     files = ", ".join(SHA256[data.name])
     return (
-        f"data.name={data.name}: its files are not there and could not be fetched"
+        f"data.name={data.name}: its files are missing and could not be fetched"
         f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {Path(data.root) / data.name}"
     )

@@ -171,7 +171,7 @@ def _without_specks(ink: Grey) -> Grey:
     kept = np.concatenate([[False], areas >= _SPECK * areas.max()])
     strokes = kept[parts]
     # The grey rim belongs to its stroke.
-    return np.where(_widened(strokes), ink, 0)
+    return np.where(_greatest_around(strokes), ink, 0)
 
 
 def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
@@ -187,10 +187,6 @@ def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
         labels = spread
     # A part's label is the number of its last pixel.
     return np.append(0, (labels.reshape(-1) == numbers).cumsum())[labels]
-
-
-def _widened(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return _greatest_around(mask)
 
 
 def _greatest_around(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -41,9 +42,11 @@ class GlobalBatches:
     ) -> None:
         self.ids = ids
         self.batch_size = batch_size
-        self.seed = seed
         self.first_step = first_step
         self.last_step = last_step
+        self._of_epoch = functools.lru_cache(2)(
+            lambda epoch: order(seed, epoch, ids).split(batch_size)
+        )
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -51,17 +54,10 @@ class GlobalBatches:
     def of_step(self, step: int) -> Tensor:
         """The ids of any step's global batch."""
         epoch, position = divmod(step, len(self.ids) // self.batch_size)
-        return order(self.seed, epoch, self.ids).split(self.batch_size)[position]
+        return self._of_epoch(epoch)[position]
 
     def __iter__(self) -> Iterator[Tensor]:
-        steps_per_epoch = len(self.ids) // self.batch_size
-        step = self.first_step
-        while step < self.last_step:
-            epoch, position = divmod(step, steps_per_epoch)
-            last_position = min(steps_per_epoch, self.last_step - epoch * steps_per_epoch)
-            batches = order(self.seed, epoch, self.ids).split(self.batch_size)
-            yield from batches[position:last_position]
-            step += last_position - position
+        return map(self.of_step, range(self.first_step, self.last_step))
 
 
 class DealtBatches:

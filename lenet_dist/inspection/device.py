@@ -21,8 +21,8 @@ def model_name(device: torch.device) -> str:
     return hardware.cpu_name()
 
 
-def memory(device: torch.device) -> tuple[int, int] | None:
-    """Bytes free and in total, of the GPU or the machine. None if the system does not tell."""
+def memory(device: torch.device) -> tuple[int, int]:
+    """Bytes free and in total, of the GPU or the machine."""
     return torch.cuda.mem_get_info(device) if device.type == "cuda" else hardware.memory()
 
 

@@ -126,14 +126,10 @@ def _holds(path: Path, text: str) -> bool:
 
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
-    path = _temporary_path(folder)
+    # The name says what the file is, because a kill may leave it behind.
+    name = f".preflight-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    path = folder / name
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _temporary_path(folder: Path) -> Path:
-    """A unique name that says what the file is, because a kill may leave it behind."""
-    name = f".preflight-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    return folder / name

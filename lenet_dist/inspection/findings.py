@@ -89,7 +89,7 @@ def other_bits(ranks: list[Rank]) -> list[Finding]:
             text = f"{rank} does not compute the same bits twice: suspect its processor or memory"
         elif rank.weights_sha256 != right:
             others = f"the other {count}" if count > 1 else str(example)
-            text = f"{rank} computes other bits than {others}: {_reason(rank, example)}"
+            text = f"{rank} computes different bits than {others}: {_reason(rank, example)}"
         else:
             continue
         found.append(Finding([rank.rank], "bits", text))

@@ -25,9 +25,9 @@ class Rank:
     local_rank: int
     device: str
     driver: str | None
-    memory_free: int | None
-    memory_total: int | None
-    host_memory_free: int | None
+    memory_free: int
+    memory_total: int
+    host_memory_free: int
     cores: int
     threads: int
     versions: dict[str, str | None]

@@ -59,8 +59,8 @@ def _tables(ranks: list[Rank], all_reduces: list[AllReduce]) -> str:
             "host": [rank.host for rank in ranks],
             "device": [rank.device.removeprefix("NVIDIA ")[:_DEVICE_WIDTH] for rank in ranks],
             "driver": [rank.driver for rank in ranks],
-            "free": [rank.memory_free and rank.memory_free / 1e9 for rank in ranks],
-            "of GB": [rank.memory_total and rank.memory_total / 1e9 for rank in ranks],
+            "free": [rank.memory_free / 1e9 for rank in ranks],
+            "of GB": [rank.memory_total / 1e9 for rank in ranks],
             "cores": [rank.cores for rank in ranks],
             "GFLOP/s": [rank.gigaflops for rank in ranks],
             "link MB/s": [rank.link_mb_s for rank in ranks],
@@ -109,7 +109,7 @@ def _verdict(ranks: list[Rank], found: list[Finding], slow: float) -> str:
         return "one rank: there is nothing to compare it with"
     return (
         f"all {count} ranks agree: data {str(first.data_sha256)[:16]}...,"
-        f" torch {first.versions['torch']}, {first.threads} threads,"
+        f" torch {first.versions['torch']}, threads {first.threads},"
         f" commit {str(first.git_commit)[:12]};\n"
         f"none is {slow:g} times slower than the others' median, or has its clock more than"
         f" {CLOCK_LIMIT_MS / 1e3:g} s off"

@@ -68,8 +68,7 @@ class RollCall:
         # By rank 0's config: another one on some rank is a finding of its own.
         config = broadcast_object_list([self.config])[0]
         weights_sha256, again = train_alone(config, accelerator)
-        free, total = devices.memory(device) or (None, None)
-        host_memory = hardware.memory()
+        free, total = devices.memory(device)
         mine = Rank(
             rank=me,
             host=self.hosts[me],
@@ -78,7 +77,7 @@ class RollCall:
             driver=hardware.gpu_driver() if device.type == "cuda" else None,
             memory_free=free,
             memory_total=total,
-            host_memory_free=host_memory[0] if host_memory else None,
+            host_memory_free=hardware.memory()[0],
             cores=hardware.cores(),
             threads=threads,
             versions=versions(),

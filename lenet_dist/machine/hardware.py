@@ -7,9 +7,25 @@ import platform
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 _DRIVER_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to find a process: its host, by SLURM's name for it if SLURM runs it, and the CPU's
+    model or the GPU's with its UUID."""
+
+    rank: int
+    host: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} on {self.host} ({self.device})"
 
 
 def cores() -> int:
@@ -25,13 +41,10 @@ def cpu_name() -> str:
     return model[1] if model else platform.processor() or platform.machine()
 
 
-def memory() -> tuple[int, int] | None:
-    """This machine's available and total memory, in bytes; None if unknown."""
-    info = Path("/proc/meminfo")  # Not on macOS.
-    if not info.exists():
-        return None
-    kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", info.read_text()))
-    return int(kilobytes["MemAvailable"]) * 1024, int(kilobytes["MemTotal"]) * 1024
+def memory() -> tuple[int, int]:
+    """This machine's available and total memory, in bytes."""
+    found = psutil.virtual_memory()
+    return found.available, found.total
 
 
 def gpu_driver() -> str | None:

@@ -20,6 +20,3 @@ class HubLeNet5(
     tags=["lenet-5", "mnist"],
 ):
     """LeNet5 with `save_pretrained` and `from_pretrained`: weights, with `mean` and `std`."""
-
-    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
-        super().__init__(mean, std)

@@ -33,21 +33,20 @@ class LeNet5(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [n, 10]. C5 covers its whole 5x5 input, so it is a matrix product."""
-        x = self.standardised(pixels)
-        if _is_plain_on_cpu(x):
-            return Logits.apply(x, *self.parameters())
-        _, x = self._feature_maps(x)
+        if _is_plain_on_cpu(pixels):
+            return Logits.apply(self.standardised(pixels), *self.parameters())
+        _, x = self.feature_maps(pixels)
         x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
         x = F.relu(self.F6(x))
         return self.OUT(x)
 
     def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps of S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5], after ReLU."""
-        return self._feature_maps(self.standardised(pixels))
+        """The maps of S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5], after ReLU.
 
-    def _feature_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """ReLU comes after max-pooling: the result is the same, from a quarter of the values."""
-        x = F.conv2d(_channels_last(x), _channels_last(self.C1.weight), self.C1.bias, padding=2)
+        ReLU comes after max-pooling: the result is the same, from a quarter of the values.
+        """
+        x = _channels_last(self.standardised(pixels))
+        x = F.conv2d(x, _channels_last(self.C1.weight), self.C1.bias, padding=2)
         s2 = F.relu(F.max_pool2d(x, 2))
         x = F.conv2d(s2, _channels_last(self.C3.weight), self.C3.bias)
         return s2, F.relu(F.max_pool2d(x, 2))

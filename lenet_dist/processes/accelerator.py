@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -20,7 +20,7 @@ from accelerate.utils import (
 
 from lenet_dist.config import Compute
 from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed, Stopped
-from lenet_dist.machine.hardware import cores, cpu_name
+from lenet_dist.machine.hardware import Place, cores, cpu_name
 from lenet_dist.processes import slurm
 
 T = TypeVar("T")
@@ -113,18 +113,6 @@ def device_name(accelerator: Accelerator) -> str:
     """``cpu``, or the GPU's model."""
     device = accelerator.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-class Place(NamedTuple):
-    """Where to find a process: its host, by SLURM's name for it if SLURM runs it, and the CPU's
-    model or the GPU's with its UUID."""
-
-    rank: int
-    host: str
-    device: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} ({self.device})"
 
 
 def place_of(accelerator: Accelerator) -> Place:

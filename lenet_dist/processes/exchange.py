@@ -85,7 +85,8 @@ class _Connection:
         name = "\0lenet_dist-" + broadcast_object_list([uuid.uuid4().hex])[0]
         self.lower = [socket.socket(socket.AF_UNIX) for _ in range(self.rank)]
         self.listener = socket.socket(socket.AF_UNIX)
-        self.is_made = _can_share()
+        # Only Linux has both sockets and shared memory outside file systems.
+        self.is_made = hasattr(os, "memfd_create")
         if self.is_made:
             self.listener.bind(f"{name}-{self.rank}")
             self.listener.listen(max(1, self.higher))
@@ -110,8 +111,3 @@ class _Connection:
         memory = mmap.mmap(file, size)
         os.close(file)
         return memory, peers
-
-
-def _can_share() -> bool:
-    """Only Linux has both sockets and shared memory outside file systems."""
-    return hasattr(os, "memfd_create")

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from lenet_dist.data.dataset import NAMES
 from lenet_dist.model import lenet5
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.run.reader import Run
 
 _NAME = "LeNet-5"
-_HUB_DATASETS = {
-    "mnist": ("MNIST", "ylecun/mnist"),
-    "fashion_mnist": ("Fashion-MNIST", "zalando-datasets/fashion_mnist"),
-}
-"""A data set's name, and its place on the hub; `synthetic` is not there."""
+_HUB_DATASETS = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fashion_mnist"}
+"""A data set's place on the hub; `synthetic` is not there."""
 
 
 def text(model: LeNet5, run: Run | None) -> str:
@@ -52,18 +50,18 @@ def is_ours(card: str) -> bool:
 
 def _front_matter(run: Run | None) -> ModelCardData:
     data = _class_data()
-    known = _HUB_DATASETS.get(run.config.data.name) if run else None
-    if known is None:
+    place = _HUB_DATASETS.get(run.config.data.name) if run else None
+    if run is None or place is None:
         return data
-    name, place = known
     data.datasets = [place]
-    if run and run.result:
+    if run.result:
         data.metrics = ["accuracy"]
         data.model_name = _NAME
         data.eval_results = [
             EvalResult(
-                task_type="image-classification", dataset_type=place, dataset_name=name,
-                dataset_split="test", metric_type="accuracy", metric_value=run.result.test.accuracy,
+                task_type="image-classification", dataset_type=place, dataset_split="test",
+                dataset_name=NAMES[run.config.data.name], metric_type="accuracy",
+                metric_value=run.result.test.accuracy,
             )
         ]  # fmt: skip
     return data

@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lenet_dist.machine.hardware import Place
 from lenet_dist.reporting.curves import Series
 from lenet_dist.reporting.plots import COLOURS, Curve, Plot
-from lenet_dist.run.reader import Place, RanksLine, Run
+from lenet_dist.run.reader import RanksLine, Run
 
 _ROWS = 16
 

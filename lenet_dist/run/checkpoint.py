@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lenet_dist.exits import RequestError
-from lenet_dist.files import failures_named, sync_folder, write_durably
+from lenet_dist.files import failures_named, sync_folder, write_folder
 from lenet_dist.run.directory import complete_checkpoints
 
 _CHECKPOINTS_STAND = (
@@ -40,25 +40,16 @@ class BadCheckpoint(Exception):
     """A checkpoint that is incomplete or damaged; the text names the file."""
 
 
-def folder_of(checkpoints: Path, step: int) -> Path:
-    """The folder of the checkpoint of `step`."""
-    return checkpoints / f"step-{step:08d}"
-
-
 def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write it durably under a temporary name, rename it, and remove all but the newest `keep`.
 
     Raises RunFailed if it can't be written; earlier checkpoints are then unchanged.
     """
-    folder = folder_of(checkpoints, checkpoint.state["step"])
+    folder = checkpoints / f"step-{checkpoint.state['step']:08d}"
     temporary = checkpoints / f".{folder.name}.tmp"
     with failures_named(folder, _CHECKPOINTS_STAND):
         checkpoints.mkdir(exist_ok=True)
-        try:
-            _write(temporary, checkpoint)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+        write_folder(temporary, _files(checkpoint))
         os.rename(temporary, folder)
         sync_folder(checkpoints)
         for _, old in complete_checkpoints(checkpoints)[:-keep]:
@@ -85,7 +76,7 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
             continue
         with failures_named(checkpoints):
             for bad in wrong:
-                _set_aside(bad)
+                _set_aside(bad, "bad")
         return checkpoint, list(wrong.values())
     if wrong:
         raise RequestError(
@@ -106,15 +97,11 @@ def set_aside_after(checkpoints: Path, step: int) -> Path | None:
             if saved_step <= step:
                 trusted = folder
             else:
-                aside = folder.with_name(f"{folder.name}.suspect")
-                shutil.rmtree(aside, ignore_errors=True)
-                os.rename(folder, aside)
+                _set_aside(folder, "suspect")
     return trusted
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+def _files(checkpoint: Checkpoint) -> dict[str, bytes]:
     files = {
         _MODEL: safetensors.torch.save(checkpoint.model),
         _OPTIMIZER: safetensors.torch.save(checkpoint.optimizer),
@@ -123,9 +110,7 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     state = {**checkpoint.state, "sha256": digests}
     digests[_STATE] = _digest_of_state(state)
     files[_STATE] = json.dumps(state, indent=1).encode()
-    for name, content in files.items():
-        write_durably(folder / name, content)
-    sync_folder(folder)
+    return files
 
 
 def _read(folder: Path) -> Checkpoint:
@@ -154,7 +139,7 @@ def _digest_of_state(state: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _set_aside(folder: Path) -> None:
-    aside = folder.with_name(f"{folder.name}.bad")
+def _set_aside(folder: Path, why: str) -> None:
+    aside = folder.with_name(f"{folder.name}.{why}")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(folder, aside)

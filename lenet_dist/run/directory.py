@@ -10,7 +10,6 @@ from typing import Any
 from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
-from lenet_dist.files import append_line
 from lenet_dist.request import load
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import MetricsFile
@@ -26,7 +25,7 @@ class RunDirectory:
         self.config = self.path / "config.yaml"
         self.metrics = MetricsFile(self.path / "metrics.jsonl")
         self.ranks = MetricsFile(self.path / "ranks.jsonl")
-        self.starts = self.path / "starts.jsonl"
+        self.starts = MetricsFile(self.path / "starts.jsonl")
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
         self.result = self.path / "result.json"
@@ -70,19 +69,10 @@ class RunDirectory:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         return load(self.config) if self.config.exists() else None
 
-    def note_start(self, start: dict[str, Any]) -> None:
-        """Add a line for this start."""
-        append_line(self.starts, json.dumps(start))
-
     def gain(self) -> tuple[int, int]:
         """The step at which the last start began, and that of the newest checkpoint."""
-        starts, saved = self.read_starts(), complete_checkpoints(self.checkpoints)
+        starts, saved = self.starts.read(), complete_checkpoints(self.checkpoints)
         return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
-
-    def read_starts(self) -> list[dict[str, Any]]:
-        """What each start so far has noted, oldest first."""
-        lines = self.starts.read_text().splitlines() if self.starts.exists() else []
-        return [json.loads(line) for line in lines]
 
 
 def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -39,12 +39,10 @@ class MetricsFile:
                 break
         return lines
 
-    def keep(self, wanted: Callable[[Line], bool]) -> list[Line]:
-        """Remove all lines but the wanted ones. Gives those."""
-        lines = [line for line in self.read() if wanted(line)]
-        content = "".join(json.dumps(line) + "\n" for line in lines)
+    def keep(self, wanted: Callable[[Line], bool]) -> None:
+        """Remove all lines but the wanted ones."""
+        content = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
         write_atomically(self.path, content.encode())
-        return lines
 
 
 class Tail:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASSES
 from lenet_dist.exits import RequestError
+from lenet_dist.machine.hardware import Place
 from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
@@ -45,24 +46,42 @@ class RanksLine:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a rank was."""
-
-    rank: int
-    host: str
-    device: str
-
-
-@dataclass(frozen=True)
 class Evaluation:
-    """How a model does on images: `confusion[label][prediction]` counts, and the loss."""
+    """What a model makes of images: `confusion[label][prediction]` counts, and the loss."""
 
-    loss: float
-    """Nats per image."""
-    accuracy: float
-    correct: int
-    count: int
     confusion: list[list[int]]
+    loss: float
+    """Mean cross-entropy, nats an image."""
+
+    @property
+    def count(self) -> int:
+        return sum(map(sum, self.confusion))
+
+    @property
+    def correct(self) -> int:
+        return sum(row[label] for label, row in enumerate(self.confusion))
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def per_class_accuracy(self) -> list[float | None]:
+        """Share of each label's images that are right; None for a label without images."""
+        return [
+            row[label] / sum(row) if sum(row) else None for label, row in enumerate(self.confusion)
+        ]
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of an evaluation in metrics.jsonl and result.json."""
+        return {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "correct": self.correct,
+            "count": self.count,
+            "per_class_accuracy": self.per_class_accuracy,
+            "confusion": self.confusion,
+        }
 
 
 @dataclass(frozen=True)
@@ -197,7 +216,8 @@ def _typed(hint: Any, found: Any, where: str) -> Any:
         known = {**defaults, **entries}
         schema = cast(type, hint)
         values = {name: _typed(h, known[name], f"{where}: {name}") for name, h in _hints(schema)}
-        if [len(row) for row in values.get("confusion", [])] not in ([], [CLASSES] * CLASSES):
+        confusion = values.get("confusion")
+        if confusion is not None and [len(row) for row in confusion] != [CLASSES] * CLASSES:
             raise RequestError(f"{where}: confusion: damaged")
         return schema(**values)
     container, parts = get_origin(hint), get_args(hint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -17,7 +18,6 @@ import psutil
 
 from lenet_dist import exits
 from lenet_dist.config import Config
-from lenet_dist.exits import RequestError
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import Line, Tail
 from lenet_dist.tracking.ending import Ending, Pictures
@@ -57,10 +57,8 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
         os._exit(exits.DONE)
 
     word = _LastWord(give_up)
-    lock = RunLock(run / _LOCK)
     # The follower of a start that was just killed may still hold it.
-    while not _is_acquired(lock):
-        time.sleep(_LOOK_EVERY_SECONDS)
+    RunLock(run / _LOCK).acquire(patience_seconds=math.inf)
     _feed(run, config, names, pid, say, word.wait)
     _kill_children()
 
@@ -185,14 +183,6 @@ def _pass_on(
 def _without_test(lines: list[Line]) -> list[Line]:
     """A test line waits for the result: until that is written, the test may be run again."""
     return [line for line in lines if line["kind"] != "test"]
-
-
-def _is_acquired(lock: RunLock) -> bool:
-    try:
-        lock.acquire()
-    except RequestError:
-        return False
-    return True
 
 
 def _kill_children() -> None:

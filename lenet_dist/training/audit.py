@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RunFailed
+from lenet_dist.machine.hardware import Place
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import Place, on_main, place_of
+from lenet_dist.processes.accelerator import on_main, place_of
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.training.gradient import ByShards
 from lenet_dist.training.step import TrainStep
@@ -160,16 +161,16 @@ def _message(what: str, verdict: Verdict, places: list[Place], newest: Path | No
     hosts = ",".join(dict.fromkeys(places[rank].host for rank in verdict.wrong))
     advice = f"Leave that machine out (on SLURM: sbatch --exclude={hosts})"
     if len(places) == 1:
-        found = f"{wrong} got other bits each time that it computed {what}"
+        found = f"{wrong} got different bits each time it computed {what}"
     elif verdict.is_certain:
-        found = f"{wrong} got other bits in {what} than most of the {len(places)} processes"
+        found = f"{wrong} got different bits in {what} than most of the {len(places)} processes"
     else:
         found = f"{wrong} got different bits in {what}, with no majority to tell who is wrong"
         advice = (
             "Find out which machine is wrong (python -m lenet_dist.preflight on these and a third"
             " one compares them), leave it out (on SLURM: sbatch --exclude=HOST)"
         )
-    again = f"it goes on from {newest}" if newest else "it begins again, for no checkpoint is older"
+    again = f"it resumes from {newest}" if newest else "it starts over: no checkpoint is older"
     return (
         f"{found}: {verdict.differing:,} of {verdict.size:,} values differ, by up to"
         f" {verdict.largest:.3g}. {advice} and run the same command again:"

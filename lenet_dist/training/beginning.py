@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -15,9 +15,10 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
+from lenet_dist.machine.hardware import Place
 from lenet_dist.machine.versions import DECIDE_BITS, versions
 from lenet_dist.plan import Plan
-from lenet_dist.processes.accelerator import Place, auto_threads, device_name
+from lenet_dist.processes.accelerator import auto_threads, device_name
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run.checkpoint import Checkpoint
 from lenet_dist.run.directory import RunDirectory, config_changes, refusal
@@ -74,15 +75,15 @@ def begin(
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     directory.metrics.keep(lambda line: _is_before(line, step))
     directory.ranks.keep(lambda line: line["step"] <= step)
-    earlier_starts = directory.read_starts()
+    earlier_starts = directory.starts.read()
     wandb_id = _wandb_id(checkpoint, earlier_starts)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    directory.note_start({
+    directory.starts.write({
         "step": step,
         "world_size": plan.world_size,
         "time": now,
         "wandb_id": wandb_id,
-        "places": [place._asdict() for place in places],
+        "places": [asdict(place) for place in places],
     })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
@@ -143,4 +144,4 @@ def _lost_lines(metrics: MetricsFile, plan: Plan, step: int) -> list[str]:
     if not lost:
         return []
     kind, first = min(lost, key=lambda entry: entry[1])
-    return [f"{metrics.path} has lost {len(lost)} lines, first the {kind} line of step {first}"]
+    return [f"{metrics.path} is missing {len(lost)} line(s), first the {kind} line of step {first}"]

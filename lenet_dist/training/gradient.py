@@ -179,7 +179,7 @@ def _say_how(accelerator: Accelerator, mine: list[Block], is_equal: bool) -> Non
             accelerator,
             f"shards are computed {_separate(accelerator.device)}"
             f" on {_ranks(unequal, accelerator.num_processes)},"
-            " because many at once give other bits there; slower, but the result is the same",
+            " because many at once give different bits there; slower, but the result is the same",
         )
     elif at_once > 1:
         say(accelerator, f"{at_once} shards are computed at once, with the same bits as one by one")

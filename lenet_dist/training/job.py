@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_convert
 
 from lenet_dist.data import dataset, fetch, sampler
 from lenet_dist.data.dataset import Batch, Images, SampleIds
@@ -35,8 +35,6 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.stopwatch import Stopwatch, TakeStep
 from lenet_dist.training.task import Task
-
-T = TypeVar("T")
 
 
 class Saved(NamedTuple):
@@ -151,7 +149,7 @@ def _batches(
     return DataLoader(
         samples,
         batch_sampler=batch_ids,
-        collate_fn=_whole_batch,
+        collate_fn=default_convert,  # Images gives whole batches.
         generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
 
@@ -170,8 +168,3 @@ def _is_captured(plan: Plan, task: Task, accelerator: Accelerator) -> bool:
     elif reason and accelerator.device.type == "cuda":
         say(accelerator, f"compute.cuda_graph=auto: steps are not captured: {reason}")
     return reason is None
-
-
-def _whole_batch(batch: T) -> T:
-    """Images gives whole batches: there is nothing to collate."""
-    return batch

@@ -80,4 +80,4 @@ def _check_asked_alike(config: Config, accelerator: Accelerator) -> None:
                 for name in first
                 if theirs[name] != first[name]
             )
-            raise RequestError(f"rank {rank} was not asked for the same run: {differing}")
+            raise RequestError(f"rank {rank} got a different request: {differing}")

@@ -23,12 +23,9 @@ _SHOWN_SECONDS = 20
 
 def machine() -> dict[str, Any]:
     """What is measured on."""
-    total = memory()
     return {
-        **measurements.machine(),
-        "driver": gpu_driver(),
-        "memory_gib": total[1] / 2**30 if total else None,
-    }
+        **measurements.machine(), "driver": gpu_driver(), "memory_gib": memory()[1] / 2**30
+    }  # fmt: skip
 
 
 def limits() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +81,12 @@ class Found:
 def _conditions(report: Report, found: Found) -> str:
     hardware, versions = report["hardware"], report["versions"]
     gpu = f"{hardware['gpus']} x {hardware['gpu']}, driver {report['driver']}; "
-    memory = f", {report['memory_gib']:.0f} GiB" if report["memory_gib"] else ""
     commits = {outcome["git_commit"] or "unknown" for outcome in report["results"].values()}
     lines = [
         f"Made by `{report['commands'][-1]}`; calls: {len(report['commands'])};"
         f" commit: {', '.join(sorted(commits))}.",
-        f"{gpu if hardware['gpus'] else ''}{hardware['cpu']}, {hardware['cores']} cores{memory};",
+        f"{gpu if hardware['gpus'] else ''}{hardware['cpu']}, {hardware['cores']} cores,"
+        f" {report['memory_gib']:.0f} GiB;",
         ", ".join(f"{name} {version}" for name, version in versions.items() if version) + ".",
     ]
     for limits in found.of("limits"):
@@ -261,24 +261,19 @@ def _seeds(found: Found) -> list[Row]:
 
 
 def _whole_row(name: str, runs: Sequence[dict[str, Any]]) -> Row:
-    def cell(figure: str, form: Callable[[dict[str, Any]], str] = _range) -> str:
-        return form(spread([run[figure] for run in runs])) if figure in runs[0] else ""
+    def cell(figure: str, form: str = ",.2f") -> str:
+        return _range(spread([run[figure] for run in runs]), form) if figure in runs[0] else ""
 
     reached = sum(run["accuracy"] >= ACCURACY for run in runs)
     return [
         name, cell("train_seconds"), cell("first_seconds"), cell("total_seconds"),
-        cell("accuracy", _percent), str(len(runs)), f"{reached} reached it",
+        cell("accuracy", ".2%"), str(len(runs)), f"{reached} reached it",
     ]  # fmt: skip
 
 
-def _range(values: dict[str, Any]) -> str:
+def _range(values: dict[str, Any], form: str = ",.2f") -> str:
     """Median, least and greatest; one value stands alone."""
-    median, least, greatest = (f"{values[key]:,.2f}" for key in ("median", "min", "max"))
-    return f"{median} ({least} to {greatest})" if len(values["rounds"]) > 1 else median
-
-
-def _percent(values: dict[str, Any]) -> str:
-    median, least, greatest = (f"{values[key]:.2%}" for key in ("median", "min", "max"))
+    median, least, greatest = (format(values[key], form) for key in ("median", "min", "max"))
     return f"{median} ({least} to {greatest})" if len(values["rounds"]) > 1 else median
 
 

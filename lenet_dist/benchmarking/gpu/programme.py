@@ -136,7 +136,7 @@ SEEDED = [Variant("fast", "no", True, reduction) for reduction in REDUCTIONS]
 
 def contests(scale: Scale, gpus: int, data: Path) -> list[Contest]:
     """The benchmark's contenders, as far as they can be measured here."""
-    request = Request(("speed",), 1, None, data, gpus, scale.contest_share)
+    request = Request(1, None, data, gpus, scale.contest_share)
     cases = list(map(_case, scale.sizes))
     return [
         contest
@@ -280,7 +280,7 @@ def _contests(scale: Scale, gpus: int, number: int, sizes: Sequence[int]) -> Ite
 
 def _seed_loop(scale: Scale, gpus: int) -> Measurement:
     def taken(place: Place) -> dict[str, Any]:
-        request = Request(("time_to_accuracy",), 1, scale.accuracy_steps, place.data, gpus)
+        request = Request(1, scale.accuracy_steps, place.data, gpus)
         _, loop = measurements.CONTESTS["time_to_accuracy"](request)
         return _contest(place, loop)
 
