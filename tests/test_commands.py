@@ -25,7 +25,6 @@ def place(folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("python",),
         ("accelerate", "launch"),
         ("accelerate", "launch", "--config_file", "configs/launch/cpu.yaml"),
         ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml"),
@@ -103,8 +102,12 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     assert named in refusal(command("python", *TRAIN, *arguments))
 
 
-def test_a_run_that_is_piped_prints_plain_lines_and_ends_in_a_table(tmp_path: Path) -> None:
+def test_python_alone_runs_one_process_prints_plain_lines_and_ends_in_a_table(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
     done = command("python", *TRAIN, *SMALL, *place(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)
     assert "\r" not in done.stdout + done.stderr and "\x1b" not in done.stdout + done.stderr
     assert "global batch 64 = 1 process x 16 shards x 4 images" in done.stdout
     accuracy = result(tmp_path / "run")["test"]["accuracy"]

@@ -167,7 +167,7 @@ def test_a_preempted_job_saves_makes_way_and_finishes_later(
     assert_one_readable_log(job)
 
 
-def test_a_cancelled_job_stays_cancelled_with_all_saved(
+def test_a_cancelled_job_stays_cancelled_with_all_saved_for_a_job_on_one_node(
     batch: Batch, without_slurm: object
 ) -> None:
     job = batch.submit("--nodes=2")
@@ -180,6 +180,9 @@ def test_a_cancelled_job_stays_cancelled_with_all_saved(
     assert "requeueing job" not in job.text()
     time.sleep(3)
     assert (job.state, job.restarts) == ("CANCELLED", 0)
+    batch.submit("--nodes=1").expect("COMPLETED")
+    assert result(batch.run)["world_size"] == 1
+    assert outcome(batch.run) == without_slurm
 
 
 def test_an_array_has_a_run_a_seed_each_requeued_alone(batch: Batch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Batch, Cluster, assert_one_readable_log
-from tests.outcome import checkpoint_steps, outcome, result
+from tests.outcome import checkpoint_steps, outcome
 
 
 @pytest.fixture
@@ -76,14 +76,3 @@ def test_a_job_whose_node_is_lost_is_requeued_and_finishes(
     job.finish()
     assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)
-
-
-def test_a_run_begun_on_two_nodes_goes_on_with_one(batch: Batch, without_slurm: object) -> None:
-    job = batch.submit("--nodes=2")
-    job.until_step(batch.run, 14)
-    with job.held():
-        batch.cluster.run("scancel", job.number)
-    job.until(lambda: not job.ranks())
-    batch.submit("--nodes=1").expect("COMPLETED")
-    assert result(batch.run)["world_size"] == 1
-    assert outcome(batch.run) == without_slurm
