@@ -17,6 +17,8 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
+from tests.processes import PATIENCE
+
 _AXE = "axe-core@4.14.1"
 _AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
 """Of its axe.min.js. Licence: MPL-2.0; fetched for tests alone, and no part of the package."""
@@ -124,7 +126,8 @@ def fetch_axe() -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             fetched = subprocess.run(
                 [npm, "pack", _AXE, "--silent", "--pack-destination", folder],
-                capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=90, check=False,
+                capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+                timeout=PATIENCE,
             )  # fmt: skip
             archive = next(Path(folder).glob("*.tgz"), None)
             if archive is None:

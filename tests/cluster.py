@@ -43,11 +43,11 @@ class Cluster:
     def down(self) -> None:
         self._local_slurm("down").check_returncode()
 
-    def run(self, *command: str, seconds: float = 60) -> str:
+    def run(self, *command: str) -> str:
         """What a command of SLURM's prints; fails if the command does."""
         done = subprocess.run(
             command, env=self.environment, cwd=ROOT, text=True, capture_output=True,
-            timeout=seconds, check=False,
+            timeout=PATIENCE, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -74,7 +74,8 @@ class Cluster:
             if variables.get("SLURMD_NODENAME") == node and self._is_ours(variables)
         }
         for pid in steps:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._kill(lambda _, variables: variables.get("SLURMD_NODENAME") == node)
 
     def _kill(self, which: Callable[[list[str], dict[str, str]], bool]) -> None:
@@ -89,7 +90,7 @@ class Cluster:
     def _local_slurm(self, *request: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [LOCAL_SLURM, *request, "--dir", self.folder],
-            text=True, capture_output=True, timeout=90, check=False,
+            text=True, capture_output=True, timeout=PATIENCE, check=False,
         )  # fmt: skip
 
 
@@ -113,6 +114,12 @@ class BatchJob:
     @property
     def restarts(self) -> int:
         return int(self.fields()["Restarts"])
+
+    @property
+    def seconds(self) -> int:
+        """Since its last start; less than a day."""
+        hours, minutes, seconds = map(int, self.fields()["RunTime"].split(":"))
+        return hours * 3600 + minutes * 60 + seconds
 
     def text(self) -> str:
         """Its log so far."""
@@ -143,8 +150,8 @@ class BatchJob:
         self.until(lambda: self.is_started_again() and self.state in ENDED)
         self.expect("COMPLETED")
 
-    def allow(self, minutes: int) -> None:
-        """Move its time limit, as an administrator may."""
+    def limit(self, minutes: int) -> None:
+        """Set its time limit, in minutes since its start, as an administrator may."""
         self.cluster.run("scontrol", "update", f"JobId={self.number}", f"TimeLimit={minutes}")
 
     def is_started_again(self) -> bool:

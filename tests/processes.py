@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import multiprocessing
 import os
 import re
@@ -26,7 +27,9 @@ BIN = Path(sys.executable).parent
 # A rank is forked from a server that has torch imported and has computed nothing: a process of its
 # own as any other, without the seconds of its imports. Launchers get their own tests.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["lenet_dist.training.loop", "torch._dynamo"])
+_PRELOADED = ["lenet_dist.training.loop", "torch._dynamo"]
+
+_PORTS = itertools.count(os.getpid())
 
 PATIENCE = 300
 """Seconds to wait for what must come, on however slow a machine, where no promise names a time."""
@@ -41,6 +44,7 @@ SMALL = (
     "augment.elastic=0.05",
     "augment.fade=0.5",
     "compute.threads=1",
+    "compute.timeout_seconds=600",
     "compute.audit_every=20",
     "checkpoint.every_steps=10",
     "log.every_steps=7",
@@ -62,6 +66,7 @@ class Rank:
     ) -> None:  # fmt: skip
         self.output = output
         files = (str(output), str(errors or output))
+        _FORKSERVER.set_forkserver_preload(_PRELOADED)  # The server is the package's own too.
         self.process: ForkServerProcess = _FORKSERVER.Process(
             target=_be_a_rank, args=(module, arguments, environment, files, str(ROOT))
         )
@@ -208,7 +213,7 @@ class LaunchedJob:
     def text(self) -> str:
         return self.output.read_text()
 
-    def until_step(self, step: int, seconds: float = 60) -> None:
+    def until_step(self, step: int, seconds: float = PATIENCE) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
         deadline = time.monotonic() + seconds
         while not has_line(self.directory, step):
@@ -216,7 +221,7 @@ class LaunchedJob:
             assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
             time.sleep(0.01)
 
-    def wait_for_everyone(self, seconds: float = 40) -> None:
+    def wait_for_everyone(self, seconds: float = PATIENCE) -> None:
         """Wait until the launcher and every process of the job, orphans too, have ended."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None or self._processes():
@@ -267,7 +272,7 @@ class LaunchedJobs:
 
 
 def command(
-    *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 120
+    *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the venv, as a user would, from the repository; gives what it printed."""
     program = [sys.executable, *arguments[1:]] if arguments[0] == "python" else list(arguments)
@@ -278,7 +283,10 @@ def command(
 
 
 def forked(
-    module: str, *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = 120
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = PATIENCE,
 ) -> subprocess.CompletedProcess[str]:
     """`python -m MODULE ARGUMENTS` as `command` runs it, but without the seconds of its imports."""
     with tempfile.TemporaryDirectory() as folder:
@@ -315,6 +323,14 @@ def loaded_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def seconds_here(usual: float) -> float:
+    """What takes this long on a usual machine may take so long here and now: by `import torch`,
+    which takes 2 s there."""
+    began = time.monotonic()
+    assert command("python", "-c", "import torch").returncode == 0
+    return usual * max(1.0, (time.monotonic() - began) / 2)
+
+
 def is_pending(pid: int | None, number: int) -> bool:
     """Whether a signal was sent to a process that has not received it yet."""
     status = ""
@@ -325,8 +341,11 @@ def is_pending(pid: int | None, number: int) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on, of this worker's own share of those that the kernel gives
+    to no connection."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = next(_PORTS) % 300 + 30_000 + worker % 9 * 300
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port

@@ -20,7 +20,7 @@ from lenet_dist.benchmarking.figures import spread
 from lenet_dist.benchmarking.targets import TARGETS, judge
 from lenet_dist.exits import RequestError
 from lenet_dist.reporting import speeds
-from tests.processes import ROOT, command, forked, refusal
+from tests.processes import PATIENCE, ROOT, command, forked, refusal
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
 
@@ -134,7 +134,7 @@ def test_what_was_measured_before_an_interruption_is_kept(mnist: Path, tmp_path:
         if "99.0% test, seed_loop_to_accuracy" in line:  # The last of its group.
             time.sleep(0.5)
             process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     kept = "time_to_accuracy: measured before that, and kept"
     assert errors.startswith(f"failed: interrupted\n{kept}")

@@ -17,7 +17,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, fetch_axe
-from tests.processes import ROOT, command, forked, free_port, refusal
+from tests.processes import PATIENCE, ROOT, command, forked, free_port, refusal
 
 DEMO = (sys.executable, "-m", "lenet_dist.demo")
 Stroke = Sequence[tuple[float, float]]
@@ -38,7 +38,7 @@ def address() -> Iterator[str]:
     assert process.stdout is not None
     yield process.stdout.readline().split()[0]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and errors == "", "Ctrl-C is how it ends"
 
 
@@ -65,7 +65,7 @@ def draw(browser: Browser, strokes: Sequence[Stroke]) -> None:
 
 def settled(browser: Browser) -> str:
     """The digit shown, when the page has the answer to all that was drawn."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while browser.driver.execute_script("return isAsking"):
         assert time.monotonic() < deadline, "no answer"
         time.sleep(0.02)
@@ -119,7 +119,8 @@ def test_the_page_is_accessible_and_fits(
     browser.open(address, width, dark=dark)
     draw(browser, ZERO)
     settled(browser)
-    time.sleep(0.3)  # The bars move.
+    while browser.evaluate("document.getAnimations().length"):  # The bars move.
+        time.sleep(0.02)
     wrong, unjudged = browser.accessibility()
     assert not wrong and not unjudged
     assert browser.evaluate("document.documentElement.scrollWidth") == width

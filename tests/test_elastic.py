@@ -44,7 +44,7 @@ class Agents:
 
     def start(self, *overrides: str) -> psutil.Popen:
         """A launcher with one process; it may come late."""
-        conf = "is_host=false,last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=3"
+        conf = "is_host=false,last_call_timeout=2,keep_alive_interval=1,keep_alive_max_attempt=6"
         return self._start(
             f"agent-{len(self._started)}", str(BIN / "torchrun"), "--nnodes=1:4",
             "--nproc-per-node=1", "--max-restarts=20", "--rdzv-backend=c10d",
@@ -179,9 +179,8 @@ def test_a_stop_file_ends_an_elastic_job_for_good(agents: Agents) -> None:
 
 def test_a_wrong_request_is_not_started_again(agents: Agents) -> None:
     agent = agents.start("train.shards=7")
-    began = time.monotonic()
     assert agent.wait(PATIENCE) != 0
-    assert time.monotonic() - began < 30
+    assert world_sizes(agents.directory) == []
     assert agents.text().count("train.batch_size=64 can't be cut into train.shards = 7") == 1
 
 

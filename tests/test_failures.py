@@ -84,15 +84,15 @@ def test_a_process_lost_through_the_network_is_told_of_once(jobs: Jobs) -> None:
 
 
 def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs) -> None:
-    job = jobs.start("compute.timeout_seconds=5", world_size=2)
+    job = jobs.start("compute.timeout_seconds=10", world_size=2)
     job.until_step(14)
     began = time.monotonic()
     job.ranks[1].send(signal.SIGSTOP)
-    assert job.main.wait(70) == 1
-    assert 4 < time.monotonic() - began < 5 + 60
+    assert job.main.wait(80) == 1
+    assert 9 < time.monotonic() - began < 10 + 60
     assert "lost another process, or waited for it longer" in job.main.text()
     job.ranks[1].send(signal.SIGCONT)
-    assert job.ranks[1].wait(30) == 1
+    assert job.ranks[1].wait(60) == 1
 
 
 def test_a_sigterm_that_means_a_peer_died_does_not_hang(jobs: Jobs) -> None:
@@ -100,7 +100,7 @@ def test_a_sigterm_that_means_a_peer_died_does_not_hang(jobs: Jobs) -> None:
     job.until_step(14)
     job.ranks[1].send(signal.SIGKILL)
     job.main.send(signal.SIGTERM)
-    assert job.main.wait(20) == 1
+    assert job.main.wait(60) == 1
 
 
 def test_a_peer_that_never_comes_is_waited_for_no_longer_than_the_timeout(jobs: Jobs) -> None:

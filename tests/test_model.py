@@ -25,6 +25,7 @@ from lenet_dist.model.ema import MovingAverage
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.request import load
 from lenet_dist.training.rows import ByHand
+from tests.processes import PATIENCE
 from tests.properties import PROPERTY
 
 
@@ -184,7 +185,7 @@ def test_a_weights_file_has_the_same_bytes_in_every_process() -> None:
         )
         for hash_seed in ("1", "2")
     ]
-    digests = {process.communicate(timeout=60)[0].strip() for process in started}
+    digests = {process.communicate(timeout=PATIENCE)[0].strip() for process in started}
     model = lenet5.build(7, 0.1307, 0.3081)
     content = weights.to_bytes(dict(model.state_dict()), 0.1307, 0.3081)
     assert digests == {hashlib.sha256(content).hexdigest()}

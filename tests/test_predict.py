@@ -22,7 +22,7 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
 from lenet_dist.model.prediction import SURE
 from lenet_dist.predict import PRETRAINED
-from tests.processes import ROOT, command, forked, refusal, user_environment
+from tests.processes import PATIENCE, ROOT, command, forked, refusal, user_environment
 
 PREDICT = "lenet_dist.predict"
 
@@ -147,7 +147,7 @@ def test_a_file_name_that_is_no_text_is_printed_as_it_is(
     shutil.copy(pictures[0], file)
     done = subprocess.run(
         [sys.executable, "-m", PREDICT, file], cwd=ROOT, capture_output=True, check=False,
-        env=user_environment({"PYTHONIOENCODING": "utf-8:strict"}), timeout=60,
+        env=user_environment({"PYTHONIOENCODING": "utf-8:strict"}), timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(os.fsencode(file) + b": 7 (")

@@ -15,10 +15,10 @@ import pytest
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, fetch
 from tests.disk import mounted
-from tests.processes import Job, Jobs, command
+from tests.processes import Job, Jobs, command, seconds_here
 
 MODULE = "lenet_dist.preflight"
-BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "25")
+BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "1000")
 """Machines on which tests run are shared: what is no test of slowness calls little slow."""
 
 
@@ -46,19 +46,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     jobs: Jobs, tmp_path: Path, world_size: int
 ) -> None:
-    began, file = time.monotonic(), tmp_path / "preflight.json"
+    file = tmp_path / "preflight.json"
     # Of four, two are on another node, as far as a launcher there would tell them.
     other_node = {2: {"LOCAL_RANK": "0"}, 3: {"LOCAL_RANK": "1"}}
     job = preflight(
         jobs, "--json", str(file), world_size=world_size, own_environment=other_node
     ).expect(0)
-    assert time.monotonic() - began < 30
     expected = f"all {world_size} ranks agree" if world_size > 1 else "nothing to compare it with"
     assert job.text().count(expected) == 1 and "Traceback" not in job.text()
     assert not (tmp_path / "root").exists()
     report = json.loads(file.read_text())
     assert report["world_size"] == world_size and report["findings"] == []
-    assert report["slow_factor"] == 25 and 0 < report["seconds"] < 30
+    assert report["slow_factor"] == 1000 and report["seconds"] > 0
+    if world_size == 4:
+        assert report["seconds"] < seconds_here(30)
     assert [rank["rank"] for rank in report["ranks"]] == list(range(world_size))
     for rank in report["ranks"]:
         assert rank["host"] and rank["device"] and rank["cores"] >= 1 and rank["threads"] == 1
@@ -86,7 +87,7 @@ def test_a_launcher_starts_it_as_it_starts_a_run(tmp_path: Path) -> None:
     began = time.monotonic()
     done = command(*launch, "-m", MODULE, *BASE, f"run.root={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < seconds_here(30)
     assert "all 2 ranks agree" in done.stdout and list(tmp_path.iterdir()) == []
 
 
@@ -139,9 +140,9 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     slow = job.ranks[1]
     while "a short training" not in job.main.text() and job.main.process.exitcode is None:
         slow.send(signal.SIGSTOP)
-        time.sleep(0.09)
+        time.sleep(0.45)
         slow.send(signal.SIGCONT)
-        time.sleep(0.005)
+        time.sleep(0.025)
     job.expect(1)
     (found,) = findings_of(job)
     assert "rank 1 on " in found and "compute: " in found and "times slower" in found
@@ -242,7 +243,7 @@ def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> 
     job.until(lambda: any(root.iterdir()))
     began = time.monotonic()
     job.main.send(signal.SIGKILL)
-    assert job.wait() == [-signal.SIGKILL, 1] and time.monotonic() - began < 20
+    assert job.wait() == [-signal.SIGKILL, 1] and time.monotonic() - began < 60
     assert "rank 1 on " in job.text() and "lost another process" in job.text()
     assert "Traceback" not in job.text()
     assert all(
@@ -251,8 +252,8 @@ def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> 
 
 
 def test_a_rank_that_hangs_ends_it_within_the_timeout(jobs: Jobs) -> None:
-    job = preflight(jobs, "compute.timeout_seconds=3", world_size=2)
+    job = preflight(jobs, "compute.timeout_seconds=10", world_size=2)
     job.until(lambda: "preflight: data" in job.main.text())
     job.ranks[1].send(signal.SIGSTOP)
-    assert job.main.wait(30) == 1
+    assert job.main.wait(10 + 60) == 1
     assert "lost another process, or waited for it longer" in job.main.text()

@@ -170,7 +170,7 @@ def test_a_rank_beside_busy_loops_is_named_while_the_run_goes_on(
     for number, rank in enumerate(job.ranks):
         assert rank.process.pid
         os.sched_setaffinity(rank.process.pid, [busy_core] if number == 1 else free)
-    job.expect(0, seconds=120)
+    job.expect(0)
     found = re.findall(r"warning: rank (\d) on .* is slow, .* now (\S+) times", job.text())
     assert [rank for rank, _ in found] == ["1"] and float(found[0][1]) > 1.5
     assert outcome(job.directory) == outcome(uninterrupted.directory)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.outcome import has_line, result
-from tests.processes import ROOT
+from tests.processes import PATIENCE, ROOT
 
 SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
 
@@ -28,7 +28,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     while first.poll() is None and not all(has_line(directory, 10) for directory in both):
         time.sleep(0.02)
     first.send_signal(signal.SIGTERM)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=PATIENCE)
     assert first.returncode == 75, errors
     assert "run the same command again" in errors
     assert not (tmp_path / "smoke-seed-2").exists()
@@ -36,7 +36,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     tables = []
     for _ in range(2):
         again = seeds(tmp_path, *request)
-        printed, errors = again.communicate(timeout=120)
+        printed, errors = again.communicate(timeout=PATIENCE)
         assert again.returncode == 0, errors
         lines = printed.splitlines()
         tables.append(lines[lines.index(next(x for x in lines if "test accuracy" in x)) :])
@@ -51,7 +51,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
 
 def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
     process = seeds(tmp_path, "configs/smoke.yaml", "2", "optimizer.lr=1e30", "optimizer.name=sgd")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.startswith("failed: smoke-seed-") and "the loss is nan" in errors
 
@@ -63,7 +63,7 @@ def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
         (("nowhere.yaml", "2"), "nowhere.yaml"),
     ):
         process = seeds(tmp_path, *arguments)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2
         assert errors.startswith("error: ") and named in errors
     assert not list(tmp_path.iterdir())

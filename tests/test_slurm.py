@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import LOCAL_SLURM, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
-from tests.outcome import checkpoint_steps, has_line, outcome, result
+from tests.outcome import checkpoint_steps, outcome, result
 from tests.processes import ROOT, command
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -75,11 +75,10 @@ def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Pa
     srun = ("srun", "--nodes=2", "--cpus-per-task=1", str(PYTHON), "-m", "lenet_dist.preflight")
     data = ("data.name=synthetic", "compute.threads=1", f"run.root={tmp_path}")
     # Two ranks share two cores with whatever else runs here: slow is left to its own tests.
-    shown = cluster.run(*srun, f"--json={file}", "--slow=50", *data)
+    shown = cluster.run(*srun, f"--json={file}", "--slow=1000", *data)
     assert shown.count("all 2 ranks agree") == 1
     report = json.loads(file.read_text())
     assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
-    assert report["seconds"] < 30
 
 
 def test_two_nodes_give_the_bits_of_two_processes_without_slurm(
@@ -102,15 +101,17 @@ def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
 ) -> None:
     # Tracked offline, so that the processes have something to wait for before they leave.
     tracked = ("wandb.mode=offline",)
-    # SLURM looks every 30 s, and warns as much too early: 10 to 40 s after the start.
-    job = batch.submit("--nodes=2", "--time=1", "--signal=USR2@20", overrides=tracked)
-    job.until(lambda: job.restarts == 1 or has_line(batch.run, 14), every=0.05)
-    with job.held():
-        job.until(lambda: "stopped by SIGUSR2 after step" in job.text())
+    job = batch.submit("--nodes=2", "--time=10", "--signal=USR2@20", overrides=tracked)
+    job.until_step(batch.run, 14)
+    with job.held() as ranks:
+        job.until(lambda: any(batch.run.glob("wandb/offline-run-*/*.wandb")))
+        # SLURM looks every 30 s, and warns as much too early.
+        job.limit(minutes=(job.seconds + 30) // 60 + 1)
+        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
     job.until(lambda: job.restarts == 1)
     assert f"requeueing job {job.number} (1 of at most 50 times): this start took" in job.text()
     assert len(list((batch.run / "wandb").glob("offline-run-*"))) == 1
-    job.allow(minutes=10)  # On a slow machine a minute is worth few steps.
+    job.limit(minutes=10)  # On a slow machine a minute is worth few steps.
     job.finish()
     assert outcome(batch.run) == without_slurm
     assert_one_readable_log(job)

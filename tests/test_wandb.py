@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ import psutil
 import pytest
 
 from tests.disk import mounted
+from tests.follower import family, has_segment, hold, hold_until, let_go_when
 from tests.outcome import check_harmless, result
-from tests.processes import PATIENCE, TRAIN_STEPS, Job, Jobs, command, free_port
+from tests.processes import TRAIN_STEPS, Job, Jobs, command, free_port
 from tests.wandb_server import StoredRun, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
@@ -52,31 +54,9 @@ def history(run: Path) -> list[dict[str, Any]]:
     return [r["history"]["item"] for r in records(run) if r["type"] == "history"]
 
 
-def family(job: Job) -> list[psutil.Process]:
-    """The descendants of the main process: the follower, and what W&B starts from it."""
-    assert job.main.process.pid is not None
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(job.main.process.pid).children(recursive=True)
-    return []
-
-
-def hold_until(job: Job, condition: Callable[[], bool]) -> None:
-    """Wait until W&B is so far, with training held up that it may not end before."""
-    job.until(lambda: len(family(job)) > 0)
-    for rank in job.ranks:
-        rank.send(signal.SIGSTOP)
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
-        time.sleep(0.01)
-    for rank in job.ranks:
-        rank.send(signal.SIGCONT)
-
-
-def has_segment(job: Job) -> Callable[[], bool]:
-    """Whether W&B has begun to write a segment since now."""
-    before = len(list((job.directory / "wandb").glob("*run-*-*/*.wandb")))
-    return lambda: len(list((job.directory / "wandb").glob("*run-*-*/*.wandb"))) > before
+def is_offline(job: Job) -> bool:
+    """Whether W&B has begun to write a segment that is not for a server."""
+    return any((job.directory / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def told(job: Job) -> str:
@@ -137,7 +117,11 @@ def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
     """A run for each fault, all at once: most of their time is waiting."""
     with Jobs(folder) as jobs, ExitStack() as serving:
         servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
-        yield {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
+        started = {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
+        for fault, (job, _) in started.items():
+            if fault in NEVER_THERE:
+                let_go_when(job, functools.partial(is_offline, job))
+        yield started
 
 
 def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
@@ -158,6 +142,8 @@ def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
     job = jobs.start(mode, name=fault.replace(" ", "-"), environment=environment)
     if fault in LOST:
         hold_until(job, lambda: "UpsertBucket" in server.asked)
+    else:
+        hold(job)
     match fault:
         case "gone":
             server.stop()
@@ -201,8 +187,8 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         killed.wait()
-    last = jobs.run(mode, **how)
-    check_harmless(last, uninterrupted)
+    last = jobs.start(mode, **how)
+    check_harmless(hold_until(last, has_segment(last)).expect(0), uninterrupted)
     if mode == OFFLINE:
         rows = history(last.directory)
         assert [row["train/step"] for row in rows if "train/step" in row] == TRAIN_STEPS
@@ -234,7 +220,8 @@ def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
 
 def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
     described = ("wandb.group=seeds", "wandb.tags=[a,b]", "run.name=seed-3")
-    run = jobs.run(ONLINE, *described, name="seed-3", environment=server.environment())
+    run = jobs.start(ONLINE, *described, name="seed-3", environment=server.environment())
+    hold_until(run, has_segment(run)).expect(0)
     seen, left = server.run, result(run.directory)
     check_arrived(seen, TRAIN_STEPS)
     fields = {"displayName": "seed-3", "groupName": "seeds", "jobType": "train", "tags": ["a", "b"]}
@@ -284,7 +271,9 @@ def test_a_stop_is_told_as_a_preemption_and_no_signal_to_all_processes_hides_it(
 
 def test_a_failure_is_told_with_its_reason(jobs: Jobs, server: WandbServer) -> None:
     explosive = ("optimizer.name=sgd", "optimizer.lr=1e6", "train.clip_norm=0")
-    jobs.start(ONLINE, *explosive, environment=server.environment()).expect(1)
+    later = "log.every_steps=50"  # Before that nobody looks at the loss.
+    job = jobs.start(ONLINE, *explosive, later, environment=server.environment())
+    hold_until(job, lambda: "UpsertBucket" in server.asked).expect(1)
     assert server.run.exit_codes == [1]
     assert "no checkpoint holds it" in json.dumps(server.alerts)
 
@@ -297,7 +286,7 @@ def test_the_followers_end_with_a_run_that_is_killed(jobs: Jobs) -> None:
     hold_until(job, has_segment(job))
     followers = family(job)
     job.main.send(signal.SIGKILL)
-    _, alive = psutil.wait_procs(followers, timeout=15)
+    _, alive = psutil.wait_procs(followers, timeout=60)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -346,14 +335,16 @@ def test_the_trackers_process_gives_way_until_training_is_over_and_never_holds_i
     job = jobs.start(OFFLINE, "log.report=true")
     job.until(lambda: len(family(job)) > 0)
     follower = family(job)[0]
-    job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE, seconds=5)
+    job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE)
+    hold_until(job, has_segment(job))
+    os.sched_setscheduler(follower.pid, os.SCHED_IDLE, os.sched_param(0))
     # While it hangs, and its pipe holds less than what it is told, the page is made.
     follower.suspend()
     with open(f"/proc/{follower.pid}/fd/0") as told_through:
         fcntl.fcntl(told_through, fcntl.F_SETPIPE_SZ, 4096)
     job.until((job.directory / "report.html").exists)
     if os.geteuid() == 0:
-        job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER, seconds=5)
+        job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER)
     follower.resume()
     # It was given its pictures, and needs no torch to make them.
     libraries = set()
@@ -372,7 +363,8 @@ def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: 
     host, key = server.url.removeprefix("http://"), server.environment()["WANDB_API_KEY"]
     (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {key}\n")
     (tmp_path / "netrc").chmod(0o600)
-    jobs.run("wandb.mode=auto", environment={"WANDB_BASE_URL": server.url})
+    job = jobs.start("wandb.mode=auto", environment={"WANDB_BASE_URL": server.url})
+    hold_until(job, lambda: "UpsertBucket" in server.asked).expect(0)
     check_arrived(server.run, TRAIN_STEPS)
 
 
@@ -381,7 +373,8 @@ def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_ru
 ) -> None:
     same = {"WANDB_MODE": "offline", "WANDB_PROJECT": "lenet-dist", "WANDB_NAME": "run"}
     others = {"WANDB_DIR": "/nowhere", "WANDB_RESUME": "never", "WANDB_SILENT": "false"}
-    run = jobs.run("wandb.mode=auto", environment=same | others)
+    run = jobs.start("wandb.mode=auto", environment=same | others)
+    hold_until(run, has_segment(run)).expect(0)
     assert [r.get("train/step") for r in history(run.directory)][:3] == TRAIN_STEPS[:3]
     assert re.search(r"kept offline.*wandb sync \S+/run/wandb$", told(run))
     assert not (tmp_path / "home").exists()

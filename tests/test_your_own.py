@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.follower import has_segment, hold_until
 from tests.outcome import checkpoint_steps, outcome, result
 from tests.processes import ROOT, Job, Jobs, command
 
@@ -25,7 +26,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Job:
     if not Path("/usr/share/datasets/fashion-mnist").exists():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     with Jobs(tmp_path_factory.mktemp("alone")) as jobs:
-        return jobs.run(*FASHION, "log.report=true", "wandb.mode=offline", **RESNET)
+        job = jobs.start(*FASHION, "log.report=true", "wandb.mode=offline", **RESNET)
+        return hold_until(job, has_segment(job)).expect(0)
 
 
 def test_the_example_is_short_and_outside_the_package() -> None:

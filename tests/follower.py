@@ -1,0 +1,55 @@
+"""The process that feeds a run's trackers, and W&B's own below it, as a test waits for them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psutil
+
+from tests.processes import PATIENCE, Job
+
+
+def family(job: Job) -> list[psutil.Process]:
+    """The descendants of the main process: the follower, and what W&B starts from it."""
+    assert job.main.process.pid is not None
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(job.main.process.pid).children(recursive=True)
+    return []
+
+
+def hold_until(job: Job, condition: Callable[[], bool]) -> Job:
+    """Wait until W&B is so far, with training held up that it may not end before. Gives the job."""
+    hold(job)
+    let_go_when(job, condition)
+    return job
+
+
+def hold(job: Job) -> None:
+    """Keep the ranks from running, from when the main process has started its follower."""
+    job.until(lambda: len(family(job)) > 0)
+    for rank in job.ranks:
+        rank.send(signal.SIGSTOP)
+
+
+def let_go_when(job: Job, condition: Callable[[], bool]) -> None:
+    """Let the ranks run when W&B is so far, which it may be before there is a core to spare."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
+        if os.geteuid() == 0:
+            for process in family(job):
+                with suppress(ProcessLookupError):
+                    os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
+        time.sleep(0.01)
+    for rank in job.ranks:
+        rank.send(signal.SIGCONT)
+
+
+def has_segment(job: Job) -> Callable[[], bool]:
+    """Whether W&B has begun to write a segment since now."""
+    before = len(list((job.directory / "wandb").glob("*run-*-*/*.wandb")))
+    return lambda: len(list((job.directory / "wandb").glob("*run-*-*/*.wandb"))) > before
