@@ -119,7 +119,7 @@ class Compute:
 
     precision: Literal["no", "bf16", "fp16"] = _key("no", "mixed precision; fp16 needs a GPU")
     threads: int | Literal["auto"] = _key(
-        "auto", "CPU threads per process; auto = cores / processes on the node", low=1
+        "auto", "CPU threads per process; auto = cores / processes on the node", low=1, high=1024
     )
     deterministic: bool = _key(True, "use deterministic kernels only")
     compile: bool = _key(False, "torch.compile the model")
@@ -129,14 +129,16 @@ class Compute:
     audit_every: int = _key(
         200, "steps between audits: a process recomputes another's shard; 0 = off", low=0
     )
-    timeout_seconds: int = _key(120, "longest wait for another process", low=1)
+    timeout_seconds: int = _key(120, "longest wait for another process", low=1, high=10**6)
 
 
 @dataclass
 class Evaluate:
     """Evaluation during training."""
 
-    batch_size: int = _key(1000, "images per chunk; one process computes a chunk", low=1)
+    batch_size: int = _key(
+        1000, "images per chunk; one process computes a chunk", low=1, high=10**6
+    )
     every_epochs: int = _key(1, "epochs between validations; there is one at the end too", low=1)
 
 

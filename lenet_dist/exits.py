@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import faulthandler
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 DONE = 0
@@ -15,6 +17,13 @@ FAILED = 1
 WRONG_REQUEST = 2
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again to continue."""
+_INTERRUPTED = 128 + signal.SIGINT
+_OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors by which a path that was named can't be used."""
+
+
+_SLURMS = ("SLURM_NTASKS", "SLURM_PROCID")
+"""How many processes there are, and which this one is."""
 
 
 class RequestError(ValueError):
@@ -49,8 +58,11 @@ class Stopped(Exception):
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks for the job: rank 0, by the launcher's variables."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    """Whether this process speaks for the job: rank 0, or the only one, by the launcher's
+    variables."""
+    launcher = ("WORLD_SIZE", "RANK") if "WORLD_SIZE" in os.environ else _SLURMS
+    size, rank = (os.environ.get(name) for name in launcher)
+    return size in (None, "", "0", "1") or rank in (None, "", "0")
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
@@ -61,12 +73,12 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     faulthandler.register(signal.SIGQUIT)
     code = DONE
     try:
-        main(sys.argv[1:])
+        with paths_named():
+            main(sys.argv[1:])
     except (RequestError, RunFailed, Stopped) as outcome:
-        tell(outcome)
-        _, code = _said_and_code(outcome)
-        if is_elastic() and not _may_be_mended_by_restart(outcome):
-            os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.
+        code = _end(outcome)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts
@@ -74,9 +86,28 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     os._exit(code)
 
 
+@contextmanager
+def paths_named() -> Iterator[None]:
+    """Raise RequestError for a path that can't be used, naming it and the reason."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_A_PATH or not error.filename:
+            raise
+        raise RequestError(f"{error.filename}: {error.strerror}") from None
+
+
+def _end(outcome: RequestError | RunFailed | Stopped) -> int:
+    """Tell how it ended, also the launcher if it must not start the job again. Gives the code."""
+    tell(outcome)
+    if is_elastic() and not _may_be_mended_by_restart(outcome):
+        os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.
+    return _said_and_code(outcome)[1]
+
+
 def is_elastic() -> bool:
     """Whether a torchrun that restarts failed processes started this one."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+    return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") not in ("", "0")
 
 
 def _may_be_mended_by_restart(outcome: Exception) -> bool:

@@ -101,7 +101,11 @@ def validate(config: Config, world_size: int) -> Plan:
         nearest = [n for n in _multiples_around(train.batch_size, shards) if n <= images]
         raise RequestError(
             f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
-            f" the nearest sizes that can: {_or(nearest)}"
+            + (
+                f" the nearest sizes that can: {_or(nearest)}"
+                if nearest
+                else f" there are only {images} training images"
+            )
         )
     steps_per_epoch = images // train.batch_size
     total_steps = train.epochs * steps_per_epoch

@@ -23,6 +23,8 @@ def main(arguments: list[str]) -> None:
     parser = exits.ArgumentParser(prog="lenet_dist.rendezvous", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help=f"where to listen (default {PORT})")
     request = parser.parse_args(arguments)
+    if not 0 <= request.port < 2**16:
+        raise RequestError(f"--port {request.port}: must be a port's number, 0 to 65535")
     from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
 
     try:

@@ -25,6 +25,7 @@ _LONGEST_NAME = 255
 _TEXT = (str, str | None)
 _WORD = Key("", str, "", "", {})
 _NULL = "tag:yaml.org,2002:null"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _NO_MAPPING = "expected keys and values, as in configs/default.yaml"
 
 
@@ -43,7 +44,10 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
     except OmegaConfBaseException as error:
         raise RequestError(_explain(error)) from None
     for entry in keys():
-        _check_range(entry, value_of(config, entry.name))
+        value = value_of(config, entry.name)
+        _check_range(entry, value)
+        if isinstance(value, str) and "\0" in value:
+            raise RequestError(f"{entry.name}={value!r}: must not hold a null character")
     _check_name(config.run.name)
     return config
 
@@ -67,13 +71,17 @@ def _read(file: Path) -> DictConfig:
         # OmegaConf raises OSError without a reason for YAML that holds only a bare value.
         reason = error.strerror or _NO_MAPPING
         raise RequestError(f"--config {file}: {reason}") from None
+    except RecursionError:
+        raise RequestError(f"--config {file}: too many levels") from None
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"--config {file}: not YAML: {error}") from None
     if not isinstance(loaded, DictConfig):
         raise RequestError(f"--config {file}: {_NO_MAPPING}")
     root = yaml.compose(text, yaml.SafeLoader)
     for key in keys():
-        words = _words(key, _node_at(root, key.name))
+        node = _node_at(root, key.name)
+        _check_number(key, node, f"--config {file}: ")
+        words = _words(key, node)
         if words is not None:
             OmegaConf.update(loaded, key.name, words)
     return loaded
@@ -90,6 +98,8 @@ def _parse(override: str) -> DictConfig:
             OmegaConf.update(literal := OmegaConf.create(), name, words)
             return literal
         return OmegaConf.from_dotlist([override])
+    except RequestError:
+        raise
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"{override!r}: {error}") from None
 
@@ -105,7 +115,16 @@ def _words_typed(key: Key, text: str) -> str | list[str] | None:
     is_plain = not (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'))
     if key.type in _TEXT and text and is_plain and getattr(node, "tag", "") != _NULL:
         return text
+    _check_number(key, node, "")
     return _words(key, node)
+
+
+def _check_number(key: Key, node: yaml.Node | None, source: str) -> None:
+    """YAML 1.1 takes 010 for eight, and 1:30 for ninety."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in _NUMBERS or key.type in _TEXT:
+        return
+    if re.search(r"^[-+]?0[\d_]|:", node.value):
+        raise RequestError(f"{source}{key.name}={node.value}: write the number in decimals")
 
 
 def _words(key: Key, node: yaml.Node | None) -> str | list[str] | None:

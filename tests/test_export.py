@@ -321,6 +321,18 @@ def test_a_run_that_is_not_complete_is_refused(uninterrupted: Job, tmp_path: Pat
     assert f"{run}: this run is not complete" in said
 
 
+def test_weights_that_are_not_those_of_the_runs_result_are_refused(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted.directory, run)
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+    said = refused(str(run), "--format", "onnx", "--out", str(tmp_path / "x.onnx"))
+    assert f"{run / 'model.safetensors'}: not the weights of {run / 'result.json'}" in said
+
+
 def test_onnx_without_its_packages_says_which(file: Path, tmp_path: Path) -> None:
     out = tmp_path / "lenet5.onnx"
     # A package that is there and can't be found is what a missing one looks like.

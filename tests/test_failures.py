@@ -127,6 +127,10 @@ def test_a_peer_that_never_comes_is_waited_for_no_longer_than_the_timeout(jobs: 
         ({"ACCELERATE_TORCH_DEVICE": "meta"}, "ACCELERATE_TORCH_DEVICE"),
         ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
+        ({"RANK": "1"}, "RANK=1 is not below WORLD_SIZE=1"),
+        ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, "SLURM_STEP_ID is set but SLURM_JOB_ID"),
+        ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe: must be true or false"),
     ],
 )
 def test_an_environment_that_would_override_the_config_is_refused(
@@ -162,6 +166,8 @@ def test_a_graph_that_can_not_be_captured_is_said_once_and_changes_no_bit(
         (("run.root=/dev/null/runs",), "run.root=/dev/null/runs"),
         (("data.name=mnist", "data.download=false", "data.root=nowhere"), "nowhere/mnist"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("data.name=mnist", f"data.root={'long' * 999}"), "File name too long"),
+        (("train.shards=100000",), "there are only 2500 training images"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(

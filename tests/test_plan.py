@@ -136,6 +136,7 @@ def validates(config: Config, world_size: int) -> bool:
         (["train.batch_size=100"], 1, "nearest sizes that can: 96 or 112"),
         (["train.batch_size=4"], 1, "nearest sizes that can: 16"),
         (["train.batch_size=7", "train.reduction=ddp"], 2, "nearest sizes that can: 6 or 8"),
+        (["train.shards=100000"], 1, "there are only 55000 training images"),
         (["data.validation=60000"], 1, "data.validation=60000 leaves 0 training images"),
         (["data.name=synthetic", "data.validation=11900"], 1, "fewer than train.batch_size=256"),
     ],

@@ -223,6 +223,39 @@ def test_threads_stay_what_they_were_when_the_run_began(jobs: Jobs) -> None:
     assert f"threads: {result(last.directory)['threads']}" in began_with
 
 
+def test_kernels_that_are_told_to_compute_otherwise_are_refused_and_named(
+    jobs: Jobs, stopped: Path
+) -> None:
+    refused = jobs.start(environment={"ONEDNN_MAX_CPU_ISA": "SSE41"}).expect(2)
+    assert "ONEDNN_MAX_CPU_ISA: None -> SSE41" in refused.text()
+    talkative = jobs.run(environment={"ONEDNN_VERBOSE": "0"})
+    assert result(talkative.directory)["bit_exact"] is True
+
+
+@pytest.mark.parametrize("file", ["starts.jsonl", "metrics.jsonl", "ranks.jsonl"])
+def test_a_line_that_was_cut_short_is_as_if_not_written(
+    jobs: Jobs, uninterrupted: Job, stopped: Path, file: str
+) -> None:
+    with open(stopped / file, "ab") as lines:
+        lines.write(b'{"step": 6\xff')
+    run = jobs.run()
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+    assert result(run.directory)["resumes"] == 1
+    for line in (run.directory / file).read_text().splitlines():
+        assert "step" in json.loads(line)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "damaged"])
+def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
+    jobs: Jobs, uninterrupted: Job, tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(uninterrupted.directory, tmp_path / "run")
+    (tmp_path / "run" / "result.json").write_text(content)
+    refused = jobs.start().expect(2)
+    assert f"{tmp_path / 'run' / 'result.json'}: damaged" in refused.text()
+    assert "Traceback" not in refused.text()
+
+
 def test_every_start_leaves_a_line(jobs: Jobs, stopped: Path) -> None:
     jobs.run()
     starts = [json.loads(line) for line in (stopped / "starts.jsonl").read_text().splitlines()]

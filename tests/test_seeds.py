@@ -47,6 +47,9 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     ]
     assert float(tables[0][4].split()[1]) == round(100 * sum(accuracies) / 3, 3)
     assert "smoke-seed-2" in (tmp_path / "smoke.html").read_text()
+    other = seeds(tmp_path, *request, "optimizer.lr=0.1")
+    _, errors = other.communicate(timeout=PATIENCE)
+    assert other.returncode == 2 and "optimizer.lr: " in errors
 
 
 def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
@@ -61,6 +64,9 @@ def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
         (("configs/smoke.yaml", "0"), "N=0"),
         (("configs/smoke.yaml", "2", "train.epoch=3"), "train.epoch"),
         (("nowhere.yaml", "2"), "nowhere.yaml"),
+        (("configs/smoke.yaml", "2", "--at-once", "0"), "--at-once 0"),
+        (("configs/smoke.yaml", "2", "seed=3"), "seed=3"),
+        (("configs/smoke.yaml", "2", "train.shards=3"), "train.shards = 3"),
     ):
         process = seeds(tmp_path, *arguments)
         _, errors = process.communicate(timeout=PATIENCE)

@@ -39,6 +39,8 @@ def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
         ({"WANDB_RUN_GROUP": "other"}, ("wandb.mode=offline",), "wandb.group"),
         ({"WANDB_RUN_ID": "other"}, ("wandb.mode=offline",), "WANDB_RUN_ID"),
         ({}, ("log.trackers=[mlflow]",), "no tracker 'mlflow'"),
+        ({}, ("wandb.mode=offline", "wandb.project=a/b"), "wandb.project='a/b'"),
+        ({}, ("wandb.mode=offline", f"wandb.tags=[{'t' * 65}]"), "wandb.tags: 'ttt"),
     ],
 )
 def test_what_would_override_the_config_or_is_not_there_is_refused(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from lenet_dist.machine.versions import DECIDE_BITS
+from lenet_dist.machine.versions import DECIDE_BITS, kernel_variables
 
 DATA = "data (SHA-256)"
 
 _OF_NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_")
-_OF_KERNELS = ("ATEN_", "ONEDNN_", "DNNL_", "MKL_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_")
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Rank:
             "driver": self.driver,
             "threads": self.threads,
             **{f"version of {name}": self.versions.get(name) for name in DECIDE_BITS},
-            **{n: v for n, v in self.environment.items() if n.startswith(_OF_KERNELS)},
+            **{n: v for n, v in self.environment.items() if not n.startswith(_OF_NETWORK)},
         }
 
     def facts(self) -> dict[str, object]:
@@ -82,5 +81,5 @@ class Rank:
 
 def environment() -> dict[str, str]:
     """The variables that tell the network's libraries and those of the kernels what to do."""
-    prefixes = _OF_NETWORK + _OF_KERNELS
-    return {name: os.environ[name] for name in sorted(os.environ) if name.startswith(prefixes)}
+    of_network = (name for name in sorted(os.environ) if name.startswith(_OF_NETWORK))
+    return {name: os.environ[name] for name in of_network} | kernel_variables()

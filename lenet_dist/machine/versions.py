@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ _PACKAGES = ("torch", "accelerate", "safetensors", "omegaconf", "numpy")
 
 DECIDE_BITS = ("torch", "cuda", "cpu_capability")
 """Those of `versions` whose kernels compute the numbers."""
+_OF_KERNELS = (
+    "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "TORCH_ALLOW_TF32_",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str | None]:
@@ -27,6 +31,13 @@ def versions() -> dict[str, str | None]:
         "cuda": torch.version.cuda,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def kernel_variables() -> dict[str, str]:
+    """The environment variables that tell the kernels' libraries how to compute, all but those that
+    only have them talk."""
+    of_kernels = (name for name in sorted(os.environ) if name.startswith(_OF_KERNELS))
+    return {name: os.environ[name] for name in of_kernels if not name.endswith("VERBOSE")}
 
 
 def git_commit() -> str | None:

@@ -19,7 +19,14 @@ from accelerate.utils import (
 )
 
 from lenet_dist.config import Compute
-from lenet_dist.exits import LostProcess, NodeError, RequestError, RunFailed, Stopped
+from lenet_dist.exits import (
+    LostProcess,
+    NodeError,
+    RequestError,
+    RunFailed,
+    Stopped,
+    paths_named,
+)
 from lenet_dist.machine.hardware import Place, cores, cpu_name
 from lenet_dist.processes import slurm
 
@@ -37,6 +44,8 @@ _NEUTRAL = {
     "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
 }
 """Variables that could override the config: the value that doesn't, and what to do instead."""
+_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
+"""As Accelerate reads them."""
 
 
 def world_size_of_environment() -> int:
@@ -57,6 +66,8 @@ def world_size_of_environment() -> int:
             f"WORLD_SIZE={world_size} but {missing} not set: start the processes with torchrun,"
             " accelerate launch or srun, or unset WORLD_SIZE"
         )
+    if world_size < 1:
+        raise RequestError(f"WORLD_SIZE={world_size}: must be at least 1")
     if int(os.environ.get("RANK") or 0) >= world_size:
         raise RequestError(f"RANK={os.environ['RANK']} is not below WORLD_SIZE={world_size}")
     return world_size
@@ -159,7 +170,8 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     outcome: tuple[T | None, Exception | None] = (None, None)
     if accelerator.is_main_process:
         try:
-            outcome = (action(), None)
+            with paths_named():
+                outcome = (action(), None)
         except (RequestError, RunFailed) as error:
             outcome = (None, error)
     value, raised = broadcast_object_list([outcome])[0]
@@ -199,7 +211,8 @@ def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]
     value: T | None = None
     mine: Exception | None = None
     try:
-        value = action()
+        with paths_named():
+            value = action()
     except (RequestError, RunFailed) as error:
         mine = error
     return value, gather_object([mine])
@@ -236,17 +249,22 @@ def _check_environment(compute: Compute) -> None:
             harmless.add(compute.precision)
         if os.environ.get(name, "").lower() not in harmless:
             raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "")
+    if on_cpu.lower() not in ("", *_YES, *_NO):
+        raise RequestError(f"ACCELERATE_USE_CPU={on_cpu}: must be true or false")
 
 
 def _is_true(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+    return os.environ.get(name, "").lower() in _YES
 
 
 def _set_up_gpu() -> None:
     # Otherwise Accelerate tells DDP the GPU by the local rank: see `meet`.
     os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
-    # Otherwise cuDNN rounds the inputs of float32 convolutions to TF32 where the GPU has it.
+    # Otherwise cuDNN rounds the inputs of float32 convolutions to TF32 where the GPU has it, and
+    # TORCH_ALLOW_TF32_CUBLAS_OVERRIDE has cuBLAS do the same.
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("highest")
 
 
 def _set_determinism(deterministic: bool) -> None:

@@ -11,6 +11,10 @@ from lenet_dist.exits import RequestError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Ports are derived from job and step, and lie below the range that systems assign themselves."""
+_OF_A_TASK = (
+    "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NODEID",
+    "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST",
+)  # fmt: skip
 
 
 def adopt_ranks() -> None:
@@ -20,6 +24,11 @@ def adopt_ranks() -> None:
     """
     if "SLURM_STEP_ID" not in os.environ or "RANK" in os.environ:
         return
+    if missing := [name for name in _OF_A_TASK if name not in os.environ]:
+        raise RequestError(
+            f"SLURM_STEP_ID is set but {', '.join(missing)} not: start the processes with srun, or"
+            " unset SLURM_STEP_ID"
+        )
     step = int(os.environ["SLURM_JOB_ID"]) * 31 + int(os.environ["SLURM_STEP_ID"])
     os.environ.update(
         RANK=os.environ["SLURM_PROCID"],

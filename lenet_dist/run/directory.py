@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -47,8 +48,11 @@ class RunDirectory:
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
         if changes := config_changes(load(self.config), config):
-            raise RequestError(refusal(self.path, changes))
-        return json.loads(self.result.read_text())
+            raise RequestError(
+                f"{self.path} holds a complete run of another config ({'; '.join(changes)});"
+                " choose another run.name"
+            )
+        return _read_result(self.result)
 
     def open(self, config: Config) -> Config | None:
         """Take the lock and get ready to begin or to continue.
@@ -73,6 +77,17 @@ class RunDirectory:
         """The step at which the last start began, and that of the newest checkpoint."""
         starts, saved = self.starts.read(), complete_checkpoints(self.checkpoints)
         return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    """A result.json. Raises RequestError if it is damaged."""
+    try:
+        result = json.loads(file.read_bytes())
+    except ValueError:
+        result = None
+    if not (isinstance(result, dict) and result.keys() >= {"test", "weights_sha256"}):
+        raise RequestError(f"{file}: damaged; remove it, and start the run to have it evaluated")
+    return result
 
 
 def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -112,6 +127,11 @@ def locate_weights(target: Path) -> tuple[Path, Path | None]:
             raise RequestError(
                 f"{target}: this run is not complete: it has no model.safetensors yet"
             )
+        result_file = target / "result.json"
+        if result_file.exists():
+            expected = _read_result(result_file)["weights_sha256"]
+            if hashlib.sha256(weights_file.read_bytes()).hexdigest() != expected:
+                raise RequestError(f"{weights_file}: not the weights of {result_file}: SHA-256")
         return weights_file, config_file
     if not target.exists():
         raise RequestError(f"{target}: no such run or weights file")

@@ -32,11 +32,14 @@ class MetricsFile:
         lines: list[Line] = []
         if not self.path.exists():
             return lines
-        for text in self.path.read_text(encoding="utf-8").splitlines():
+        for text in self.path.read_bytes().splitlines():
             try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except ValueError:  # Also of bytes that are no text.
                 break
+            if not (isinstance(line, dict) and "step" in line):
+                break
+            lines.append(line)
         return lines
 
     def keep(self, wanted: Callable[[Line], bool]) -> None:

@@ -39,6 +39,7 @@ def active_trackers(config: Config) -> list[str]:
         trackers.remove("wandb")
     if "wandb" in trackers:
         _refuse_overrides(config)
+        _refuse_what_wandb_does_not_take(config)
     return trackers
 
 
@@ -71,6 +72,20 @@ def settle_environment(run: Path) -> None:
         # Otherwise a silent server delays the login by 10 s, only to print a user name.
         WANDB_X_DISABLE_VIEWER="true",
     )
+
+
+def _refuse_what_wandb_does_not_take(config: Config) -> None:
+    """By the rules of W&B's server, which would say so only when training is over."""
+    project = config.wandb.project
+    if not project or len(project) > 128 or set(project) & set("/\\#?%:"):
+        raise RequestError(
+            f"wandb.project={project[:200]!r}: W&B takes 1 to 128 characters, none of / \\ # ? % :"
+        )
+    for tag in config.wandb.tags:
+        if not 1 <= len(tag) <= 64:
+            raise RequestError(f"wandb.tags: {tag[:80]!r}: W&B takes 1 to 64 characters")
+    if len(config.run.name) > 128:
+        raise RequestError(f"run.name={config.run.name[:20]}...: W&B takes up to 128 characters")
 
 
 def _refuse_overrides(config: Config) -> None:

@@ -16,7 +16,7 @@ from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.machine.hardware import Place
-from lenet_dist.machine.versions import DECIDE_BITS, versions
+from lenet_dist.machine.versions import DECIDE_BITS, kernel_variables, versions
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import auto_threads, device_name
 from lenet_dist.run import checkpoint as checkpoints
@@ -61,6 +61,7 @@ def begin(
         "threads": threads,
         "device": device_name(accelerator),
         "versions": versions(),
+        "kernel_variables": kernel_variables(),
     }
     differences = _config_differences(config, begun, threads)
     if checkpoint:
@@ -75,6 +76,7 @@ def begin(
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     directory.metrics.keep(lambda line: _is_before(line, step))
     directory.ranks.keep(lambda line: line["step"] <= step)
+    directory.starts.keep(lambda line: True)  # Without what a kill cut short.
     earlier_starts = directory.starts.read()
     wandb_id = _wandb_id(checkpoint, earlier_starts)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -127,6 +129,9 @@ def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Conf
         names["world_size"] = "world size (under train.reduction=ddp)"
     pairs = [(shown, before[name], now[name]) for name, shown in names.items()]
     pairs += [(name, before["versions"].get(name), now["versions"][name]) for name in DECIDE_BITS]
+    new = now["kernel_variables"]
+    old = before.get("kernel_variables", new)  # Older checkpoints do not say.
+    pairs += [(name, old.get(name), new.get(name)) for name in sorted({*old, *new})]
     return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
 
 
