@@ -170,7 +170,8 @@ def _message(what: str, verdict: Verdict, places: list[Place], newest: Path | No
             "Find out which machine is wrong (python -m lenet_dist.preflight on these and a third"
             " one compares them), leave it out (on SLURM: sbatch --exclude=HOST)"
         )
-    again = f"it resumes from {newest}" if newest else "it starts over: no checkpoint is older"
+    over = "it starts over, because no checkpoint is older"
+    again = f"it resumes from {newest}" if newest else over
     return (
         f"{found}: {verdict.differing:,} of {verdict.size:,} values differ, by up to"
         f" {verdict.largest:.3g}. {advice} and run the same command again:"
