@@ -368,6 +368,20 @@ def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: 
     check_arrived(server.run, TRAIN_STEPS)
 
 
+def test_track_says_by_its_exit_code_whether_all_has_arrived(
+    jobs: Jobs, server: WandbServer
+) -> None:
+    job = jobs.start(OFFLINE)
+    run = str(hold_until(job, has_segment(job)).expect(0).directory)
+    track = ("python", "-m", "lenet_dist.track", run, ONLINE)
+    nowhere = server.environment() | {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    failed = command(*track, environment=nowhere)
+    assert failed.returncode == 1 and failed.stderr.startswith(f"failed: {run}: not everything")
+    assert "connection refused" in failed.stdout
+    assert command(*track, environment=server.environment()).returncode == 0
+    check_arrived(server.run, TRAIN_STEPS)
+
+
 def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(
     jobs: Jobs, tmp_path: Path
 ) -> None:

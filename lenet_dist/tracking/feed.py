@@ -18,6 +18,7 @@ import psutil
 
 from lenet_dist import exits
 from lenet_dist.config import Config
+from lenet_dist.exits import RunFailed
 from lenet_dist.run.lock import RunLock
 from lenet_dist.run.metrics import Line, Tail
 from lenet_dist.tracking.ending import Ending, Pictures
@@ -35,10 +36,12 @@ _LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 def catch_up(run: Path, config: Config, names: list[str]) -> None:
     """Give the trackers everything they lack, of a run that is not being trained.
 
-    Raises RequestError if another process is feeding them.
+    Raises RequestError if another process is feeding them, RunFailed if they still lack something.
     """
     RunLock(run / _LOCK).acquire()
-    _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
+    feeds = _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
+    if not all(feed.is_up_to_date for feed in feeds):
+        raise RunFailed(f"{run}: not everything has been uploaded")
 
 
 def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
@@ -93,8 +96,8 @@ def _feed(
     pid: int | None,
     say: Callable[[str], None],
     wait: Callable[[float], Ending | None],
-) -> None:
-    """Pass lines on to the trackers until `wait` gives the run's ending."""
+) -> list[_Guarded]:
+    """Pass lines on to the trackers until `wait` gives the run's ending. Gives the trackers."""
     tail, of_ranks = Tail(run / "metrics.jsonl"), Tail(run / "ranks.jsonl")
     with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
         feeds = [
@@ -125,6 +128,7 @@ def _feed(
         else:
             each(lambda tracker: _pass_on(_without_test(lines), tracker))
         each(lambda tracker: tracker.finish(ending, result))
+    return feeds
 
 
 class _Guarded:
@@ -135,6 +139,10 @@ class _Guarded:
         self._open = open_tracker
         self._tracker: Tracker | None = None
         self._has_failed = False
+
+    @property
+    def is_up_to_date(self) -> bool:
+        return not self._has_failed and self._tracker is not None and self._tracker.is_up_to_date
 
     def attempt(self, action: Callable[[Tracker], None]) -> str | None:
         """Do something with the tracker, opening it if need be. Gives its failure, once."""

@@ -16,6 +16,8 @@ from lenet_dist.tracking.ranks import numbers
 class TensorBoardTracker:
     """Rewrites all lines at each start: that costs nothing, and no line is there twice."""
 
+    is_up_to_date = True
+
     def __init__(self, run: Path) -> None:
         self.lines = 0
         shutil.rmtree(run / "tensorboard", ignore_errors=True)

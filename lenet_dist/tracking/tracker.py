@@ -13,6 +13,8 @@ class Tracker(Protocol):
 
     lines: int
     """How many of the run's lines it has, from the first on."""
+    is_up_to_date: bool
+    """Whether all has arrived where it was to go, once `finish` has returned."""
 
     def log(self, line: Line, pictures: Pictures | None) -> None:
         """Take the next line, the last one with pictures if there are any. May raise anything."""

@@ -50,6 +50,8 @@ error, and W&B reports it nowhere but in its log."""
 class WandbTracker:
     """Feeds W&B. `pid`: the process whose use of the machine is recorded; None: record none."""
 
+    is_up_to_date = False
+
     def __init__(
         self,
         run: Path,
@@ -111,6 +113,7 @@ class WandbTracker:
         content = here.read(self._core)
         if not content.is_whole or len(content.steps) != self._logged:
             missing = missing or f"can't write everything to {self._run / 'wandb'}"
+        self.is_up_to_date = not (missing or self._why_offline)
         if here.is_online and not missing:
             here.hide()
         elif missing or self._has_parts_on_the_way():
