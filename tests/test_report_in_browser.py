@@ -109,4 +109,4 @@ def test_on_paper_a_page_is_light_and_shows_the_whole_config(
     shown = subprocess.run(
         ["pdftotext", printed, "-"], capture_output=True, text=True, check=True, timeout=60
     )
-    assert "timeout_seconds: 120" in shown.stdout
+    assert "timeout_seconds: 600" in shown.stdout
