@@ -22,10 +22,6 @@ _OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.
 """Errors by which a path that was named can't be used."""
 
 
-_SLURMS = ("SLURM_NTASKS", "SLURM_PROCID")
-"""How many processes there are, and which this one is."""
-
-
 class RequestError(ValueError):
     """The user's mistake: config, arguments, data or environment. Its text is the whole message,
     on one line."""
@@ -60,9 +56,10 @@ class Stopped(Exception):
 def is_main_process() -> bool:
     """Whether this process speaks for the job: rank 0, or the only one, by the launcher's
     variables."""
-    launcher = ("WORLD_SIZE", "RANK") if "WORLD_SIZE" in os.environ else _SLURMS
-    size, rank = (os.environ.get(name) for name in launcher)
-    return size in (None, "", "0", "1") or rank in (None, "", "0")
+    is_launched = "WORLD_SIZE" in os.environ
+    names = ("WORLD_SIZE", "RANK") if is_launched else ("SLURM_NTASKS", "SLURM_PROCID")
+    world_size, rank = (os.environ.get(name) for name in names)
+    return world_size in (None, "", "0", "1") or rank in (None, "", "0")
 
 
 def run(main: Callable[[list[str]], None]) -> NoReturn:
@@ -98,7 +95,8 @@ def paths_named() -> Iterator[None]:
 
 
 def _end(outcome: RequestError | RunFailed | Stopped) -> int:
-    """Tell how it ended, also the launcher if it must not start the job again. Gives the code."""
+    """Say how the command ended, and end a launcher that would start it again in vain. Gives the
+    exit code."""
     tell(outcome)
     if is_elastic() and not _may_be_mended_by_restart(outcome):
         os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.

@@ -98,14 +98,12 @@ def validate(config: Config, world_size: int) -> Plan:
     shards = train.shards if train.reduction == "fixed" else world_size
     name = "train.shards" if train.reduction == "fixed" else "the number of processes"
     if train.batch_size % shards:
+        too_few = f"there are only {images} training images"
         nearest = [n for n in _multiples_around(train.batch_size, shards) if n <= images]
+        advice = f"the nearest sizes that can: {_or(nearest)}" if nearest else too_few
         raise RequestError(
             f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
-            + (
-                f" the nearest sizes that can: {_or(nearest)}"
-                if nearest
-                else f" there are only {images} training images"
-            )
+            f" {advice}"
         )
     steps_per_epoch = images // train.batch_size
     total_steps = train.epochs * steps_per_epoch

@@ -92,14 +92,15 @@ def _parse(override: str) -> DictConfig:
     if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
         example = f"{_full_name(name) or 'train.epochs'}={value or '...'}"
         raise RequestError(f"{override}: expected key=value; write {example}")
+    key = next((key for key in keys() if key.name == name), None)
+    if key:
+        _check_number(key, _node_of(value), "")
     try:
-        words = next((_words_typed(key, value) for key in keys() if key.name == name), None)
+        words = _words_typed(key, value) if key else None
         if words is not None:
             OmegaConf.update(literal := OmegaConf.create(), name, words)
             return literal
         return OmegaConf.from_dotlist([override])
-    except RequestError:
-        raise
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"{override!r}: {error}") from None
 
@@ -108,15 +109,19 @@ def _words_typed(key: Key, text: str) -> str | list[str] | None:
     """Like `_words`, for the text after ``key=`` on the command line."""
     if not text.isprintable():
         return None
-    try:
-        node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:
-        node = None
+    node = _node_of(text)
     is_plain = not (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'))
     if key.type in _TEXT and text and is_plain and getattr(node, "tag", "") != _NULL:
         return text
-    _check_number(key, node, "")
     return _words(key, node)
+
+
+def _node_of(text: str) -> yaml.Node | None:
+    """What YAML takes a text for; None if for nothing."""
+    try:
+        return yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
 
 
 def _check_number(key: Key, node: yaml.Node | None, source: str) -> None:

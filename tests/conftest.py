@@ -14,14 +14,17 @@ from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
 from tests.cluster import RUN, Batch, Cluster
+from tests.commands import LaunchedJobs
 from tests.outcome import outcome
-from tests.processes import SMALL, Job, Jobs, LaunchedJobs
+from tests.processes import SMALL, Job, Jobs
+from tests.wandb_server import WandbServer
 
 _START_PROCESSES = (
     "same_bits",
     "preflight",
     "benchmark",
     "report",
+    "report_of_several",
     "report_in_browser",
     "your_own",
     "audit",
@@ -43,6 +46,7 @@ _START_PROCESSES = (
     "slurm_elastic",
     "elastic",
     "wandb",
+    "wandb_faults",
     "trackers",
     "wandb_report",
 )
@@ -51,7 +55,7 @@ _START_PROCESSES = (
 _WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
 """Files whose tests mostly wait, for clusters and machines."""
 
-_TIMED = ("wandb", "trackers", "wandb_report")
+_TIMED = ("wandb", "wandb_faults", "trackers", "wandb_report")
 """Files whose tests hold servers and trackers to seconds by the clock."""
 
 
@@ -224,3 +228,17 @@ def without_slurm(tmp_path_factory: pytest.TempPathFactory) -> object:
     """What RUN ends with on two processes without SLURM, uninterrupted."""
     with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
         return outcome(jobs.run(base=RUN, world_size=2).directory)
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as serving:
+        yield serving
+
+
+@pytest.fixture
+def home_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's keys are used, and the logs of `wandb sync` don't lie about."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "commands"))

@@ -9,9 +9,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -196,139 +194,6 @@ class Jobs:
             rank.send(signal.SIGKILL)
         for rank in self._ranks:
             rank.process.join(10)
-
-
-class LaunchedJob:
-    """A launcher's process, in a session of its own, and the directory of the run under it."""
-
-    def __init__(self, arguments: list[str], directory: Path, log: str) -> None:
-        self.directory = directory
-        self.output = directory.with_suffix(f".{log}.log")
-        with open(self.output, "w") as output:
-            self.process = subprocess.Popen(
-                arguments, cwd=ROOT, env=user_environment(), stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-
-    def text(self) -> str:
-        return self.output.read_text()
-
-    def until_step(self, step: int, seconds: float = PATIENCE) -> None:
-        """Wait until metrics.jsonl has a line of this step or a later one."""
-        deadline = time.monotonic() + seconds
-        while not has_line(self.directory, step):
-            assert self.process.poll() is None, f"the launcher has ended:\n{self.text()}"
-            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
-            time.sleep(0.01)
-
-    def wait_for_everyone(self, seconds: float = PATIENCE) -> None:
-        """Wait until the launcher and every process of the job, orphans too, have ended."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None or self._processes():
-            assert time.monotonic() < deadline, f"{self._processes()} still there:\n{self.text()}"
-            time.sleep(0.02)
-
-    def _processes(self) -> list[int]:
-        """The processes that were asked for this run; torchrun gives each a session of its own."""
-        root = f"run.root={self.directory.parent}".encode()
-        found = []
-        for arguments in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                if root in arguments.read_bytes().split(b"\0"):
-                    found.append(int(arguments.parent.name))
-        return found
-
-    def kill(self) -> None:
-        """Leave none of them behind."""
-        for process in self._processes():
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        self.process.wait()
-
-
-class LaunchedJobs:
-    """Starts jobs by the commands that users type, and leaves none behind."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._jobs: list[LaunchedJob] = []
-
-    def start(self, *arguments: str, name: str = "run", log: str = "0") -> LaunchedJob:
-        """Start a long SMALL run by the arguments, to which the overrides are added."""
-        place = (f"run.root={self.folder}", f"run.name={name}")
-        long = ("train.max_steps=5000",)
-        program = str(BIN / arguments[0])
-        full = [program, *arguments[1:], *place, *SMALL, *long]
-        overrides = [a for a in arguments[1:] if "=" in a]
-        self._jobs.append(LaunchedJob([*full, *overrides], self.folder / name, log))
-        return self._jobs[-1]
-
-    def __enter__(self) -> LaunchedJobs:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for job in self._jobs:
-            job.kill()
-
-
-def command(
-    *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = PATIENCE
-) -> subprocess.CompletedProcess[str]:
-    """Run a command of the venv, as a user would, from the repository; gives what it printed."""
-    program = [sys.executable, *arguments[1:]] if arguments[0] == "python" else list(arguments)
-    return subprocess.run(
-        program, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False,
-        stdin=subprocess.DEVNULL, env=user_environment(environment),
-    )  # fmt: skip
-
-
-def forked(
-    module: str,
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    seconds: float = PATIENCE,
-) -> subprocess.CompletedProcess[str]:
-    """`python -m MODULE ARGUMENTS` as `command` runs it, but without the seconds of its imports."""
-    with tempfile.TemporaryDirectory() as folder:
-        output, errors = Path(folder, "output"), Path(folder, "errors")
-        rank = Rank(module, list(arguments), user_environment(environment), output, errors)
-        try:
-            code = rank.wait(seconds)
-        finally:
-            rank.send(signal.SIGKILL)
-        return subprocess.CompletedProcess(
-            [module, *arguments], code, output.read_text(), errors.read_text()
-        )
-
-
-def refusal(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said that was refused: one line on stderr, with exit code 2."""
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return done.stderr
-
-
-def user_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of someone who has activated the venv."""
-    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, **(extra or {})}
-
-
-def loaded_by(statement: str) -> set[str]:
-    """The packages that a new Python has loaded after a statement."""
-    script = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = command("python", "-c", script)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
-
-
-def seconds_here(usual: float) -> float:
-    """What takes this long on a usual machine may take so long here and now: by `import torch`,
-    which takes 2 s there."""
-    began = time.monotonic()
-    assert command("python", "-c", "import torch").returncode == 0
-    return usual * max(1.0, (time.monotonic() - began) / 2)
 
 
 def is_pending(pid: int | None, number: int) -> bool:

@@ -20,7 +20,8 @@ from lenet_dist.benchmarking.figures import spread
 from lenet_dist.benchmarking.targets import TARGETS, judge
 from lenet_dist.exits import RequestError
 from lenet_dist.reporting import speeds
-from tests.processes import PATIENCE, ROOT, command, forked, refusal
+from tests.commands import command, forked, refusal
+from tests.processes import PATIENCE, ROOT
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from lenet_dist.data import dataset, sampler
 from lenet_dist.model import weights
 from lenet_dist.request import load
-from tests.processes import Job, command
+from tests.commands import command
+from tests.processes import Job
 
 CALIBRATE = ("python", "scripts/calibrate")
 

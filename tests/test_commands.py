@@ -11,8 +11,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from lenet_dist.config import keys
 from lenet_dist.request import load
+from tests.commands import LaunchedJobs, command, forked, refusal
 from tests.outcome import outcome, result
-from tests.processes import ROOT, SMALL, Job, LaunchedJobs, command, forked, free_port, refusal
+from tests.processes import ROOT, SMALL, Job, free_port
 
 TRAIN = ("-m", "lenet_dist.train")
 LAUNCH_FILES = ("cpu", "gpu", "gpus", "nodes")

@@ -17,7 +17,8 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
 from tests.browser import Browser, fetch_axe
-from tests.processes import PATIENCE, ROOT, command, forked, free_port, refusal
+from tests.commands import command, forked, refusal
+from tests.processes import PATIENCE, ROOT, free_port
 
 DEMO = (sys.executable, "-m", "lenet_dist.demo")
 Stroke = Sequence[tuple[float, float]]

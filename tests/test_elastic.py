@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.commands import user_environment
 from tests.outcome import checkpoint_steps, has_line, outcome, result, world_sizes
-from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port, user_environment
+from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port
 
 STEPS = 300
 RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")

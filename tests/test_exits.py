@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lenet_dist import exits
-from tests.processes import forked, refusal
+from tests.commands import command, forked, refusal
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,15 @@ def test_a_path_that_can_not_be_used_is_named_by_every_command(
     path = "/tmp/" + 300 * "x"
     done = forked(f"lenet_dist.{module}", *(argument.format(path) for argument in arguments))
     assert path in refusal(done)
+
+
+@pytest.mark.processes
+def test_a_port_that_can_not_be_is_refused() -> None:
+    assert "--port 99999999: must be" in refusal(forked("lenet_dist.rendezvous", "--port=99999999"))
+
+
+@pytest.mark.processes
+def test_ctrl_c_ends_a_command_without_a_word() -> None:
+    interrupted = "exits.run(lambda _: signal.raise_signal(signal.SIGINT))"
+    done = command("python", "-c", f"import signal; from lenet_dist import exits; {interrupted}")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

@@ -22,8 +22,9 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
+from tests.commands import command, forked, refusal
 from tests.outcome import result
-from tests.processes import ROOT, Job, Jobs, command, forked, refusal
+from tests.processes import ROOT, Job, Jobs
 
 EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)

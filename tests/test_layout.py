@@ -10,7 +10,7 @@ import pytest
 
 import lenet_dist
 from lenet_dist.tracking.environment import TRACKERS
-from tests.processes import loaded_by
+from tests.commands import loaded_by
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {

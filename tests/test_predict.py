@@ -22,7 +22,8 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
 from lenet_dist.model.prediction import SURE
 from lenet_dist.predict import PRETRAINED
-from tests.processes import PATIENCE, ROOT, command, forked, refusal, user_environment
+from tests.commands import command, forked, refusal, user_environment
+from tests.processes import PATIENCE, ROOT
 
 PREDICT = "lenet_dist.predict"
 

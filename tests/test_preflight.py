@@ -14,8 +14,9 @@ import pytest
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, fetch
+from tests.commands import command, seconds_here
 from tests.disk import mounted
-from tests.processes import Job, Jobs, command, seconds_here
+from tests.processes import Job, Jobs
 
 MODULE = "lenet_dist.preflight"
 BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "1000")

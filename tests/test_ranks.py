@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 from lenet_dist.reporting import page
 from lenet_dist.reporting.waits import waits_of
 from lenet_dist.run import reader

@@ -1,4 +1,4 @@
-"""report.html: what it says of a run or of several, and when it is made."""
+"""report.html: what it says of a run, and when it is made."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import re
 import resource
 import shlex
 import shutil
-import statistics
-from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -22,26 +20,10 @@ from lenet_dist.exits import RequestError
 from lenet_dist.reporting import page, pictures, robustness
 from lenet_dist.request import load
 from lenet_dist.run import reader
+from tests.commands import command, loaded_by
 from tests.outcome import outcome, result
-from tests.processes import Job, Jobs, command, loaded_by
-
-
-def text_of(html: str) -> str:
-    """What a page says, its tags and style aside, on one line."""
-    body = re.sub(r"<style>.*?</style>", "", html, flags=re.S)
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
-
-
-@cache
-def html_of(*directories: Path) -> str:
-    """The page over a run, or over several, that no test changes."""
-    runs = [reader.read(directory) for directory in directories]
-    return page.of_run(runs[0]) if len(runs) == 1 else page.of_runs(runs)
-
-
-def page_of(*directories: Path) -> str:
-    """The text of that page."""
-    return text_of(html_of(*directories))
+from tests.pages import altered, html_of, page_of
+from tests.processes import Job, Jobs
 
 
 def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
@@ -137,22 +119,6 @@ def test_under_ddp_the_command_has_the_number_of_processes(
     directory = altered(several[1], tmp_path, config=configuration.to_yaml(asked))
     shown = page.rerun_command(reader.read(directory))
     assert shown.startswith("torchrun --nproc-per-node 2 -m lenet_dist.train ")
-
-
-def altered(directory: Path, folder: Path, **contents: str | None) -> Path:
-    """A copy of a run, some of its files with another content, or removed."""
-    files = {
-        "config": "config.yaml", "metrics": "metrics.jsonl", "result": "result.json",
-        "starts": "starts.jsonl", "ranks": "ranks.jsonl", "weights": "model.safetensors",
-    }  # fmt: skip
-    copy = folder / "copy"
-    shutil.copytree(directory, copy)
-    for name, content in contents.items():
-        if content is None:
-            (copy / files[name]).unlink()
-        else:
-            (copy / files[name]).write_text(content)
-    return copy
 
 
 def test_a_run_that_is_not_complete_is_shown_as_far_as_it_came(unfinished: Path) -> None:
@@ -348,62 +314,3 @@ def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
     loaded = {module: loaded_by(f"import {module}") for module in modules}
     assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
     assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
-
-
-def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
-    shown = page_of(*several)
-    accuracies = [100 * result(path)["test"]["accuracy"] for path in (several[0], *several[2:4])]
-    mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
-    lowest, highest = min(accuracies), max(accuracies)
-    assert f"{mean:.2f} ± {deviation:.2f} 3 {lowest:.2f} {highest:.2f}" in shown
-    assert "6 runs of LeNet-5, 3 configs" in shown
-    assert "Config A, seed 0 was run 2 times: the same weights to the last bit" in shown
-    assert "train.batch_size 64 128 64" in shown
-    assert "train.max_steps 20 20 60" in shown
-    assert "log.every_steps" not in shown.partition("Runs")[0]
-    assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
-
-
-def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
-    runs = [reader.read(path) for path in several]
-    shown = page_of(*several)
-    ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
-    found = robustness.measure(*pictures.load(ordered[1], None))
-    means = " ".join(f"{100 * loss.mean:.1f}" for loss in found.losses)
-    assert f"A {100 * found.clean:.1f} {means} {100 * found.mean:.1f}" in shown
-    assert "Config C, none: no run is complete" in shown
-
-
-def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
-    shown = page_of(*several[:4])
-    assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
-
-
-def test_runs_of_one_name_are_told_apart_by_their_folders(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
-    copy = altered(uninterrupted.directory, tmp_path)
-    shown = page_of(uninterrupted.directory, copy)
-    assert str(uninterrupted.directory) in shown and str(copy) in shown
-
-
-@pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])
-def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
-    uninterrupted: Job, tmp_path: Path, loss: str
-) -> None:
-    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
-    lines[0]["loss"] = float(loss)
-    metrics = "".join(json.dumps(line) + "\n" for line in lines)
-    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics, weights=None)
-    for html in (page.of_run(reader.read(copy)), page.of_runs([reader.read(copy)] * 2)):
-        assert html.count('role="img"') >= 4
-
-
-def test_a_page_of_many_runs_and_lines_is_small(uninterrupted: Job, tmp_path: Path) -> None:
-    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
-    first = next(line for line in lines if line["kind"] == "train")
-    many = [{**first, "step": step, "loss": 1 + step % 7 / 7} for step in range(1, 20_001)]
-    metrics = "".join(json.dumps(line) + "\n" for line in many)
-    copy = reader.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
-    assert len(page.of_run(copy)) < 1_000_000
-    assert len(page.of_runs([copy] * 20)) < 2_000_000

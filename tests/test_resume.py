@@ -229,7 +229,14 @@ def test_kernels_that_are_told_to_compute_otherwise_are_refused_and_named(
     refused = jobs.start(environment={"ONEDNN_MAX_CPU_ISA": "SSE41"}).expect(2)
     assert "ONEDNN_MAX_CPU_ISA: None -> SSE41" in refused.text()
     talkative = jobs.run(environment={"ONEDNN_VERBOSE": "0"})
-    assert result(talkative.directory)["bit_exact"] is True
+    ended = result(talkative.directory)
+    assert ended["bit_exact"] is True and "ONEDNN_VERBOSE" not in ended["kernel_variables"]
+
+
+def test_a_run_whose_kernels_are_told_how_to_compute_records_it(jobs: Jobs) -> None:
+    told = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+    run = jobs.run("train.max_steps=2", environment=told)
+    assert told.items() <= result(run.directory)["kernel_variables"].items()
 
 
 @pytest.mark.parametrize("file", ["starts.jsonl", "metrics.jsonl", "ranks.jsonl"])

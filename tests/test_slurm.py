@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import LOCAL_SLURM, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
+from tests.commands import command
 from tests.outcome import checkpoint_steps, outcome, result
-from tests.processes import ROOT, command
+from tests.processes import ROOT
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 

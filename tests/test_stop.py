@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
-from tests.processes import Job, Jobs, LaunchedJobs, is_pending
+from tests.processes import Job, Jobs, is_pending
 
 NO_CHECKPOINTS = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0")
 

@@ -12,15 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lenet_dist.exits import RequestError
 from lenet_dist.request import load
-from lenet_dist.tracking import ending, follower
 from lenet_dist.tracking.environment import active_trackers
+from tests.commands import command
 from tests.outcome import check_harmless, read_lines
-from tests.processes import TRAIN_STEPS, Job, Jobs, command
-
-
-def test_the_waits_for_trackers_at_the_end_are_thirty_seconds_at_most() -> None:
-    asked = ending.SECONDS_AT_THE_END
-    assert max(asked, ending.SECONDS_AT_A_STOP) + 2 * follower._GRACE_SECONDS <= 30
+from tests.processes import TRAIN_STEPS, Job, Jobs
 
 
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:

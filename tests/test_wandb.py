@@ -1,169 +1,25 @@
-"""W&B sees one run, whole and in order, and whatever happens to it, training does not notice."""
+"""W&B sees one run, whole and in order."""
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import json
-import os
 import re
-import shlex
 import signal
-import socket
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.disk import mounted
-from tests.follower import family, has_segment, hold, hold_until, let_go_when
+from tests.commands import command
+from tests.follower import family, has_segment, hold_until
 from tests.outcome import check_harmless, result
-from tests.processes import TRAIN_STEPS, Job, Jobs, command, free_port
-from tests.wandb_server import StoredRun, WandbServer
+from tests.processes import TRAIN_STEPS, Job, Jobs, free_port
+from tests.wandb_run import check_arrived, check_upload, history, told
+from tests.wandb_server import WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as serving:
-        yield serving
-
-
-@pytest.fixture(autouse=True)
-def home_without_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's keys are used, and the logs of `wandb sync` don't lie about."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "commands"))
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """What W&B's own reader finds in the run's segments, in the order of their starts."""
-    folders = sorted((run / "wandb").glob("*run-*-*"), key=lambda f: f.name.split("run-")[1])
-    read = [command("python", "-m", "wandb", "leet", "inspect", "--json", str(f)) for f in folders]
-    return [json.loads(text) for done in read for text in done.stdout.splitlines()]
-
-
-def history(run: Path) -> list[dict[str, Any]]:
-    return [r["history"]["item"] for r in records(run) if r["type"] == "history"]
-
-
-def is_offline(job: Job) -> bool:
-    """Whether W&B has begun to write a segment that is not for a server."""
-    return any((job.directory / "wandb").glob("offline-run-*/*.wandb"))
-
-
-def told(job: Job) -> str:
-    """The one thing that the terminal says of W&B, beside where the run is to be seen."""
-    known = ("W&B:", "tracking:")
-    lines = [line for line in job.text().splitlines() if line.startswith(known)]
-    lines = [line for line in lines if not line.startswith("W&B: http")]
-    assert len(lines) == 1, job.text()
-    return lines[0]
-
-
-def check_upload(job: Job, server: WandbServer, steps: list[int]) -> None:
-    """The command that the terminal named brings the whole run to a server that is well."""
-    arguments = shlex.split(told(job).split("upload later with: ")[1])
-    done = command(*arguments, environment=server.environment())
-    assert done.returncode == 0, done.stderr
-    check_arrived(server.run, steps)
-    assert not server.unknown
-
-
-def check_arrived(run: StoredRun, steps: list[int]) -> None:
-    assert run.steps("train") == steps
-    assert run.steps("validation") == [*range(39, steps[-1], 39), steps[-1]]
-    assert run.steps("test") == [steps[-1]]
-    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
-    assert run.summary["test/accuracy"] > 0.9
-
-
-NEVER_THERE = {
-    "no key": "no key for http://127.0.0.1",
-    "wrong key": "401",
-    "refused": "connection refused",
-    "silent": "context deadline exceeded",
-    "500": "HTTP 500",
-}
-"""What may be wrong with a server from the start, and what the terminal says of it."""
-
-LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
-"""The same for one that was well when the run began."""
-
-
-Faulty = dict[str, tuple[Job, WandbServer]]
-
-
-@pytest.fixture(scope="module")
-def lost(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A run for each of these faults."""
-    yield from start_together(LOST, tmp_path_factory.mktemp("lost"))
-
-
-@pytest.fixture(scope="module")
-def never_there(lost: Faulty, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """A run for each of these faults; the lost ones wait meanwhile."""
-    yield from start_together(NEVER_THERE, tmp_path_factory.mktemp("never_there"))
-
-
-def start_together(faults: dict[str, str], folder: Path) -> Iterator[Faulty]:
-    """A run for each fault, all at once: most of their time is waiting."""
-    with Jobs(folder) as jobs, ExitStack() as serving:
-        servers = {fault: serving.enter_context(WandbServer()) for fault in faults}
-        started = {fault: (start_faulty(jobs, fault, at), at) for fault, at in servers.items()}
-        for fault, (job, _) in started.items():
-            if fault in NEVER_THERE:
-                let_go_when(job, functools.partial(is_offline, job))
-        yield started
-
-
-def start_faulty(jobs: Jobs, fault: str, server: WandbServer) -> Job:
-    environment = server.environment()
-    mode = ONLINE
-    match fault:
-        case "no key":
-            del environment["WANDB_API_KEY"]
-            mode = "wandb.mode=auto"
-        case "wrong key":
-            environment["WANDB_API_KEY"] = "f" * 40
-        case "refused":
-            environment["WANDB_BASE_URL"] = f"http://127.0.0.1:{free_port()}"
-        case "silent":
-            server.goes_on.clear()
-        case "500":
-            server.status = 500
-    job = jobs.start(mode, name=fault.replace(" ", "-"), environment=environment)
-    if fault in LOST:
-        hold_until(job, lambda: "UpsertBucket" in server.asked)
-    else:
-        hold(job)
-    match fault:
-        case "gone":
-            server.stop()
-        case "mute":
-            server.goes_on.clear()
-        case "refusing":
-            server.status = 403
-    return job
-
-
-@pytest.mark.parametrize("fault", NEVER_THERE)
-def test_a_server_that_is_not_to_be_had_changes_nothing_and_can_be_told_later(
-    never_there: Faulty, uninterrupted: Job, fault: str
-) -> None:
-    job, server = never_there[fault]
-    check_harmless(job.expect(0), uninterrupted)
-    assert NEVER_THERE[fault] in told(job) and "wandb sync" in told(job)
-    server.status = 200
-    server.goes_on.set()
-    check_upload(job, server, TRAIN_STEPS)
+pytestmark = pytest.mark.usefixtures("home_without_keys")
 
 
 @pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
@@ -204,18 +60,6 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
         told = row[f"ranks/computed_ms/rank_{rank}"]
         assert told == pytest.approx(1e3 * seconds / of_ranks["steps"])
     assert all("ranks/waited_ms/rank_1" in row for row in server.run.history if "train/lr" in row)
-
-
-@pytest.mark.parametrize("fault", LOST)
-def test_a_server_that_is_lost_on_the_way_changes_nothing_and_can_be_told_later(
-    lost: Faulty, uninterrupted: Job, fault: str
-) -> None:
-    job, server = lost[fault]
-    check_harmless(job.expect(0), uninterrupted)
-    assert LOST[fault] in told(job)
-    with WandbServer() as recovered:
-        recovered.runs = server.runs
-        check_upload(job, recovered, TRAIN_STEPS)
 
 
 def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
@@ -276,87 +120,6 @@ def test_a_failure_is_told_with_its_reason(jobs: Jobs, server: WandbServer) -> N
     hold_until(job, lambda: "UpsertBucket" in server.asked).expect(1)
     assert server.run.exit_codes == [1]
     assert "no checkpoint holds it" in json.dumps(server.alerts)
-
-
-def test_the_followers_end_with_a_run_that_is_killed(jobs: Jobs) -> None:
-    silent = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    where = {"WANDB_BASE_URL": url, "WANDB_API_KEY": "k" * 40}
-    job = jobs.start(ONLINE, environment=where)
-    hold_until(job, has_segment(job))
-    followers = family(job)
-    job.main.send(signal.SIGKILL)
-    _, alive = psutil.wait_procs(followers, timeout=60)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-@pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
-def test_the_death_of_wandbs_own_process_changes_nothing(
-    jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
-) -> None:
-    job = jobs.start(mode, environment=server.environment())
-    hold_until(job, has_segment(job))
-    next(process for process in family(job) if process.name() == "wandb-core").kill()
-    job.expect(0)
-    check_harmless(job, uninterrupted)
-    if mode == ONLINE:
-        assert "restarted after" in told(job)
-        check_arrived(server.run, TRAIN_STEPS)
-    else:
-        assert "restarted after" in told(job)
-        check_upload(job, server, TRAIN_STEPS)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """64 KB where W&B keeps its files."""
-    with mounted(tmp_path / "run" / "wandb", "64k") as disk:
-        yield disk
-
-
-@pytest.mark.parametrize(("mode", "free"), [(OFFLINE, 40_000), (ONLINE, 0)])
-def test_a_full_disk_under_wandbs_files_changes_nothing(
-    jobs: Jobs, uninterrupted: Job, server: WandbServer, small_disk: Path, mode: str, free: int
-) -> None:
-    filler = small_disk / "filler"
-    with suppress(OSError), open(filler, "wb", buffering=0) as file:
-        file.write(bytes(65536 - free))
-    job = jobs.run(mode, environment=server.environment())
-    check_harmless(job, uninterrupted)
-    assert "No space left" in told(job) or "can't write everything" in told(job)
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    filler.unlink()
-    check_upload(job, server, TRAIN_STEPS)
-
-
-def test_the_trackers_process_gives_way_until_training_is_over_and_never_holds_it_up(
-    jobs: Jobs,
-) -> None:
-    job = jobs.start(OFFLINE, "log.report=true")
-    job.until(lambda: len(family(job)) > 0)
-    follower = family(job)[0]
-    job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE)
-    hold_until(job, has_segment(job))
-    os.sched_setscheduler(follower.pid, os.SCHED_IDLE, os.sched_param(0))
-    # While it hangs, and its pipe holds less than what it is told, the page is made.
-    follower.suspend()
-    with open(f"/proc/{follower.pid}/fd/0") as told_through:
-        fcntl.fcntl(told_through, fcntl.F_SETPIPE_SZ, 4096)
-    job.until((job.directory / "report.html").exists)
-    if os.geteuid() == 0:
-        job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER)
-    follower.resume()
-    # It was given its pictures, and needs no torch to make them.
-    libraries = set()
-    with suppress(psutil.NoSuchProcess):
-        while follower.is_running() and follower.status() != psutil.STATUS_ZOMBIE:
-            libraries |= {mapped.path for mapped in follower.memory_maps()}
-            time.sleep(0.01)
-    assert any("python" in path for path in libraries)
-    assert not any("libtorch" in path for path in libraries)
-    assert "W&B: kept offline" in job.expect(0).text()
-    (tested,) = [row for row in history(job.directory) if "test/step" in row]
-    assert tested["test/mistakes.nrows"] > 0 and tested["examples/augmented.width"] == 8 * 28
 
 
 def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: Path) -> None:

@@ -6,24 +6,18 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.commands import forked, seconds_here
 from tests.outcome import result
-from tests.processes import Jobs, forked, free_port, seconds_here
+from tests.processes import Jobs, free_port
 from tests.wandb_server import ENTITY, WandbServer
 
 PROJECT = f"{ENTITY}/lenet-dist"
-
-
-@pytest.fixture
-def server() -> Iterator[WandbServer]:
-    with WandbServer() as serving:
-        yield serving
 
 
 @pytest.fixture(scope="module")

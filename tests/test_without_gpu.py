@@ -35,6 +35,7 @@ from lenet_dist.training.reduction import ShardSum, blocks
 from lenet_dist.training.rows import COUNTS, ByHand, filled, one_by_one, side_by_side
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.task import LENET5
+from tests.commands import command
 
 GPU = torch.device("cuda")
 
@@ -211,3 +212,13 @@ def test_processes_with_the_same_gpu_are_told_so_and_not_that_one_was_lost() -> 
     refused = torch.distributed.DistBackendError(said)
     with pytest.raises(NodeError, match="has the same GPU as another process"), peer_watch(120):
         raise refused
+
+
+@pytest.mark.processes
+def test_no_variable_has_products_of_matrices_rounded_to_tf32() -> None:
+    script = (
+        "import torch; from lenet_dist.processes import accelerator; accelerator._set_up_gpu();"
+        "print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision)"
+    )
+    variable = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    assert command("python", "-c", script, environment=variable).stdout == "highest ieee\n"

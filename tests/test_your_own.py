@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import command
 from tests.follower import has_segment, hold_until
 from tests.outcome import checkpoint_steps, outcome, result
-from tests.processes import ROOT, Job, Jobs, command
+from tests.processes import ROOT, Job, Jobs
 
 EXAMPLE = ROOT / "docs" / "your_own.py"
 RESNET = {"module": "docs.your_own"}

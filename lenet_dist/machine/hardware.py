@@ -7,25 +7,11 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 _DRIVER_SECONDS = 5
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where to find a process: its host, by SLURM's name for it if SLURM runs it, and the CPU's
-    model or the GPU's with its UUID."""
-
-    rank: int
-    host: str
-    device: str
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host} ({self.device})"
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""Which software a run uses."""
+"""Which software a run uses, and what the environment tells its kernels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ DECIDE_BITS = ("torch", "cuda", "cpu_capability")
 _OF_KERNELS = (
     "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "TORCH_ALLOW_TF32_",
 )  # fmt: skip
+_HARMLESS = ("VERBOSE", "NUM_THREADS")
+"""What libraries print changes no bit, and compute.threads decides on threads."""
 
 
 def versions() -> dict[str, str | None]:
@@ -34,10 +36,9 @@ def versions() -> dict[str, str | None]:
 
 
 def kernel_variables() -> dict[str, str]:
-    """The environment variables that tell the kernels' libraries how to compute, all but those that
-    only have them talk."""
+    """The environment variables that tell the kernels' libraries how to compute."""
     of_kernels = (name for name in sorted(os.environ) if name.startswith(_OF_KERNELS))
-    return {name: os.environ[name] for name in of_kernels if not name.endswith("VERBOSE")}
+    return {name: os.environ[name] for name in of_kernels if not name.endswith(_HARMLESS)}
 
 
 def git_commit() -> str | None:

@@ -27,7 +27,8 @@ from lenet_dist.exits import (
     Stopped,
     paths_named,
 )
-from lenet_dist.machine.hardware import Place, cores, cpu_name
+from lenet_dist.machine.hardware import cores, cpu_name
+from lenet_dist.machine.place import Place
 from lenet_dist.processes import slurm
 
 T = TypeVar("T")

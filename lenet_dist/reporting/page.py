@@ -24,7 +24,8 @@ from lenet_dist.reporting import comparison, curves, pictures, plots
 from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
 from lenet_dist.reporting.robustness import Robustness, measure
 from lenet_dist.reporting.waits import waits_of
-from lenet_dist.run.reader import Evaluation, Run
+from lenet_dist.run.evaluation import Evaluation
+from lenet_dist.run.reader import Run
 
 _SINGLE_SERIES = 8
 """Up to this many runs of one config, each has its own colour and dashes."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 from lenet_dist.reporting.curves import Series
 from lenet_dist.reporting.plots import COLOURS, Curve, Plot
 from lenet_dist.run.reader import RanksLine, Run

@@ -12,8 +12,8 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.request import load
+from lenet_dist.run.lines import LinesFile
 from lenet_dist.run.lock import RunLock
-from lenet_dist.run.metrics import MetricsFile
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -24,9 +24,9 @@ class RunDirectory:
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run.root) / config.run.name
         self.config = self.path / "config.yaml"
-        self.metrics = MetricsFile(self.path / "metrics.jsonl")
-        self.ranks = MetricsFile(self.path / "ranks.jsonl")
-        self.starts = MetricsFile(self.path / "starts.jsonl")
+        self.metrics = LinesFile(self.path / "metrics.jsonl")
+        self.ranks = LinesFile(self.path / "ranks.jsonl")
+        self.starts = LinesFile(self.path / "starts.jsonl")
         self.checkpoints = self.path / "checkpoints"
         self.weights = self.path / "model.safetensors"
         self.result = self.path / "result.json"

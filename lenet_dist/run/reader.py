@@ -13,11 +13,12 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASSES
 from lenet_dist.exits import RequestError
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
 from lenet_dist.run.directory import complete_checkpoints
+from lenet_dist.run.evaluation import Evaluation
 
 T = TypeVar("T")
 
@@ -43,45 +44,6 @@ class RanksLine:
     steps: int
     computed: list[float]
     waited: list[float]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a model makes of images: `confusion[label][prediction]` counts, and the loss."""
-
-    confusion: list[list[int]]
-    loss: float
-    """Mean cross-entropy, nats an image."""
-
-    @property
-    def count(self) -> int:
-        return sum(map(sum, self.confusion))
-
-    @property
-    def correct(self) -> int:
-        return sum(row[label] for label, row in enumerate(self.confusion))
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.count
-
-    @property
-    def per_class_accuracy(self) -> list[float | None]:
-        """Share of each label's images that are right; None for a label without images."""
-        return [
-            row[label] / sum(row) if sum(row) else None for label, row in enumerate(self.confusion)
-        ]
-
-    def summary(self) -> dict[str, Any]:
-        """The fields of an evaluation in metrics.jsonl and result.json."""
-        return {
-            "loss": self.loss,
-            "accuracy": self.accuracy,
-            "correct": self.correct,
-            "count": self.count,
-            "per_class_accuracy": self.per_class_accuracy,
-            "confusion": self.confusion,
-        }
 
 
 @dataclass(frozen=True)

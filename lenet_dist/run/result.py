@@ -14,7 +14,7 @@ from lenet_dist.plan import Plan
 from lenet_dist.run.directory import RunDirectory
 
 _RECORDED = ("bit_exact", "resumes", "world_size", "device", "threads")
-_HASHED = ("config_hash", "data_sha256", "versions")
+_HASHED = ("config_hash", "data_sha256", "versions", "kernel_variables")
 
 
 @dataclass(frozen=True)

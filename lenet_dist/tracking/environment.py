@@ -84,8 +84,6 @@ def _refuse_what_wandb_does_not_take(config: Config) -> None:
     for tag in config.wandb.tags:
         if not 1 <= len(tag) <= 64:
             raise RequestError(f"wandb.tags: {tag[:80]!r}: W&B takes 1 to 64 characters")
-    if len(config.run.name) > 128:
-        raise RequestError(f"run.name={config.run.name[:20]}...: W&B takes up to 128 characters")
 
 
 def _refuse_overrides(config: Config) -> None:

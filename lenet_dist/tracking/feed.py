@@ -19,8 +19,8 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
+from lenet_dist.run.lines import Line, Tail
 from lenet_dist.run.lock import RunLock
-from lenet_dist.run.metrics import Line, Tail
 from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.follower import catch_up_advice
 from lenet_dist.tracking.ranks import with_ranks

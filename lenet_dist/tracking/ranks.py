@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from lenet_dist.run.metrics import Line
+from lenet_dist.run.lines import Line
 
 _MOST = 16
 """With more ranks than this, only the median and the slowest are told."""

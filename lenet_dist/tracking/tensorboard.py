@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from lenet_dist.run.metrics import Line
+from lenet_dist.run.lines import Line
 from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.ranks import numbers
 

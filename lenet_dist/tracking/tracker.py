@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from lenet_dist.run.metrics import Line
+from lenet_dist.run.lines import Line
 from lenet_dist.tracking.ending import Ending, Pictures
 
 

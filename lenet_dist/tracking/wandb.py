@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from wandb.util import get_core_path
 
 from lenet_dist.config import Config
-from lenet_dist.run.metrics import Line
+from lenet_dist.run.lines import Line
 from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.environment import wandb_mode
 from lenet_dist.tracking.follower import catch_up_advice

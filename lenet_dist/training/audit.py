@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RunFailed
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import on_main, place_of
 from lenet_dist.run import checkpoint as checkpoints

@@ -15,14 +15,14 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 from lenet_dist.machine.versions import DECIDE_BITS, kernel_variables, versions
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import auto_threads, device_name
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run.checkpoint import Checkpoint
 from lenet_dist.run.directory import RunDirectory, config_changes, refusal
-from lenet_dist.run.metrics import Line, MetricsFile
+from lenet_dist.run.lines import Line, LinesFile
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _is_before(line: Line, step: int) -> bool:
     return line["step"] < step or (line["step"] == step and line["kind"] == "train")
 
 
-def _lost_lines(metrics: MetricsFile, plan: Plan, step: int) -> list[str]:
+def _lost_lines(metrics: LinesFile, plan: Plan, step: int) -> list[str]:
     """The lines that a run at `step` has written and metrics.jsonl lacks, as a difference."""
     steps = range(1, step + 1)
     expected = {("train", s) for s in steps if plan.is_line_due(s)}

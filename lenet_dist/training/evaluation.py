@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lenet_dist.data.dataset import CLASSES, Images, pixels
-from lenet_dist.run.reader import Evaluation
+from lenet_dist.run.evaluation import Evaluation
 from lenet_dist.training.task import Loss, cross_entropy
 
 

@@ -14,7 +14,7 @@ from lenet_dist.processes.accelerator import on_each, on_main
 from lenet_dist.processes.stop import Action
 from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run import result as results
-from lenet_dist.run.reader import Evaluation
+from lenet_dist.run.evaluation import Evaluation
 from lenet_dist.run.result import Ended
 from lenet_dist.training.evaluation import evaluate
 from lenet_dist.training.job import Job, Saved

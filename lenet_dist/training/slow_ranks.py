@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from lenet_dist.machine.hardware import Place
+from lenet_dist.machine.place import Place
 
 SLOW = 1.5
 """A rank is slow in a train line if it computed this many times longer than the others' median."""

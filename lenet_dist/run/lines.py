@@ -1,4 +1,4 @@
-"""metrics.jsonl, the truth about a run, and ranks.jsonl: one JSON object per line."""
+"""A run's files of lines, one JSON object each: metrics.jsonl, ranks.jsonl and starts.jsonl."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lenet_dist.files import append_line, sync_file, write_atomically
 Line = dict[str, Any]
 
 
-class MetricsFile:
+class LinesFile:
     """Appends lines. The kernel has a line when `write` returns, the disk when `sync` returns."""
 
     def __init__(self, path: Path) -> None:

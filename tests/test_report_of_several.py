@@ -1,0 +1,75 @@
+"""report.html over several runs, or very many lines."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from lenet_dist.reporting import page, pictures, robustness
+from lenet_dist.run import reader
+from tests.outcome import result
+from tests.pages import altered, page_of
+from tests.processes import Job
+
+
+def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
+    shown = page_of(*several)
+    accuracies = [100 * result(path)["test"]["accuracy"] for path in (several[0], *several[2:4])]
+    mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
+    lowest, highest = min(accuracies), max(accuracies)
+    assert f"{mean:.2f} ± {deviation:.2f} 3 {lowest:.2f} {highest:.2f}" in shown
+    assert "6 runs of LeNet-5, 3 configs" in shown
+    assert "Config A, seed 0 was run 2 times: the same weights to the last bit" in shown
+    assert "train.batch_size 64 128 64" in shown
+    assert "train.max_steps 20 20 60" in shown
+    assert "log.every_steps" not in shown.partition("Runs")[0]
+    assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
+
+
+def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
+    runs = [reader.read(path) for path in several]
+    shown = page_of(*several)
+    ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
+    found = robustness.measure(*pictures.load(ordered[1], None))
+    means = " ".join(f"{100 * loss.mean:.1f}" for loss in found.losses)
+    assert f"A {100 * found.clean:.1f} {means} {100 * found.mean:.1f}" in shown
+    assert "Config C, none: no run is complete" in shown
+
+
+def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
+    shown = page_of(*several[:4])
+    assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    copy = altered(uninterrupted.directory, tmp_path)
+    shown = page_of(uninterrupted.directory, copy)
+    assert str(uninterrupted.directory) in shown and str(copy) in shown
+
+
+@pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])
+def test_a_loss_that_no_axis_can_hold_is_left_out_and_the_rest_is_shown(
+    uninterrupted: Job, tmp_path: Path, loss: str
+) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    lines[0]["loss"] = float(loss)
+    metrics = "".join(json.dumps(line) + "\n" for line in lines)
+    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics, weights=None)
+    for html in (page.of_run(reader.read(copy)), page.of_runs([reader.read(copy)] * 2)):
+        assert html.count('role="img"') >= 4
+
+
+def test_a_page_of_many_runs_and_lines_is_small(uninterrupted: Job, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in uninterrupted.directory.joinpath("metrics.jsonl").open()]
+    first = next(line for line in lines if line["kind"] == "train")
+    many = [{**first, "step": step, "loss": 1 + step % 7 / 7} for step in range(1, 20_001)]
+    metrics = "".join(json.dumps(line) + "\n" for line in many)
+    copy = reader.read(altered(uninterrupted.directory, tmp_path, metrics=metrics))
+    assert len(page.of_run(copy)) < 1_000_000
+    assert len(page.of_runs([copy] * 20)) < 2_000_000
