@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 # uv installs in a quarter of pip's time; pip is for networks of which only pip has the settings.
 INSTALL := --quiet --constraint constraints.txt --editable '.[dev]'
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
-UV := $(BIN)/uv pip install --python $(BIN)/python
+UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train check test lint bench clean

@@ -22,10 +22,11 @@ from tests.outcome import has_line
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
-# A rank is forked from a server that has torch imported and has computed nothing: a process of its
-# own as any other, without the seconds of its imports. Launchers get their own tests.
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_PRELOADED = ["lenet_dist.training.loop", "torch._dynamo"]
+_PRELOADED = [
+    "lenet_dist.train", "lenet_dist.training.start", "lenet_dist.tracking.follower",
+    "torch._dynamo", "torch.distributed.algorithms.ddp_comm_hooks",
+]  # fmt: skip
 
 _PORTS = itertools.count(os.getpid())
 
@@ -64,11 +65,7 @@ class Rank:
     ) -> None:  # fmt: skip
         self.output = output
         files = (str(output), str(errors or output))
-        _FORKSERVER.set_forkserver_preload(_PRELOADED)  # The server is the package's own too.
-        self.process: ForkServerProcess = _FORKSERVER.Process(
-            target=_be_a_rank, args=(module, arguments, environment, files, str(ROOT))
-        )
-        self.process.start()
+        self.process = forked(_be_a_rank, module, arguments, environment, files, str(ROOT))
 
     def send(self, number: int) -> None:
         """Send a signal; nothing happens if the process has ended."""
@@ -86,6 +83,19 @@ class Rank:
     def text(self) -> str:
         """What it has printed so far, stdout and stderr."""
         return self.output.read_text() if self.output.exists() else ""
+
+
+def forked(function: Callable[..., object], *arguments: object) -> ForkServerProcess:
+    """Call it in a process of its own, without the seconds that imports take.
+
+    It is forked from a server that has torch imported and has computed nothing. Launchers get their
+    own tests.
+    """
+    # The first process of a pytest worker starts its server, which others use too.
+    _FORKSERVER.set_forkserver_preload(_PRELOADED)
+    process = _FORKSERVER.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def _be_a_rank(
