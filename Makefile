@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS_AT_ONCE ?= $(shell cores=$$(nproc 2> /dev/null || echo 2); echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
 QUIET_TESTS_AT_ONCE ?= 4
 # Several threads that wait for each other by spinning take the cores from the tests beside them.
-PYTEST := OPENBLAS_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest
+PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest
 READY := $(VENV)/.ready
 # uv installs in a quarter of pip's time; pip is for networks of which only pip has the settings.
 INSTALL := --quiet --constraint constraints.txt --editable '.[dev]'

@@ -41,6 +41,7 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.processes import accelerator as accelerators
     from lenet_dist.processes import slurm
     from lenet_dist.training.evaluation import evaluate
+    from lenet_dist.training.threads import settle_threads
 
     slurm.adopt_ranks()
     # Always in full precision, even if the weights were trained in less on another machine.
@@ -54,6 +55,9 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
         images = accelerators.on_each(accelerator, lambda: dataset.load(config.data, "test"))
         device = accelerator.device
         chunk_size = config.evaluate.batch_size
+        if device.type == "cpu":
+            chunk = dataset.pixels(images.images[:chunk_size])
+            settle_threads(accelerator, lambda: model(chunk).detach())
         result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
     if as_json:
         accelerators.say(accelerator, json.dumps(result.summary()))

@@ -59,10 +59,20 @@ _TIMED = ("wandb", "wandb_faults", "trackers", "wandb_report")
 """Files whose tests hold servers and trackers to seconds by the clock."""
 
 
+_LEFT_OUT = {
+    "not processes": lambda name: name in _START_PROCESSES,
+    "not quiet and not timed and not alone": lambda name: name in (*_WAIT, *_TIMED),
+    "quiet": lambda name: name not in _WAIT,
+    "timed": lambda name: name not in _TIMED,
+}
+"""The files that each of the Makefile's choices of markers leaves out whole."""
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`make check` does not import the files that it leaves out whole: that takes seconds."""
-    starts_processes = _name(collection_path) in _START_PROCESSES
-    return True if starts_processes and config.option.markexpr == "not processes" else None
+    """Files that are left out whole are not imported: each worker would take seconds for that."""
+    is_left_out = _LEFT_OUT.get(config.option.markexpr)
+    is_test = collection_path.match("test_*.py")
+    return True if is_left_out and is_test and is_left_out(_name(collection_path)) else None
 
 
 def _place(item: pytest.Item) -> int:

@@ -53,6 +53,9 @@ def test_a_port_that_can_not_be_is_refused() -> None:
 
 @pytest.mark.processes
 def test_ctrl_c_ends_a_command_without_a_word() -> None:
+    # In the background of a shell, where tests may run, it is ignored.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     interrupted = "exits.run(lambda _: signal.raise_signal(signal.SIGINT))"
-    done = command("python", "-c", f"import signal; from lenet_dist import exits; {interrupted}")
+    imports = "import signal; from lenet_dist import exits"
+    done = command("python", "-c", f"{imports}; {heard}; {interrupted}")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

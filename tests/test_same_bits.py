@@ -23,7 +23,7 @@ def test_any_number_of_processes_ends_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("threads", [2, 3, 8, 14, 32])
 def test_several_threads_end_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, threads: int
 ) -> None:

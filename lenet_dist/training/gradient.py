@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from lenet_dist.config import Config, Train
 from lenet_dist.data.dataset import Batch, Images, pixels
@@ -23,6 +23,7 @@ from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, Rows, is_bit_eq
 from lenet_dist.training.state import TrainState
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5, Task
+from lenet_dist.training.threads import settle_threads
 
 _IMAGES_AT_ONCE = {"cpu": 256, "cuda": 1024}
 """With fewer, more time goes to overhead around the kernels. More do not fit into a CPU's caches;
@@ -134,6 +135,8 @@ def build(
         rows = ByHand(cast(LeNet5, state.model), train)
         if device.type == "cuda":
             rows = rows_of_shards.filled(rows, min(at_once, plan.shards))
+        else:
+            settle_threads(accelerator, lambda: _alone(rows, plan, state.model, samples))
         is_equal = _is_bit_equal(rows, mine, plan.shard_size, samples)
         _say_how(accelerator, mine, is_equal)
         rows = rows if is_equal else _separately(rows, device)
@@ -160,6 +163,15 @@ def _separately(row_of_shard: rows_of_shards.RowOfShard, device: torch.device) -
 
 def _separate(device: torch.device) -> str:
     return "side by side" if device.type == "cuda" else "one by one"
+
+
+def _alone(rows: Rows, plan: Plan, model: nn.Module, samples: Images) -> Tensor:
+    """The numbers of one shard, and the logits of a chunk of an evaluation."""
+    images = pixels(samples.images[: max(plan.shard_size, plan.config.evaluate.batch_size)])
+    shard = slice(plan.shard_size)
+    with torch.no_grad():
+        logits = model(images[: plan.config.evaluate.batch_size])
+    return torch.cat([rows(images[shard], samples.labels[shard]).flatten(), logits.flatten()])
 
 
 def _is_bit_equal(rows: Rows, mine: list[Block], shard_size: int, samples: Images) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from lenet_dist.training.threads import has_bits_of_one, one_thread
 
 _adamw_step = inspect.unwrap(torch.optim.AdamW.step)
 """Without wrappers that import torch's compiler, like those in optimizer.py."""
@@ -40,6 +43,7 @@ class Muon(torch.optim.AdamW):
     """
 
     matrices: list[Matrix]
+    _needs_one_thread: bool | None = None
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -51,12 +55,29 @@ class Muon(torch.optim.AdamW):
         _adamw_step(self)
         momentum = self.state[weights]["exp_avg"]
         is_skipped = getattr(self, "found_inf", None)  # A gradient scaler's.
-        for (place, rows, columns), old in zip(self.matrices, before, strict=True):
-            ahead = weights.grad[place].lerp(momentum[place], momentum_decay)
-            direction = orthogonalised(ahead.view(rows, columns)).flatten()
-            length = lr * 0.2 * max(rows, columns) ** 0.5
-            new = old * (1 - lr * group["weight_decay"]) - direction * length
-            weights[place] = new if is_skipped is None else torch.where(is_skipped > 0, old, new)
+        with self._threads(weights.device):
+            for (place, rows, columns), old in zip(self.matrices, before, strict=True):
+                ahead = weights.grad[place].lerp(momentum[place], momentum_decay)
+                direction = orthogonalised(ahead.view(rows, columns)).flatten()
+                length = lr * 0.2 * max(rows, columns) ** 0.5
+                new = old * (1 - lr * group["weight_decay"]) - direction * length
+                if is_skipped is not None:
+                    new = torch.where(is_skipped > 0, old, new)
+                weights[place] = new
+
+    def _threads(self, device: torch.device) -> AbstractContextManager[None]:
+        """One thread, if several would give other bits. It is tried at the first step."""
+        if self._needs_one_thread is None:
+            is_sound = device.type != "cpu" or has_bits_of_one(self._directions_of_noise)
+            self._needs_one_thread = not is_sound
+        return one_thread() if self._needs_one_thread else nullcontext()
+
+    def _directions_of_noise(self) -> Tensor:
+        noise = torch.Generator().manual_seed(0)
+        shapes = ((matrix.rows, matrix.columns) for matrix in self.matrices)
+        return torch.cat(
+            [orthogonalised(torch.randn(*shape, generator=noise)).flatten() for shape in shapes]
+        )
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""CPU threads: as many as may compute without changing a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from lenet_dist.processes.accelerator import say
+
+Compute = Callable[[], Tensor]
+"""Computes something whose bits must not depend on the number of threads, in float32."""
+
+
+def settle_threads(accelerator: Accelerator, compute: Compute) -> None:
+    """Of torch's threads use all, or a half, a quarter ...: the most with the bits of one. A
+    collective.
+
+    No library promises these bits: with many threads, MKL parts the sums of a matrix product.
+    """
+    asked = threads = torch.get_num_threads()
+    while not has_bits_of_one(compute):
+        threads //= 2
+        torch.set_num_threads(threads)
+    fewest = min(gather_object([threads]))
+    if fewest < asked:
+        say(accelerator, f"{fewest} CPU threads instead of {asked}, which give other bits here")
+
+
+def has_bits_of_one(compute: Compute) -> bool:
+    """Whether torch's threads give the bits that one gives, on this machine."""
+    if torch.get_num_threads() == 1:
+        return True
+    with one_thread():
+        alone = compute()
+    return torch.equal(compute().view(torch.int32), alone.view(torch.int32))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread within the body."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
