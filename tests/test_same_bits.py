@@ -71,6 +71,19 @@ def test_a_machine_on_which_shards_are_computed_one_by_one_has_the_same_bits(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
+def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_threads_and_processes(
+    jobs: Jobs,
+) -> None:
+    without = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    one = jobs.run(SHORT, name="one", environment=without)
+    for threads, world_size in ((4, 1), (5, 3)):
+        asked = (SHORT, f"compute.threads={threads}")
+        run = jobs.run(*asked, name=f"on-{threads}", world_size=world_size, environment=without)
+        assert "shards are computed at once, with the same bits" in run.text()
+        assert "CPU threads instead of" not in run.text()
+        assert outcome(run.directory) == outcome(one.directory)
+
+
 def test_a_run_may_go_on_with_any_number_of_processes(jobs: Jobs, uninterrupted: Job) -> None:
     world_sizes = [3, 1, 16, 5, 2]
     for number, world_size in enumerate(world_sizes[:-1]):

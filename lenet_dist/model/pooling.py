@@ -131,14 +131,23 @@ def weight_gradients(
         return _convolution_backward(gradient, inputs, kernel, None, *sizes, 1, of)[1][None]
     if inputs.device.type != "cpu":
         return weight_gradients_by_product(gradient, inputs, kernel_size, shards, stride, padding)
-    # One call, each shard a group of channels. oneDNN uses other kernels for a single group, and
-    # splits a group's images over threads if it has two threads per group. More groups than shards
-    # avoid both.
-    groups = max(2, shards, torch.get_num_threads() // 2 + 1)
+    groups = _groups(shards)
     outputs, inputs = (_as_groups(t, shards, groups) for t in (gradient, inputs))
     kernel = kernel.repeat(groups, 1, 1, 1)
     found = _convolution_backward(outputs, inputs, kernel, None, *sizes, groups, of)[1]
     return found.unflatten(0, (groups, -1))[:shards]
+
+
+def _groups(shards: int) -> int:
+    """How many groups of channels hold the shards, one each, in a single call.
+
+    oneDNN has other kernels for one group and, where there is no AVX-512, for three. It splits a
+    group's images over threads unless there are equally many groups for each. More groups than
+    shards avoid all of it.
+    """
+    threads = torch.get_num_threads()
+    groups = -(-max(2, shards) // threads) * threads
+    return groups if groups != 3 else groups + threads
 
 
 def weight_gradients_by_product(
