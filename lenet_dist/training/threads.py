@@ -1,4 +1,4 @@
-"""CPU threads: as many as may compute without changing a bit."""
+"""How many CPU threads compute: as many as do not change a bit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from lenet_dist.processes.accelerator import say
 
 Compute = Callable[[], Tensor]
-"""Computes something whose bits must not depend on the number of threads, in float32."""
+"""Gives float32 numbers whose bits must not depend on the number of threads."""
 
 
 def settle_threads(accelerator: Accelerator, compute: Compute) -> None:
-    """Of torch's threads use all, or a half, a quarter ...: the most with the bits of one. A
-    collective.
+    """Use all of torch's threads, or a half, a quarter ... of them: as many as give the bits of one.
+    A collective.
 
-    No library promises these bits: with many threads, MKL parts the sums of a matrix product.
+    No library promises those bits. MKL splits the sums of a matrix product over many threads.
     """
     asked = threads = torch.get_num_threads()
     while not has_bits_of_one(compute):
