@@ -17,8 +17,8 @@ Compute = Callable[[], Tensor]
 
 
 def settle_threads(accelerator: Accelerator, compute: Compute) -> None:
-    """Use all of torch's threads, or a half, a quarter ... of them: as many as give the bits of one.
-    A collective.
+    """Use all of torch's threads, or a half, a quarter ...: as many as give the bits of one. A
+    collective.
 
     No library promises those bits. MKL splits the sums of a matrix product over many threads.
     """
