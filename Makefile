@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 # As many as there are cores, 2 to 4; and of those that mostly wait.
 TESTS_AT_ONCE ?= $(shell cores=$$(nproc 2> /dev/null || echo 2); echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
 QUIET_TESTS_AT_ONCE ?= 4
+# Where that variable is set, each of some hundred processes would compile the package for itself.
+PYTEST := PYTHONDONTWRITEBYTECODE=
 # Several threads that wait for each other by spinning take the cores from the tests beside them.
-PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest
+PYTEST += OPENBLAS_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest
 READY := $(VENV)/.ready
 # uv installs in a quarter of pip's time; pip is for networks of which only pip has the settings.
 INSTALL := --quiet --constraint constraints.txt --editable '.[dev]'

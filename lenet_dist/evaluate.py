@@ -57,7 +57,7 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
         chunk_size = config.evaluate.batch_size
         if device.type == "cpu":
             chunk = dataset.pixels(images.images[:chunk_size])
-            settle_threads(accelerator, lambda: model(chunk).detach())
+            settle_threads(lambda: model(chunk).detach())
         result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
     if as_json:
         accelerators.say(accelerator, json.dumps(result.summary()))

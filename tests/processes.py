@@ -65,7 +65,7 @@ class Rank:
     ) -> None:  # fmt: skip
         self.output = output
         files = (str(output), str(errors or output))
-        self.process = forked(_be_a_rank, module, arguments, environment, files, str(ROOT))
+        self.process = fork(_be_a_rank, module, arguments, environment, files, str(ROOT))
 
     def send(self, number: int) -> None:
         """Send a signal; nothing happens if the process has ended."""
@@ -85,7 +85,7 @@ class Rank:
         return self.output.read_text() if self.output.exists() else ""
 
 
-def forked(function: Callable[..., object], *arguments: object) -> ForkServerProcess:
+def fork(function: Callable[..., object], *arguments: object) -> ForkServerProcess:
     """Call it in a process of its own, without the seconds that imports take.
 
     It is forked from a server that has torch imported and has computed nothing. Launchers get their

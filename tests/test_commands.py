@@ -127,11 +127,13 @@ def test_a_run_at_a_terminal_shows_one_bar_however_many_processes(tmp_path: Path
     assert any("epoch 1: validation accuracy" in line for line in shown)
 
 
+@pytest.mark.parametrize("threads", [1, 32])
 @pytest.mark.parametrize("launcher", [("python",), ("torchrun", "--nproc-per-node", "2")])
 def test_evaluate_gives_the_runs_own_test_metrics(
-    uninterrupted: Job, launcher: tuple[str, ...]
+    uninterrupted: Job, launcher: tuple[str, ...], threads: int
 ) -> None:
-    shown = command(*launcher, "-m", "lenet_dist.evaluate", str(uninterrupted.directory), "--json")
+    asked = (str(uninterrupted.directory), "--json", f"compute.threads={threads}")
+    shown = command(*launcher, "-m", "lenet_dist.evaluate", *asked)
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout) == result(uninterrupted.directory)["test"]
 

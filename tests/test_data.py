@@ -19,7 +19,7 @@ from lenet_dist.config import TRAINING_IMAGES, Data
 from lenet_dist.data import dataset, fetch
 from lenet_dist.exits import RequestError
 from tests.outcome import result
-from tests.processes import PATIENCE, Jobs, forked
+from tests.processes import PATIENCE, Jobs, fork
 
 
 class Mirror:
@@ -105,7 +105,7 @@ def _ensure(root: str, url: str) -> None:
 
 @pytest.mark.processes
 def test_two_jobs_that_start_at_once_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
-    jobs = [forked(_ensure, str(tmp_path), mirror.url) for _ in range(2)]
+    jobs = [fork(_ensure, str(tmp_path), mirror.url) for _ in range(2)]
     for job in jobs:
         job.join(PATIENCE)
     assert [job.exitcode for job in jobs] == [0, 0]

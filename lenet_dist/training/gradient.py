@@ -136,7 +136,9 @@ def build(
         if device.type == "cuda":
             rows = rows_of_shards.filled(rows, min(at_once, plan.shards))
         else:
-            settle_threads(accelerator, lambda: _alone(rows, plan, state.model, samples))
+            asked = torch.get_num_threads()
+            settled = settle_threads(lambda: _alone(rows, plan, state.model, samples))
+            _say_threads(accelerator, asked, settled)
         is_equal = _is_bit_equal(rows, mine, plan.shard_size, samples)
         _say_how(accelerator, mine, is_equal)
         rows = rows if is_equal else _separately(rows, device)
@@ -181,6 +183,12 @@ def _is_bit_equal(rows: Rows, mine: list[Block], shard_size: int, samples: Image
         if not is_bit_equal(rows, inputs, labels, shards):
             return False
     return True
+
+
+def _say_threads(accelerator: Accelerator, asked: int, settled: int) -> None:
+    fewest = min(gather_object([settled]))
+    if fewest < asked:
+        say(accelerator, f"{fewest} CPU threads instead of {asked}, which give other bits here")
 
 
 def _say_how(accelerator: Accelerator, mine: list[Block], is_equal: bool) -> None:

@@ -6,29 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor
-
-from lenet_dist.processes.accelerator import say
 
 Compute = Callable[[], Tensor]
 """Gives float32 numbers whose bits must not depend on the number of threads."""
 
 
-def settle_threads(accelerator: Accelerator, compute: Compute) -> None:
-    """Use all of torch's threads, or a half, a quarter ...: as many as give the bits of one. A
-    collective.
+def settle_threads(compute: Compute) -> int:
+    """Use all of torch's threads, or a half, a quarter ...: as many as give the bits of one. Gives
+    their number.
 
     No library promises those bits. MKL splits the sums of a matrix product over many threads.
     """
-    asked = threads = torch.get_num_threads()
     while not has_bits_of_one(compute):
-        threads //= 2
-        torch.set_num_threads(threads)
-    fewest = min(gather_object([threads]))
-    if fewest < asked:
-        say(accelerator, f"{fewest} CPU threads instead of {asked}, which give other bits here")
+        torch.set_num_threads(torch.get_num_threads() // 2)
+    return torch.get_num_threads()
 
 
 def has_bits_of_one(compute: Compute) -> bool:
