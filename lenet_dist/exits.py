@@ -7,11 +7,12 @@ import errno
 import faulthandler
 import gc
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn, TextIO
 
 DONE = 0
 FAILED = 1
@@ -76,15 +77,28 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     try:
         with paths_named():
             main(sys.argv[1:])
+        sys.stdout.flush()
     except (RequestError, RunFailed, Stopped) as outcome:
         code = _end(outcome)
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout):
+            raise
+        code = _end(RunFailed("nobody reads the output any more"))
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts
     # when a thread of torch.distributed needs the interpreter while it is shutting down.
     os._exit(code)
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether what a stream leads to, such as `head`, has ended."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 @contextmanager

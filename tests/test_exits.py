@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from lenet_dist import exits
 from tests.commands import command, forked, refusal
+from tests.processes import PATIENCE, ROOT, SMALL
 
 
 @pytest.mark.parametrize(
@@ -49,6 +55,22 @@ def test_a_path_that_can_not_be_used_is_named_by_every_command(
 @pytest.mark.processes
 def test_a_port_that_can_not_be_is_refused() -> None:
     assert "--port 99999999: must be" in refusal(forked("lenet_dist.rendezvous", "--port=99999999"))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("arguments", [("--print-config",), (*SMALL, "train.max_steps=20")])
+def test_a_command_whose_output_nobody_reads_ends_with_one_line(
+    tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    reader, unread = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "lenet_dist.train", *arguments, f"run.root={tmp_path}"], cwd=ROOT,
+        stdout=unread, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    os.close(unread)
+    said = "failed: nobody reads the output any more\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 @pytest.mark.processes
