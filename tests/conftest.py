@@ -35,6 +35,7 @@ _START_PROCESSES = (
     "measure_gpu",
     "export",
     "seeds",
+    "ideas",
     "ranks",
     "calibrate",
     "demo",
