@@ -50,9 +50,9 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
         threads = config.compute.threads
         threads = accelerators.auto_threads() if threads == "auto" else threads
         torch.set_num_threads(threads)
-        model = accelerators.on_each(accelerator, lambda: weights.read(weights_file))
+        model = accelerators.on_each(lambda: weights.read(weights_file))
         accelerators.on_each_node(accelerator, lambda: fetch.ensure(config.data))
-        images = accelerators.on_each(accelerator, lambda: dataset.load(config.data, "test"))
+        images = accelerators.on_each(lambda: dataset.load(config.data, "test"))
         device = accelerator.device
         chunk_size = config.evaluate.batch_size
         if device.type == "cpu":

@@ -93,23 +93,11 @@ def is_special(path: Path) -> bool:
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line; on return the kernel has it. Raises RunFailed naming the file and the reason."""
-    with failures_named(path), open(path, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
-
-
 def write_durably(path: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the disk has the file. Raises RunFailed naming the file and the reason."""
-    with failures_named(path), open(path, "rb") as file:
         os.fsync(file.fileno())
 
 

@@ -71,7 +71,7 @@ def trained(captured: bool, *overrides: str) -> list[Tensor]:
         if captured:
             stats = captured_step(batch_ids, number)
         else:
-            stats = step(images.__getitems__(batch_ids), number)
+            stats = step(images.batch_of(batch_ids), number)
     torch.cuda.set_sync_debug_mode("default")
     assert (captured_step.graph is not None) == captured
     weights = [p.detach() for p in state.model.parameters()]

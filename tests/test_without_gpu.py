@@ -86,10 +86,10 @@ def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
     of_batch = ByShards(rows, blocks(plan.dealt[0], shards), plan.shard_size, total)
     step = TrainStep(plan, of_batch, state)
     step.set_numbers(0)
-    step.take(images.__getitems__(ids))  # The first step makes what is kept.
+    step.take(images.batch_of(ids))  # The first step makes what is kept.
     with OnlyOnGpu():
         step.set_numbers(1)
-        stats = step.take(images.__getitems__(ids))
+        stats = step.take(images.batch_of(ids))
     assert all(number.shape == () for number in stats)
 
 

@@ -13,7 +13,7 @@ that, `not_measured`: why not."""
 Groups = Mapping[str, Mapping[str, Mapping[str, Entry]]]
 """Entries by group, case and contender."""
 
-Place = tuple[str, str, str, str]
+FigureName = tuple[str, str, str, str]
 """A figure's group, case, contender and name."""
 
 
@@ -28,9 +28,9 @@ def spreads(rounds: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return {name: spread([figures[name] for figures in rounds]) for name in rounds[0]}
 
 
-def entry_at(groups: Groups, place: Place) -> Entry | None:
+def entry_at(groups: Groups, figure: FigureName) -> Entry | None:
     """The entry that a figure belongs to, if it was measured."""
-    group, case, contender, _ = place
+    group, case, contender, _ = figure
     entry = groups.get(group, {}).get(case, {}).get(contender)
     return None if entry is None or "not_measured" in entry else entry
 

@@ -13,9 +13,6 @@ from lenet_dist.benchmarking.targets import BATCH_SIZES
 from lenet_dist.benchmarking.trial import Taken, take
 from lenet_dist.config import TRAINING_IMAGES
 
-GROUPS = ("speed", "scaling", "reduction", "audit", "start", "time_to_accuracy", "evaluation")
-"""In the order in which they are measured."""
-
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 _IMAGES = TRAINING_IMAGES["mnist"]
@@ -213,14 +210,18 @@ def _evaluation(request: Request) -> Iterator[Contest]:
         yield Contest(f"batch {_EVALUATION_BATCH}", f"{name}_evaluation", arguments)
 
 
-CONTESTS = dict(
-    zip(
-        GROUPS,
-        (_speed, _scaling, _reduction, _audit, _start, _time_to_accuracy, _evaluation),
-        strict=True,
-    )
-)
-"""By group: what gives the contests that a request asks for."""
+CONTESTS = {
+    "speed": _speed,
+    "scaling": _scaling,
+    "reduction": _reduction,
+    "audit": _audit,
+    "start": _start,
+    "time_to_accuracy": _time_to_accuracy,
+    "evaluation": _evaluation,
+}
+"""By group, in the order in which they are measured: what gives the contests of a request."""
+
+GROUPS = tuple(CONTESTS)
 
 
 def _job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lenet_dist.benchmarking.figures import Groups, Place, entry_at
+from lenet_dist.benchmarking.figures import FigureName, Groups, entry_at
 
 ACCURACY = 0.99
 """The test accuracy that the group time_to_accuracy trains to."""
@@ -21,8 +21,8 @@ class Target:
     """`over` / `under` must be at least, or at most, `bound`; without one it is only reported."""
 
     name: str
-    over: Place
-    under: Place
+    over: FigureName
+    under: FigureName
     sense: Sense
     bound: float | None = None
 
@@ -134,7 +134,7 @@ TARGETS = _targets()
 
 def judge(groups: Groups, target: Target) -> Outcome:
     """A target against what was measured."""
-    over, under = (entry_at(groups, place) for place in (target.over, target.under))
+    over, under = (entry_at(groups, figure) for figure in (target.over, target.under))
     if over is None or under is None:
         return Outcome(target, None, [], None)
     a, b = over[target.over[3]], under[target.under[3]]

@@ -54,10 +54,13 @@ class Images(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, ids: Tensor) -> Batch:
-        """The batch of these sample ids. DataLoader asks for a whole batch at once by this name."""
+    def batch_of(self, ids: Tensor) -> Batch:
+        """The batch of these sample ids."""
         ids = ids.to(self.images.device)
         return Batch(self.images[ids], self.labels[ids], ids)
+
+    __getitems__ = batch_of
+    """By this name DataLoader asks for a whole batch at once."""
 
     def to(self, device: torch.device) -> Images:
         """The same on another device."""

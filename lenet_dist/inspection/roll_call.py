@@ -137,7 +137,7 @@ class RollCall:
 
     def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
         """Do it on every rank. If it fails on some but not on all, that is those ranks' failure."""
-        value, errors = on_each_that_can(self.accelerator, action)
+        value, errors = on_each_that_can(action)
         if error := errors[self.accelerator.process_index]:
             self.failures.setdefault(what, str(error))
         return value

@@ -54,10 +54,10 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """The gradient of each parameter [shards, ...], given that of the logits, `out` [n, 10].
 
-    The n images are `shards` equal shards in a row. None means a single shard, whose bits need not
-    be those that it has among others. Work on single images is done for all of them together, with
-    the same bits however many there are; only sums over images are taken shard by shard. So a
-    shard's gradient has the same bits whatever is computed beside it.
+    The n images are `shards` equal shards in a row. Work on single images is done for all of them
+    together, with the same bits however many there are; only sums over images are taken shard by
+    shard. So a shard's gradient has the same bits whatever is computed beside it. None: one
+    gradient of all images, a little faster, with other bits.
     """
     _, _, c3_w, _, c5_w, _, f6_w, _, out_w, _ = parameters
     c1, c3, s4, c5, f6 = passed

@@ -47,27 +47,22 @@ def worst_mistakes(logits: Tensor, labels: Tensor, images: Tensor, count: int) -
 
 
 def filters(model: LeNet5) -> Tensor:
-    """C1's six filters [6, 5, 5], on the CPU."""
-    return model.C1.weight.detach()[:, 0].cpu()
+    """C1's six filters [6, 5, 5]."""
+    return model.C1.weight.detach()[:, 0]
 
 
 @torch.no_grad()
 def feature_maps(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The maps of S2 [6, 14, 14] and S4 [16, 5, 5] for one image [1, 28, 28] in [0, 1].
-
-    After ReLU, on the CPU.
-    """
-    s2, s4 = model.feature_maps(pixels.unsqueeze(0).to(model.C1.weight.device))
-    return s2[0].cpu(), s4[0].cpu()
+    """The maps of S2 [6, 14, 14] and S4 [16, 5, 5] for one image [1, 28, 28] in [0, 1], after
+    ReLU."""
+    s2, s4 = model.feature_maps(pixels[None])
+    return s2[0], s4[0]
 
 
 @torch.no_grad()
 def convolved(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The maps of C1 [6, 28, 28] and C3 [16, 10, 10] for one image [1, 28, 28] in [0, 1].
-
-    After ReLU, before pooling, on the CPU.
-    """
-    images = pixels.unsqueeze(0).to(model.C1.weight.device)
-    s2, _ = model.feature_maps(images)
-    c1, c3 = model.C1(model.standardised(images)), model.C3(s2)
-    return c1[0].relu().cpu(), c3[0].relu().cpu()
+    """The maps of C1 [6, 28, 28] and C3 [16, 10, 10] for one image [1, 28, 28] in [0, 1], after
+    ReLU, before pooling."""
+    s2, _ = model.feature_maps(pixels[None])
+    c1, c3 = model.C1(model.standardised(pixels[None])), model.C3(s2)
+    return c1[0].relu(), c3[0].relu()

@@ -16,6 +16,7 @@ from accelerate.utils import (
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
+    str_to_bool,
 )
 
 from lenet_dist.config import Compute
@@ -45,8 +46,6 @@ _NEUTRAL = {
     "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
 }
 """Variables that could override the config: the value that doesn't, and what to do instead."""
-_YES, _NO = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
-"""As Accelerate reads them."""
 
 
 def world_size_of_environment() -> int:
@@ -80,7 +79,7 @@ def start(compute: Compute) -> Accelerator:
     Raises RequestError if the environment contradicts the config, LostProcess if a peer is missing.
     """
     _check_environment(compute)
-    wants_cpu = _is_true("ACCELERATE_USE_CPU")
+    wants_cpu = _wants_cpu()
     on_cpu = not torch.cuda.is_available() or wants_cpu
     if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
         raise NodeError(
@@ -181,7 +180,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
+def on_each(action: Callable[[], T]) -> T:
     """Do it on every process; if it fails on one, every process raises that error."""
     value, errors = _outcomes(action)
     for error in errors:
@@ -190,9 +189,7 @@ def on_each(accelerator: Accelerator, action: Callable[[], T]) -> T:
     return cast(T, value)
 
 
-def on_each_that_can(
-    accelerator: Accelerator, action: Callable[[], T]
-) -> tuple[T | None, list[Exception | None]]:
+def on_each_that_can(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
     """Do it on every process. Gives this one's value, and the error of each, by rank.
 
     If it fails on all of them, the cause is not in one process: every process raises the error.
@@ -205,7 +202,7 @@ def on_each_that_can(
 
 def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
     """Do it on one process of each node; if it fails on one, every process raises that error."""
-    on_each(accelerator, action if accelerator.is_local_main_process else lambda: None)
+    on_each(action if accelerator.is_local_main_process else lambda: None)
 
 
 def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
@@ -250,13 +247,14 @@ def _check_environment(compute: Compute) -> None:
             harmless.add(compute.precision)
         if os.environ.get(name, "").lower() not in harmless:
             raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "")
-    if on_cpu.lower() not in ("", *_YES, *_NO):
-        raise RequestError(f"ACCELERATE_USE_CPU={on_cpu}: must be true or false")
 
 
-def _is_true(name: str) -> bool:
-    return os.environ.get(name, "").lower() in _YES
+def _wants_cpu() -> bool:
+    said = os.environ.get("ACCELERATE_USE_CPU") or "no"
+    try:
+        return str_to_bool(said, to_bool=True)
+    except ValueError:
+        raise RequestError(f"ACCELERATE_USE_CPU={said}: must be true or false") from None
 
 
 def _set_up_gpu() -> None:

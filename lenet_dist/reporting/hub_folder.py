@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from lenet_dist.exits import RequestError
@@ -10,7 +9,6 @@ from lenet_dist.files import check_folder_can_be_written
 from lenet_dist.model import formats, weights
 from lenet_dist.reporting import card
 from lenet_dist.run import reader
-from lenet_dist.run.reader import Run
 
 
 def check(out: Path) -> None:
@@ -24,13 +22,10 @@ def check(out: Path) -> None:
 
 
 def content(target: Path, weights_file: Path) -> dict[str, bytes]:
-    """The folder's files, by name, for the weights of a run or of a file.
-
-    Raises RequestError if a run's weights are not those that it was measured with.
-    """
-    model, stored = weights.read(weights_file), weights_file.read_bytes()
-    run = _measured(target, stored) if target.is_dir() else None
-    return formats.hub(model, stored, card.text(model, run))
+    """The folder's files, by name, for the weights of a run or of a file."""
+    model = weights.read(weights_file)
+    run = reader.read(target) if target.is_dir() else None
+    return formats.hub(model, weights_file.read_bytes(), card.text(model, run))
 
 
 def _was_exported(folder: Path) -> bool:
@@ -38,14 +33,3 @@ def _was_exported(folder: Path) -> bool:
     if {path.name for path in folder.iterdir()} != formats.HUB_FILES:
         return False
     return card.is_ours((folder / formats.CARD).read_text(encoding="utf-8", errors="replace"))
-
-
-def _measured(target: Path, content: bytes) -> Run:
-    """The run, if its result is that of these weights: a card must not report on others."""
-    found = reader.read(target)
-    if found.result and found.result.weights_sha256 != hashlib.sha256(content).hexdigest():
-        raise RequestError(
-            f"{target / 'model.safetensors'}: not the weights that result.json was measured with;"
-            " give the file instead of the run to export it without that result"
-        )
-    return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lenet_dist.files import append_line, sync_file, write_atomically
+from lenet_dist.files import failures_named, write_atomically
 
 Line = dict[str, Any]
 
@@ -20,12 +21,17 @@ class LinesFile:
 
     def write(self, line: Line) -> None:
         """Append a line. Raises RunFailed naming the file if it can't be written."""
-        append_line(self.path, json.dumps(line))
+        with failures_named(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def sync(self) -> None:
-        """Wait until the disk has every line: a checkpoint must never be ahead of its metrics."""
+        """Wait until the disk has every line: a checkpoint must never be ahead of its metrics.
+
+        Raises RunFailed naming the file if that fails.
+        """
         if self.path.exists():
-            sync_file(self.path)
+            with failures_named(self.path), open(self.path, "rb") as file:
+                os.fsync(file.fileno())
 
     def read(self) -> list[Line]:
         """Every whole line; one that a kill cut short is left out."""

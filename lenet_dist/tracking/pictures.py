@@ -35,7 +35,7 @@ def pictures_of(run: Path, config: Config) -> Pictures | None:
     worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
-    images, _, ids = training_set.__getitems__(first_ids)
+    images, _, ids = training_set.batch_of(first_ids)
     augmented = Distortion(config.augment, config.seed)(pixels(images), ids, 0)[:, 0]
     distorted = augmented.mul(255).round().byte().numpy()
     return Pictures(

@@ -124,14 +124,17 @@ class Audit:
         scale = self.train_step.scaler.state_dict()  # Under fp16 the step may change it.
         self.train_step.set_numbers(step)
         theirs = self._row(step, all_pairs[rank].shard)
-        # A graph keeps its rows to itself, so this process computes its own once more.
-        mine = self._row(step, own) if is_captured and own is not None else None
-        with gradient.watching(own) as watched:
+        if is_captured:
+            # A graph keeps its rows to itself, so this process computes its own once more.
+            mine = None if own is None else self._row(step, own)
             stats = take_step(batch, step)
-        mine = _on_cpu(watched[0]) if watched and not is_captured else mine
-        said = gather_object([(mine is not None and _digest(mine), _digest(theirs))])
+        else:
+            with gradient.watching(own) as watched:
+                stats = take_step(batch, step)
+            mine = _on_cpu(watched[0]) if watched else None
+        said = gather_object([(_digest(theirs), None if mine is None else _digest(mine))])
         for auditor, pair in enumerate(all_pairs):
-            if said[auditor][1] != said[pair.owner][0]:
+            if said[auditor][0] != said[pair.owner][1]:
                 self.train_step.weights.data.copy_(weights)
                 self.train_step.scaler.load_state_dict(scale)
                 claims = [theirs] if all_pairs[rank] == pair else []

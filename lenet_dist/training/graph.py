@@ -66,7 +66,7 @@ class CapturedStep:
         return StepStats(*(number.clone() for number in self.stats))
 
     def _take(self) -> StepStats:
-        return self.step.take(self.images.__getitems__(self.ids))
+        return self.step.take(self.images.batch_of(self.ids))
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Capturing runs nothing: the step is taken by the replay."""

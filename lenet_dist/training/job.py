@@ -80,7 +80,7 @@ def assemble(
     if is_captured:
         graph.enter_side_stream(device)
     on_each_node(accelerator, lambda: fetch.ensure(data))
-    training_set = on_each(accelerator, lambda: dataset.load(data, "train")).to(device)
+    training_set = on_each(lambda: dataset.load(data, "train")).to(device)
     places = gather_object([place_of(accelerator)])
     beginning = on_main(
         accelerator, lambda: begin(plan, accelerator, places, directory, dataset.data_hash(data))
@@ -113,7 +113,7 @@ def assemble(
 
     def shard_of(number: int, shard: int) -> Batch:
         ids = global_batches.of_step(number).split(plan.shard_size)[shard]
-        return training_set.__getitems__(ids)
+        return training_set.batch_of(ids)
 
     audit = Audit(step, plan, accelerator, directory.checkpoints, shard_of)
     audit.sound_step = audit.equal_step = state.step
@@ -135,7 +135,7 @@ def assemble(
         take_step=audit.audited(stopwatch.in_steps(take_step), is_captured=is_captured),
         stopwatch=stopwatch,
         slow_ranks=SlowRanks(places, [len(shards) for shards in plan.dealt]),
-        validation=Images(*training_set.__getitems__(validation_ids)[:2]),
+        validation=Images(*training_set.batch_of(validation_ids)[:2]),
         saved=Saved(state.step if beginning.checkpoint else None, time.monotonic()),
     )
 

@@ -45,7 +45,7 @@ def train(job: Job) -> dict[str, Any]:
         if action >= Action.STOP:
             raise _stopped(job, action)
         validation = _validate_if_due(job)
-    test_set = on_each(job.accelerator, lambda: dataset.load(plan.config.data, "test"))
+    test_set = on_each(lambda: dataset.load(plan.config.data, "test"))
     test = _evaluate(job, "test", test_set.to(job.accelerator.device))
     return on_main(job.accelerator, lambda: _write_result(job, validation, test))
 

@@ -47,7 +47,7 @@ def train_alone(config: Config, accelerator: Accelerator) -> tuple[str, str]:
         for step in range(min(plan.total_steps, max(2, _IMAGES // plan.batch_size))):
             first = step * plan.batch_size
             ids = torch.arange(first, first + plan.batch_size, device=device) % len(images)
-            take_step(images.__getitems__(ids), step)
+            take_step(images.batch_of(ids), step)
         return hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()
 
     return train(), train()

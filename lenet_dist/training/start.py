@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from lenet_dist.config import Config, keys, value_of
@@ -44,7 +43,7 @@ def start(
     accelerator = accelerators.start(config.compute)
     watch = accelerators.peer_watch
     with watch(config.compute.timeout_seconds):
-        _check_asked_alike(config, accelerator)
+        _check_asked_alike(config)
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         if result is None:
             accelerators.say(accelerator, plan)
@@ -69,7 +68,7 @@ def start(
     return result
 
 
-def _check_asked_alike(config: Config, accelerator: Accelerator) -> None:
+def _check_asked_alike(config: Config) -> None:
     """Raise RequestError, on every process, naming the keys in which one differs from rank 0."""
     asked = {key.name: value_of(config, key.name) for key in keys() if key.name not in _MAY_DIFFER}
     first, *others = gather_object([asked])

@@ -25,7 +25,7 @@ _LINES = 20
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Where and until when one measurement is taken: a folder of its own, which exists, the folder
     of MNIST's files, the number of GPUs, and a time on time.monotonic()."""
 
@@ -76,11 +76,11 @@ def wait(children: Sequence[Child], until: float, expected: int = 0) -> None:
             child.process.join()
 
 
-def call(place: Place, module: str, function: str, *arguments: object) -> dict[str, Any]:
+def call(slot: Slot, module: str, function: str, *arguments: object) -> dict[str, Any]:
     """The figures that a function gives when called in a child; its module is not imported here."""
-    result = place.folder / f"{function}.json"
+    result = slot.folder / f"{function}.json"
     asked = (str(result), f"{__package__}.{module}", function, *arguments)
-    wait([Child(result.with_suffix(".log"), {}, _write_result, *asked)], place.until)
+    wait([Child(result.with_suffix(".log"), {}, _write_result, *asked)], slot.until)
     figures: dict[str, Any] = json.loads(result.read_text())
     return figures
 

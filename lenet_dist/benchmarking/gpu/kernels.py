@@ -96,7 +96,7 @@ def _stepper(config: Config, accelerator: Any) -> Callable[[int], None]:
             if is_captured:
                 captured(next(batches), state.step)
             else:
-                step(images.__getitems__(next(batches)), state.step)
+                step(images.batch_of(next(batches)), state.step)
             state.step += 1
 
     return take

@@ -11,7 +11,7 @@ from typing import Any
 
 from lenet_dist.benchmarking import measurements
 from lenet_dist.benchmarking.gpu import runs
-from lenet_dist.benchmarking.gpu.child import Place, call
+from lenet_dist.benchmarking.gpu.child import Slot, call
 from lenet_dist.benchmarking.gpu.runs import PRECISIONS, Variant
 from lenet_dist.benchmarking.measurements import Contest, Request
 from lenet_dist.benchmarking.trial import take
@@ -74,15 +74,15 @@ class Measurement:
 
     name: str
     seconds: float
-    take: Callable[[Place], dict[str, Any]]
+    take: Callable[[Slot], dict[str, Any]]
 
 
 def programme(scale: Scale, gpus: int) -> Iterator[Measurement]:
     """All measurements, the most important first. `gpus`: how many there are."""
     default, *recipes = scale.recipes
     smallest, *sizes = scale.sizes
-    yield Measurement("limits", 10, lambda place: call(place, "limits", "limits"))
-    yield Measurement("tests", 60, lambda place: _tests(place, scale))
+    yield Measurement("limits", 10, lambda slot: call(slot, "limits", "limits"))
+    yield Measurement("tests", 60, lambda slot: _tests(slot, scale))
     yield from (_speed(scale, variant, 1) for variant in variants(scale, default))
     yield from _processes(scale, gpus)
     yield from (_resume(scale, variant) for variant in resumed(scale))
@@ -192,13 +192,13 @@ def in_processes(scale: Scale, shares_gpu: bool) -> list[Variant]:
     return found
 
 
-def _tests(place: Place, scale: Scale) -> dict[str, Any]:
+def _tests(slot: Slot, scale: Scale) -> dict[str, Any]:
     files = [str(_TESTS / name) for name in scale.test_files]
     # The machine's own plugins may not fit the pytest that was carried there.
     options = ["--disable-plugin-autoload", "-p", "xdist.plugin", "-p", "no:cacheprovider"]
     options += ["--numprocesses", str(scale.test_processes), "--dist", "load"]
-    folder = place.folder / "tests"
-    taken = take(["-m", "pytest", *options, *files], folder, limit_seconds=_left(place))
+    folder = slot.folder / "tests"
+    taken = take(["-m", "pytest", *options, *files], folder, limit_seconds=_left(slot))
     last = folder.with_suffix(".log").read_text().splitlines()[-1]
     return {"summary": last.strip("= "), "seconds": taken.seconds}
 
@@ -212,7 +212,7 @@ def _speed(scale: Scale, variant: Variant, number: int) -> Measurement:
     keys = _short(scale, variant)
     seconds = 5 if variant.is_captured else 10
     return Measurement(
-        name_of_speed(variant, number), seconds, lambda place: runs.train(place, variant, *keys)
+        name_of_speed(variant, number), seconds, lambda slot: runs.train(slot, variant, *keys)
     )
 
 
@@ -223,9 +223,9 @@ def _processes(scale: Scale, gpus: int) -> Iterator[Measurement]:
 
 
 def _together(scale: Scale, variant: Variant, count: int, shares_gpu: bool) -> Measurement:
-    def taken(place: Place) -> dict[str, Any]:
+    def taken(slot: Slot) -> dict[str, Any]:
         keys = _short(scale, variant)
-        return runs.train_together(place, variant, *keys, processes=count, shares_gpu=shares_gpu)
+        return runs.train_together(slot, variant, *keys, processes=count, shares_gpu=shares_gpu)
 
     return Measurement(name_of_processes(variant, count, shares_gpu), 15, taken)
 
@@ -240,14 +240,14 @@ def _resume(scale: Scale, variant: Variant) -> Measurement:
     steps = scale.resumed_steps // (1 if variant.is_captured else 5)
     keys = (f"train.max_steps={steps}", "log.every_steps=5")
     return Measurement(
-        name_of_resume(variant), 20, lambda place: runs.stop_and_resume(place, variant, *keys)
+        name_of_resume(variant), 20, lambda slot: runs.stop_and_resume(slot, variant, *keys)
     )
 
 
 def _step(scale: Scale, variant: Variant) -> Measurement:
-    def taken(place: Place) -> dict[str, Any]:
-        asked = (str(variant.config), variant.overrides(place.data), scale.profiled_steps)
-        return call(place, "kernels", "take_apart", *asked)
+    def taken(slot: Slot) -> dict[str, Any]:
+        asked = (str(variant.config), variant.overrides(slot.data), scale.profiled_steps)
+        return call(slot, "kernels", "take_apart", *asked)
 
     return Measurement(name_of_step(variant), 10 if variant.is_captured else 20, taken)
 
@@ -256,14 +256,14 @@ def _whole(scale: Scale, variant: Variant) -> Measurement:
     seconds = {"fast": 8, "default": 20, "best": 70}[variant.recipe]
     return Measurement(
         name_of_whole(variant), seconds,
-        lambda place: runs.train(place, variant, *scale.whole_keys),
+        lambda slot: runs.train(slot, variant, *scale.whole_keys),
     )  # fmt: skip
 
 
 def _seed(scale: Scale, variant: Variant, seed: int) -> Measurement:
     keys = (*scale.whole_keys, f"seed={seed}")
     name = name_of_seed(variant, seed)
-    return Measurement(name, 6, lambda place: runs.train(place, variant, *keys))
+    return Measurement(name, 6, lambda slot: runs.train(slot, variant, *keys))
 
 
 def _contests(scale: Scale, gpus: int, number: int, sizes: Sequence[int]) -> Iterator[Measurement]:
@@ -271,30 +271,30 @@ def _contests(scale: Scale, gpus: int, number: int, sizes: Sequence[int]) -> Ite
         if contest.case not in map(_case, sizes):
             continue
 
-        # Its arguments name the data's folder, which only the place of the measurement knows.
-        def taken(place: Place, index: int = index) -> dict[str, Any]:
-            return _contest(place, contests(scale, gpus, place.data)[index])
+        # Its arguments name the data's folder, which only the slot of the measurement knows.
+        def taken(slot: Slot, index: int = index) -> dict[str, Any]:
+            return _contest(slot, contests(scale, gpus, slot.data)[index])
 
         yield Measurement(name_of_contest(contest, number), 12, taken)
 
 
 def _seed_loop(scale: Scale, gpus: int) -> Measurement:
-    def taken(place: Place) -> dict[str, Any]:
-        request = Request(1, scale.accuracy_steps, place.data, gpus)
+    def taken(slot: Slot) -> dict[str, Any]:
+        request = Request(1, scale.accuracy_steps, slot.data, gpus)
         _, loop = measurements.CONTESTS["time_to_accuracy"](request)
-        return _contest(place, loop)
+        return _contest(slot, loop)
 
     return Measurement(SEED_LOOP, 90, taken)
 
 
-def _contest(place: Place, contest: Contest) -> dict[str, Any]:
-    folder = place.folder / "trial"
-    taken = take(contest.arguments(folder), folder, limit_seconds=_left(place))
+def _contest(slot: Slot, contest: Contest) -> dict[str, Any]:
+    folder = slot.folder / "trial"
+    taken = take(contest.arguments(folder), folder, limit_seconds=_left(slot))
     figures = measurements.figures(taken)
     if contest.contender == "job":  # The loops have a warm-up, which counts as little there.
         figures["images_per_second"] = runs.images_per_second(folder)["median"]
     return figures
 
 
-def _left(place: Place) -> float:
-    return max(0.0, place.until - time.monotonic())
+def _left(slot: Slot) -> float:
+    return max(0.0, slot.until - time.monotonic())

@@ -15,7 +15,7 @@ from typing import Any
 
 from lenet_dist import exits
 from lenet_dist.benchmarking.figures import spread
-from lenet_dist.benchmarking.gpu.child import Child, Place, wait
+from lenet_dist.benchmarking.gpu.child import Child, Slot, wait
 from lenet_dist.benchmarking.measurements import CONFIGS
 
 PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}
@@ -52,14 +52,14 @@ class Variant:
         ]  # fmt: skip
 
 
-def train(place: Place, variant: Variant, *overrides: str, name: str = "run") -> dict[str, Any]:
+def train(slot: Slot, variant: Variant, *overrides: str, name: str = "run") -> dict[str, Any]:
     """What a run on one process leaves; one that was stopped goes on."""
-    wait([_start(place, variant, overrides, name)], place.until)
-    return _read(place.folder / name)
+    wait([_start(slot, variant, overrides, name)], slot.until)
+    return _read(slot.folder / name)
 
 
 def train_together(
-    place: Place, variant: Variant, *overrides: str, processes: int, shares_gpu: bool
+    slot: Slot, variant: Variant, *overrides: str, processes: int, shares_gpu: bool
 ) -> dict[str, Any]:
     """The same on several processes: each with a GPU of its own, or all sharing one by gloo."""
     with socket.socket() as listener:
@@ -73,25 +73,25 @@ def train_together(
             "RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": local[0],
             "LOCAL_WORLD_SIZE": local[1], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        children.append(_start(place, variant, overrides, "run", environment, shares_gpu))
-    wait(children, place.until)
-    return _read(place.folder / "run")
+        children.append(_start(slot, variant, overrides, "run", environment, shares_gpu))
+    wait(children, slot.until)
+    return _read(slot.folder / "run")
 
 
-def stop_and_resume(place: Place, variant: Variant, *overrides: str) -> dict[str, Any]:
+def stop_and_resume(slot: Slot, variant: Variant, *overrides: str) -> dict[str, Any]:
     """The weights' hashes of a run and of one that SIGTERM stopped at its first line."""
-    whole = train(place, variant, *overrides, name="whole")
-    first = _start(place, variant, overrides, "parts")
-    metrics = place.folder / "parts" / "metrics.jsonl"
+    whole = train(slot, variant, *overrides, name="whole")
+    first = _start(slot, variant, overrides, "parts")
+    metrics = slot.folder / "parts" / "metrics.jsonl"
     try:
-        while first.is_running() and time.monotonic() < place.until:
+        while first.is_running() and time.monotonic() < slot.until:
             if metrics.exists() and metrics.stat().st_size:
                 break
             time.sleep(_POLL_SECONDS)
     finally:
         first.process.terminate()
-    wait([first], place.until, exits.STOPPED)
-    parts = train(place, variant, *overrides, name="parts")
+    wait([first], slot.until, exits.STOPPED)
+    parts = train(slot, variant, *overrides, name="parts")
     return {
         "whole": whole["weights_sha256"], "parts": parts["weights_sha256"],
         "resumes": parts["resumes"],
@@ -99,15 +99,15 @@ def stop_and_resume(place: Place, variant: Variant, *overrides: str) -> dict[str
 
 
 def _start(
-    place: Place, variant: Variant, overrides: tuple[str, ...], name: str,
+    slot: Slot, variant: Variant, overrides: tuple[str, ...], name: str,
     environment: Mapping[str, str] | None = None, shares_gpu: bool = False,
 ) -> Child:  # fmt: skip
     environment = environment or {}
     arguments = [
-        "--config", str(variant.config), *variant.overrides(place.data), *overrides,
-        f"run.root={place.folder}", f"run.name={name}",
+        "--config", str(variant.config), *variant.overrides(slot.data), *overrides,
+        f"run.root={slot.folder}", f"run.name={name}",
     ]  # fmt: skip
-    output = place.folder / f"{name}.rank-{environment.get('RANK', '0')}.log"
+    output = slot.folder / f"{name}.rank-{environment.get('RANK', '0')}.log"
     return Child(output, environment, _be_a_rank, arguments, shares_gpu)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_dist.benchmarking.gpu import page
-from lenet_dist.benchmarking.gpu.child import Place, call
+from lenet_dist.benchmarking.gpu.child import Slot, call
 from lenet_dist.benchmarking.gpu.programme import FULL, REHEARSAL, Measurement, Scale, programme
 from lenet_dist.benchmarking.session import provide_files
 from lenet_dist.exits import RequestError, RunFailed
@@ -50,8 +50,8 @@ def measure(asked: Asked) -> bool:
     asked.out.mkdir(parents=True, exist_ok=True)
     data = asked.scratch / "data"
     provide_files(asked.data_root, data)
-    place = Place(asked.scratch, data, 0, time.monotonic() + _FIRST_SECONDS)
-    machine = call(place, "limits", "machine")
+    slot = Slot(asked.scratch, data, 0, time.monotonic() + _FIRST_SECONDS)
+    machine = call(slot, "limits", "machine")
     gpus, commit = machine["hardware"]["gpus"], machine.pop("git_commit")
     rehearses = asked.rehearses or not gpus
     report = _earlier(asked.out, {**machine, "rehearsal": rehearses}) or {
@@ -71,7 +71,7 @@ def measure(asked: Asked) -> bool:
             continue
         folder.mkdir()
         until = began + min(left, max(_LEAST_SECONDS, _PATIENCE * measurement.seconds))
-        outcome = _take(measurement, Place(folder, data, gpus, until))
+        outcome = _take(measurement, Slot(folder, data, gpus, until))
         took = time.monotonic() - began
         if "failed" in outcome:
             if time.monotonic() >= asked.until:
@@ -87,9 +87,9 @@ def measure(asked: Asked) -> bool:
     return all(_is_there(results, measurement) for measurement in every)
 
 
-def _take(measurement: Measurement, place: Place) -> dict[str, Any]:
+def _take(measurement: Measurement, slot: Slot) -> dict[str, Any]:
     try:
-        return {"figures": measurement.take(place)}
+        return {"figures": measurement.take(slot)}
     except RunFailed as error:
         return {"failed": str(error)}
 
