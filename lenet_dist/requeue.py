@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
         "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
     )
     request, overrides = parser.parse_known_args(arguments)
-    directory = RunDirectory(load(request.config, overrides))
+    directory = RunDirectory.of(load(request.config, overrides))
     job = slurm.job_name()
     if job is None:
         raise RequestError("not in a SLURM job: there is nothing to requeue")

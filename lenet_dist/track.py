@@ -14,6 +14,7 @@ from pathlib import Path
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
 from lenet_dist.request import load
+from lenet_dist.run.directory import RunDirectory
 from lenet_dist.tracking import feed
 from lenet_dist.tracking.environment import active_trackers, settle_environment
 
@@ -29,9 +30,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--follow", metavar="PID", type=int, help=argparse.SUPPRESS)
     request, overrides = parser.parse_known_args(arguments)
     run: Path = request.run
-    if not (run / "config.yaml").exists():
-        raise RequestError(f"{run}: not a run: it has no config.yaml")
-    config = load(run / "config.yaml", overrides)
+    directory = RunDirectory(run)
+    directory.check_is_run()
+    config = load(directory.config, overrides)
     names = active_trackers(config)
     if not names:
         raise RequestError(f"{run}: no tracker is active; write for example wandb.mode=online")

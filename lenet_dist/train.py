@@ -54,7 +54,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
 
     result = start(config, task, stop, Clock(started), _report)
     if exits.is_main_process():
-        print(table(result, RunDirectory(config)))
+        print(table(result, RunDirectory.of(config)))
 
 
 def _report(run: RunDirectory) -> None:

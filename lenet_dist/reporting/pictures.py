@@ -18,6 +18,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
 from lenet_dist.model.inspect import Mistake
 from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.run.directory import RunDirectory
 from lenet_dist.run.reader import Run
 
 _MISTAKES = 24
@@ -62,8 +63,9 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
     """
     if run.result is None:
         raise RequestError("they need the final weights, and the run is not complete")
-    model = weights.read(run.path / "model.safetensors")
-    digest = hashlib.sha256((run.path / "model.safetensors").read_bytes()).hexdigest()
+    file = RunDirectory(run.path).weights
+    model = weights.read(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != run.result.weights_sha256:
         raise RequestError("model.safetensors is not the file that result.json describes")
     data = replace(run.config.data, root=data_root or run.config.data.root, download=False)

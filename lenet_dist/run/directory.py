@@ -19,10 +19,10 @@ _ELASTIC_PATIENCE_SECONDS = 60
 
 
 class RunDirectory:
-    """``run.root/run.name`` and the paths in it."""
+    """A run's directory, ``run.root/run.name``, and the paths in it."""
 
-    def __init__(self, config: Config) -> None:
-        self.path = Path(config.run.root) / config.run.name
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.config = self.path / "config.yaml"
         self.metrics = LinesFile(self.path / "metrics.jsonl")
         self.ranks = LinesFile(self.path / "ranks.jsonl")
@@ -33,6 +33,16 @@ class RunDirectory:
         self.report = self.path / "report.html"
         self.stop = self.path / "STOP"
         self._lock = RunLock(self.path / ".lock")
+
+    @classmethod
+    def of(cls, config: Config) -> RunDirectory:
+        """The directory of the run that a config asks for."""
+        return cls(Path(config.run.root) / config.run.name)
+
+    def check_is_run(self) -> None:
+        """Raise RequestError if it holds no run."""
+        if not self.config.exists():
+            raise RequestError(f"{self.path}: not a run: it has no config.yaml")
 
     def completed(self, config: Config) -> dict[str, Any] | None:
         """The result of the run if it is complete, else None. Changes nothing.
@@ -120,19 +130,17 @@ def locate_weights(target: Path) -> tuple[Path, Path | None]:
     Raises RequestError naming what is missing.
     """
     if target.is_dir():
-        weights_file, config_file = target / "model.safetensors", target / "config.yaml"
-        if not config_file.exists():
-            raise RequestError(f"{target}: not a run: it has no config.yaml")
-        if not weights_file.exists():
+        run = RunDirectory(target)
+        run.check_is_run()
+        if not run.weights.exists():
             raise RequestError(
                 f"{target}: this run is not complete: it has no model.safetensors yet"
             )
-        result_file = target / "result.json"
-        if result_file.exists():
-            expected = _read_result(result_file)["weights_sha256"]
-            if hashlib.sha256(weights_file.read_bytes()).hexdigest() != expected:
-                raise RequestError(f"{weights_file}: not the weights of {result_file}: SHA-256")
-        return weights_file, config_file
+        if run.result.exists():
+            expected = _read_result(run.result)["weights_sha256"]
+            if hashlib.sha256(run.weights.read_bytes()).hexdigest() != expected:
+                raise RequestError(f"{run.weights}: not the weights of {run.result}: SHA-256")
+        return run.weights, run.config
     if not target.exists():
         raise RequestError(f"{target}: no such run or weights file")
     return target, None

@@ -17,7 +17,7 @@ from lenet_dist.machine.place import Place
 from lenet_dist.model.lenet5 import PARAMETERS
 from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
-from lenet_dist.run.directory import complete_checkpoints
+from lenet_dist.run.directory import RunDirectory, complete_checkpoints
 from lenet_dist.run.evaluation import Evaluation
 
 T = TypeVar("T")
@@ -143,22 +143,21 @@ def read(path: Path) -> Run:
     """
     if not path.exists():
         raise RequestError(f"{path}: no such run")
-    if not (path / "config.yaml").exists():
-        raise RequestError(f"{path}: not a run: it has no config.yaml")
-    config = load(path / "config.yaml")
-    lines = _lines(path / "metrics.jsonl")
-    result = path / "result.json"
+    run = RunDirectory(path)
+    run.check_is_run()
+    config = load(run.config)
+    lines = _lines(run.metrics.path)
     return Run(
         path=path,
         config=config,
         plan=validate(config, world_size=1),
         train=[typed(TrainLine, *line) for line in lines if _kind(*line) == "train"],
         validation=[typed(EvaluationLine, *line) for line in lines if _kind(*line) == "validation"],
-        ranks=[typed(RanksLine, *line) for line in _lines(path / "ranks.jsonl")],
-        starts=[typed(Start, *line) for line in _lines(path / "starts.jsonl")],
-        saved_step=max((step for step, _ in complete_checkpoints(path / "checkpoints")), default=0),
-        result=typed(Result, _json(_text(result), str(result)), str(result))
-        if result.exists()
+        ranks=[typed(RanksLine, *line) for line in _lines(run.ranks.path)],
+        starts=[typed(Start, *line) for line in _lines(run.starts.path)],
+        saved_step=max((step for step, _ in complete_checkpoints(run.checkpoints)), default=0),
+        result=typed(Result, _json(_text(run.result), str(run.result)), str(run.result))
+        if run.result.exists()
         else None,
     )
 

@@ -19,6 +19,7 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
+from lenet_dist.run.directory import RunDirectory
 from lenet_dist.run.lines import Line, Tail
 from lenet_dist.run.lock import RunLock
 from lenet_dist.tracking.ending import Ending, Pictures
@@ -98,7 +99,8 @@ def _feed(
     wait: Callable[[float], Ending | None],
 ) -> list[_Guarded]:
     """Pass lines on to the trackers until `wait` gives the run's ending. Gives the trackers."""
-    tail, of_ranks = Tail(run / "metrics.jsonl"), Tail(run / "ranks.jsonl")
+    directory = RunDirectory(run)
+    tail, of_ranks = Tail(directory.metrics.path), Tail(directory.ranks.path)
     with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
         feeds = [
             _Guarded(name, functools.partial(_open, name, run, config, pid, say)) for name in names
@@ -117,12 +119,12 @@ def _feed(
         while ending is None:
             each(lambda tracker: _pass_on(_without_test(read()), tracker))
             ending = wait(_LOOK_EVERY_SECONDS)
-            if (run / "result.json").exists():  # Whatever the last word is, and without one too.
+            if directory.result.exists():  # Whatever the last word is, and without one too.
                 ending = ending or wait(_LAST_WORD_SECONDS)
                 ending = Ending("completed", pictures=ending.pictures if ending else None)
         lines, result = read(), None
         if ending.kind == "completed":
-            result = json.loads((run / "result.json").read_text())
+            result = json.loads(directory.result.read_text())
             pictures = functools.cache(lambda: ending.pictures or _pictures_of(run, config))
             each(lambda tracker: _pass_on(lines, tracker, pictures))
         else:
@@ -153,14 +155,14 @@ class _Guarded:
             action(self._tracker)
         except Exception as error:  # Trackers may raise anything; none of it concerns the run.
             self._has_failed = True
-            return f"{_LABELS.get(self._name, self._name)}: {in_words(error)}"
+            return f"{_LABELS[self._name]}: {in_words(error)}"
         return None
 
 
 def _open(
     name: str, run: Path, config: Config, pid: int | None, say: Callable[[str], None]
 ) -> Tracker:
-    start = json.loads((run / "starts.jsonl").read_text().splitlines()[-1])
+    start = RunDirectory(run).starts.read()[-1]
     if name == "wandb":
         from lenet_dist.tracking.wandb import WandbTracker
 

@@ -13,6 +13,7 @@ from lenet_dist.data.dataset import pixels
 from lenet_dist.exits import RequestError
 from lenet_dist.model import weights
 from lenet_dist.model.inspect import worst_mistakes
+from lenet_dist.run.directory import RunDirectory
 from lenet_dist.tracking.ending import Mistake, Pictures
 
 _PICTURES = 24
@@ -24,7 +25,7 @@ def pictures_of(run: Path, config: Config) -> Pictures | None:
     None if there can't be any: the data is missing, or the model is another one.
     """
     try:
-        model = weights.read(run / "model.safetensors").eval()
+        model = weights.read(RunDirectory(run).weights).eval()
         test = dataset.load(config.data, "test")
         training_set = dataset.load(config.data, "train")
     except (RequestError, OSError):

@@ -39,7 +39,7 @@ def start(
     """
     plan = validate(config, accelerators.world_size_of_environment())
     trackers = active_trackers(config)
-    directory = RunDirectory(config)
+    directory = RunDirectory.of(config)
     accelerator = accelerators.start(config.compute)
     watch = accelerators.peer_watch
     with watch(config.compute.timeout_seconds):
