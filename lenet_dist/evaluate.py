@@ -9,11 +9,13 @@ A run is evaluated with its own config, a weights file with the schema's default
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from lenet_dist import exits
 from lenet_dist.config import Config
+from lenet_dist.exits import RequestError
 from lenet_dist.request import load
 from lenet_dist.run.directory import locate_weights
 
@@ -59,6 +61,8 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
             chunk = dataset.pixels(images.images[:chunk_size])
             settle_threads(lambda: model(chunk).detach())
         result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
+    if not math.isfinite(result.loss):
+        raise RequestError(f"{weights_file}: its loss is {result.loss}")
     if as_json:
         accelerators.say(accelerator, json.dumps(result.summary()))
     else:

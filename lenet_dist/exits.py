@@ -20,7 +20,9 @@ WRONG_REQUEST = 2
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again to continue."""
 _INTERRUPTED = 128 + signal.SIGINT
-_OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+_OF_A_PATH = {
+    errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 """Errors by which a path that was named can't be used."""
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
@@ -157,12 +159,22 @@ def _said_and_code(outcome: Exception) -> tuple[str, int]:
             return f"failed: {outcome}", FAILED
 
 
+class _Once(argparse._StoreAction):
+    """argparse's own action keeps an option's last value, and drops the others without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if option and getattr(namespace, self.dest) is not self.default:
+            parser.error(f"{option} is given twice")
+        super().__call__(parser, namespace, values, option)
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that raises RequestError for its errors, and takes ``key=value`` beside options."""
 
     def __init__(self, **keywords: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **keywords)
+        self.register("action", None, _Once)
 
     def print_help(self, file: Any = None) -> None:
         """Print the help once, however many processes there are."""

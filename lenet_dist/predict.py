@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_dist import exits
+from lenet_dist.exits import RequestError
 from lenet_dist.model.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -28,14 +29,14 @@ PRETRAINED = Path(__file__).parent / "pretrained" / "lenet5.safetensors"
 def main(arguments: list[str]) -> None:
     """Read all pictures, then print one line for each."""
     parser = exits.ArgumentParser(prog="lenet_dist.predict", description=__doc__)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    parser.add_argument("images", metavar="IMAGE", nargs="+")
     parser.add_argument(
         "--weights", metavar="FILE", type=Path, default=PRETRAINED,
         help="a weights file (default: the package's own)",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     request = parser.parse_args(arguments)
-    probabilities = _probabilities(request.images, request.weights).tolist()
+    probabilities = _probabilities(list(map(Path, request.images)), request.weights).tolist()
     predictions = list(map(Prediction, request.images, probabilities))
     if request.json:
         print(json.dumps([prediction.fields() for prediction in predictions]))
@@ -57,7 +58,10 @@ def _probabilities(images: list[Path], weights_file: Path) -> Tensor:
     temperature = weights.temperature(weights_file)
     digits = torch.from_numpy(np.stack([picture.read(image) for image in images]))
     with torch.no_grad():
-        return (model(pixels(digits)).double() / temperature).softmax(1)
+        logits = model(pixels(digits))
+    if not logits.isfinite().all():
+        raise RequestError(f"{weights_file}: its logits are not finite")
+    return (logits.double() / temperature).softmax(1)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ def main(arguments: list[str]) -> None:
         "--wandb-json", metavar="FILE", type=Path, help="write its spec to FILE; contacts no server"
     )
     request = parser.parse_args(arguments)
+    if request.wandb or request.wandb_json:
+        _check_wandb(request)
     single = len(request.runs) == 1
     out = request.out or (request.runs[0] if single else Path()) / "report.html"
     import torch
@@ -58,11 +60,18 @@ def main(arguments: list[str]) -> None:
         _wandb(runs, request)
 
 
-def _wandb(runs: Sequence[Run], request: Namespace) -> None:
+def _check_wandb(request: Namespace) -> None:
     if find_spec("wandb_workspaces") is None:
         raise RequestError(
             "--wandb needs the package wandb-workspaces: pip install 'lenet_dist[workspaces]'"
         )
+    if request.wandb:
+        from lenet_dist.reporting import wandb_report
+
+        wandb_report.parse_project(request.wandb)
+
+
+def _wandb(runs: Sequence[Run], request: Namespace) -> None:
     from lenet_dist.reporting import wandb_report
 
     project = wandb_report.parse_project(request.wandb) if request.wandb else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast, get_origin
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lenet_dist.config import Config, Key, keys, value_of
@@ -70,17 +70,21 @@ def _read(file: Path) -> DictConfig:
     except OSError as error:
         # OmegaConf raises OSError without a reason for YAML that holds only a bare value.
         reason = error.strerror or _NO_MAPPING
-        raise RequestError(f"--config {file}: {reason}") from None
+        raise RequestError(f"{file}: {reason}") from None
     except RecursionError:
-        raise RequestError(f"--config {file}: too many levels") from None
+        raise RequestError(f"{file}: too many levels") from None
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        raise RequestError(f"--config {file}: not YAML: {error}") from None
+        raise RequestError(f"{file}: not YAML: {error}") from None
     if not isinstance(loaded, DictConfig):
-        raise RequestError(f"--config {file}: {_NO_MAPPING}")
-    root = yaml.compose(text, yaml.SafeLoader)
+        raise RequestError(f"{file}: {_NO_MAPPING}")
+    return _as_typed(loaded, yaml.compose(text, yaml.SafeLoader), f"{file}: ")
+
+
+def _as_typed(loaded: DictConfig, root: yaml.Node | None, source: str) -> DictConfig:
+    """What OmegaConf has loaded from YAML, with text exactly as it stands in the YAML's nodes."""
     for key in keys():
         node = _node_at(root, key.name)
-        _check_number(key, node, f"--config {file}: ")
+        _check_number(key, node, source)
         words = _words(key, node)
         if words is not None:
             OmegaConf.update(loaded, key.name, words)
@@ -100,7 +104,8 @@ def _parse(override: str) -> DictConfig:
         if words is not None:
             OmegaConf.update(literal := OmegaConf.create(), name, words)
             return literal
-        return OmegaConf.from_dotlist([override])
+        loaded = OmegaConf.from_dotlist([override])
+        return loaded if key else _as_typed(loaded, _node_of(f"{name}: {value}"), "")
     except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise RequestError(f"{override!r}: {error}") from None
 
@@ -171,8 +176,9 @@ def _mend(request: DictConfig, source: str) -> None:
         value = OmegaConf.select(request, key.name)
         if value is False and "no" in key.alternatives:
             OmegaConf.update(request, key.name, "no")  # YAML 1.1 reads a bare `no` as false.
-        if isinstance(value, DictConfig) and get_origin(key.type) is list:
-            raise RequestError(f"{source}{key.name}: must be a list")
+        is_no_list = value is not None and not isinstance(value, ListConfig)
+        if is_no_list and get_origin(key.type) is list:
+            raise RequestError(f"{source}{key.name}: must be a list, such as [a, b]")
 
 
 def _explain(error: OmegaConfBaseException) -> str:

@@ -33,7 +33,10 @@ for argument in "$@"; do
     previous=$argument
 done
 for argument in "$@"; do
-    case $argument in run.name=*) name=${argument#*=} ;; esac
+    case $argument in
+        run.name=*) name=${argument#*=} ;;
+        seed=*) fail "$argument: each run has a seed of its own" ;;
+    esac
 done
 seed=${SLURM_ARRAY_TASK_ID:-}
 [ -n "$seed" ] || fail "not a job array; submit it: sbatch --array=0-9 slurm/seeds.sh"

@@ -138,7 +138,9 @@ def answer(address: str, method: str, path: str, body: bytes = b"", host: str | 
 
 def test_only_drawings_and_only_by_this_machines_name_are_taken(address: str) -> None:
     drawing = bytes(140 * 140)
-    assert answer(address, "POST", "/look", drawing) == 200
+    for level in (0, 1, 255):  # Nothing is drawn on any of them.
+        assert answer(address, "POST", "/look", bytes([level]) * 140 * 140) == 200
+    assert answer(address, "POST", "/look", b"\1" + drawing[1:]) == 200
     assert answer(address, "GET", "/", host="evil.example") == 400
     assert answer(address, "POST", "/look", drawing, host="evil.example") == 400
     assert answer(address, "POST", "/look", drawing[1:]) == 400
@@ -163,9 +165,9 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
         for arguments, named in (
             (("--port", str(port)), f"--port {port}: "),
             (("--port", "70000"), "--port 70000: "),
-            (("--weights", "README.md"), "README.md: not LeNet-5's weights"),
+            (("--port", "0", "--weights", "README.md"), "README.md: not LeNet-5's weights"),
         ):
-            assert named in refusal(forked("lenet_dist.demo", "--port", "0", *arguments))
+            assert named in refusal(forked("lenet_dist.demo", *arguments))
 
 
 def test_without_its_packages_it_says_which() -> None:

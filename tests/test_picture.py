@@ -203,6 +203,14 @@ def test_pictures_of_every_mode_are_read(tmp_path: Path, mode: str) -> None:
     assert np.abs(picture.read(file).astype(int) - plain).mean() < 8
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_of_16_bits_a_picture_may_use_the_lower_ones_alone(tmp_path: Path, bits: int) -> None:
+    drawn = 255 - enlarged(DIGITS[0], 100)
+    Image.fromarray(drawn.astype(np.uint16) << bits - 8).save(tmp_path / "picture.png")
+    read = picture.read(tmp_path / "picture.png")
+    assert (read == picture.as_mnist(drawn.astype(np.float32))).all()
+
+
 def test_dirt_is_not_part_of_the_digit() -> None:
     drawn = enlarged(DIGITS[1], 200).astype(np.float32)
     dirty = drawn.copy()

@@ -101,6 +101,36 @@ def test_a_file_whose_temperature_is_no_number_above_0_is_refused_by_name(
     assert str(refused.value).startswith(f"{file}: ")
 
 
+@pytest.mark.parametrize(
+    "header", ['{"mean": "nan"}', '{"mean": 1e400}', '{"std": Infinity}', '{"std": 0}']
+)
+def test_a_file_whose_scale_is_not_finite_is_refused_by_name(tmp_path: Path, header: str) -> None:
+    file = tmp_path / "w.safetensors"
+    tensors = dict(lenet5.build(0, 0.0, 1.0).state_dict())
+    file.write_bytes(safetensors.torch.save(tensors, {"lenet_dist": header}))
+    with pytest.raises(RequestError, match="a value in it is not finite"):
+        weights.read(file)
+
+
+def test_weights_whose_logits_overflow_are_refused_by_name(
+    pictures: list[Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "great.safetensors"
+    great = {name: 1e30 * w for name, w in lenet5.build(0, 0.0, 1.0).state_dict().items()}
+    file.write_bytes(weights.to_bytes(great, 0.0, 1.0))
+    for arguments in (
+        (PREDICT, "--json", str(pictures[0]), "--weights", str(file)),
+        ("lenet_dist.evaluate", "--json", str(file), "data.name=synthetic"),
+    ):
+        assert f"{file}: its lo" in refusal(forked(*arguments))
+
+
+def test_a_picture_is_called_as_it_was_named(pictures: list[Path]) -> None:
+    named = f"{pictures[0].parent}/./{pictures[0].name}"
+    done = forked(PREDICT, "--json", named)
+    assert json.loads(done.stdout)[0]["image"] == named
+
+
 def test_without_a_temperature_a_files_bytes_are_as_they_always_were() -> None:
     tensors = dict(lenet5.build(0, 0.0, 1.0).state_dict())
     content = weights.to_bytes(tensors, 0.0, 1.0, temperature=1.0)

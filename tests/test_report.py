@@ -20,7 +20,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.reporting import page, pictures, robustness
 from lenet_dist.request import load
 from lenet_dist.run import reader
-from tests.commands import command, loaded_by
+from tests.commands import command, forked, loaded_by, refusal
 from tests.outcome import outcome, result
 from tests.pages import altered, html_of, page_of
 from tests.processes import Job, Jobs
@@ -236,6 +236,12 @@ def test_what_is_no_run_is_refused_by_name(arguments: list[str]) -> None:
     with pytest.raises(RequestError) as refused:
         report.main(arguments)
     assert (arguments or ["RUN"])[-1] in str(refused.value)
+
+
+def test_a_wrong_project_is_refused_before_the_page_is_written(uninterrupted: Job) -> None:
+    done = forked("lenet_dist.report", str(uninterrupted.directory), "--wandb", "foo")
+    assert "foo" in refusal(done)
+    assert not (uninterrupted.directory / "report.html").exists()
 
 
 def test_a_place_that_cant_be_written_is_refused_by_name(

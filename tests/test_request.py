@@ -23,6 +23,19 @@ def refusal(file: Path | None = None, *overrides: str) -> str:
     return message
 
 
+def test_a_section_given_at_once_takes_text_and_numbers_as_its_keys_do() -> None:
+    assert load(None, ["run={name: 007}"]).run.name == "007"
+    assert load(None, ["train={epochs: 10}"]).train.epochs == 10
+    with pytest.raises(RequestError, match=r"train\.epochs=010: write the number in decimals"):
+        load(None, ["train={epochs: 010}"])
+
+
+@pytest.mark.parametrize("override", ["wandb.tags=a", "log.trackers=wandb", "wandb.tags=1"])
+def test_a_word_where_a_list_should_be_is_refused(override: str) -> None:
+    with pytest.raises(RequestError, match=r"must be a list, such as \[a, b\]"):
+        load(None, [override])
+
+
 def test_a_file_beats_the_default_and_the_command_line_beats_the_file(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_text("train:\n  epochs: 3\n  batch_size: 64\n")

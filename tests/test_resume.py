@@ -194,6 +194,70 @@ def test_a_changed_config_is_taken_where_the_flag_asks_for_it_and_marked(
     assert result(run.directory)["bit_exact"] is False
 
 
+def test_a_start_that_saved_nothing_does_not_change_what_the_run_goes_on_with(
+    jobs: Jobs, uninterrupted: Job, stopped: Path
+) -> None:
+    # It diverges before it can save anything.
+    inexact = ("run.inexact=true", "compute.threads=2", "optimizer.lr=1e30")
+    jobs.start(*inexact, "checkpoint.every_steps=0").expect(1)
+    refused = jobs.start("compute.threads=2").expect(2)
+    assert "compute.threads: 1 -> 2" in refused.text()
+    again = jobs.run("compute.threads=auto")
+    assert outcome(again.directory) == outcome(uninterrupted.directory)
+    assert result(again.directory)["threads"] == 1
+    assert result(again.directory)["bit_exact"] is True
+
+
+@pytest.mark.parametrize(
+    ("begun", "then"),
+    [
+        ("optimizer.name=sgd", "optimizer.name=muon"),
+        ("optimizer.name=adam", "optimizer.name=sgd"),
+        ("train.ema_decay=0", "train.ema_decay=0.9"),
+    ],
+)
+def test_what_a_checkpoint_lacks_for_the_changed_config_begins_anew(
+    jobs: Jobs, begun: str, then: str
+) -> None:
+    job = jobs.start(begun)
+    job.until_step(28)
+    job.main.send(signal.SIGTERM)
+    job.expect(75)
+    done = jobs.run(then, "run.inexact=true")
+    assert result(done.directory)["bit_exact"] is False
+    assert result(done.directory)["resumes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("train.max_steps=10", "more than the 10 asked for"),
+        ("train.batch_size=32", "train.batch_size=32: "),
+    ],
+)
+def test_what_can_not_go_on_is_refused_with_the_flag_too(
+    jobs: Jobs, stopped: Path, override: str, named: str
+) -> None:
+    assert named in jobs.start(override, "run.inexact=true").expect(2).text()
+
+
+def test_a_run_without_its_config_is_refused_and_its_checkpoints_stay(
+    jobs: Jobs, stopped: Path
+) -> None:
+    (stopped / "config.yaml").unlink()
+    steps = checkpoint_steps(stopped)
+    assert "checkpoints but no config.yaml" in jobs.start("seed=5").expect(2).text()
+    assert checkpoint_steps(stopped) == steps
+
+
+def test_a_folder_where_a_file_should_be_is_named(jobs: Jobs, stopped: Path) -> None:
+    metrics = stopped / "metrics.jsonl"
+    metrics.unlink()
+    metrics.mkdir()
+    refused = jobs.start().expect(2)
+    assert f"error: {metrics}: Is a directory" in refused.text()
+
+
 def test_another_world_size_under_ddp_is_refused_or_with_the_flag_done_and_marked(
     jobs: Jobs,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -67,9 +68,19 @@ def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
         (("configs/smoke.yaml", "2", "--at-once", "0"), "--at-once 0"),
         (("configs/smoke.yaml", "2", "seed=3"), "seed=3"),
         (("configs/smoke.yaml", "2", "train.shards=3"), "train.shards = 3"),
+        (("configs/smoke.yaml", "2", "--program", "nowhere.py"), "--program nowhere.py"),
     ):
         process = seeds(tmp_path, *arguments)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2
         assert errors.startswith("error: ") and named in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_an_array_of_seeds_refuses_a_seed() -> None:
+    done = subprocess.run(
+        ["bash", "slurm/seeds.sh", "seed=7"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: seed=7: each run has a seed of its own\n"

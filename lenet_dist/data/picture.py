@@ -95,7 +95,10 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _reduced(picture: Image.Image) -> Image.Image:
     """The picture in grey, with its opacity if it has one, its longer side at most 256."""
     if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        levels = np.asarray(picture)
+        # Scanners and cameras leave the upper bits of 16 empty.
+        depth = next(bits for bits in (8, 10, 12, 14, 16) if levels.max() < 1 << bits)
+        picture = Image.fromarray((levels >> depth - 8).astype(np.uint8))
     grey = picture.convert("LA" if picture.has_transparency_data else "L")
     grey.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
     return grey

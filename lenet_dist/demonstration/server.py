@@ -64,9 +64,11 @@ def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> dict[str, 
 
     None if nothing is drawn.
     """
-    if levels.max() == 0:
+    try:
+        digit = picture.as_mnist(levels)
+    except ValueError:
         return None
-    image = pixels(torch.from_numpy(picture.as_mnist(levels))[None])
+    image = pixels(torch.from_numpy(digit)[None])
     probabilities = (model(image)[0].double() / temperature).softmax(0)
     c1, c3 = inspect.convolved(model, image[0])
     return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 SURE = 0.9
 """A prediction with a probability below this is called unsure."""
@@ -13,7 +12,8 @@ SURE = 0.9
 class Prediction:
     """A picture's file, and the probability of each digit."""
 
-    image: Path
+    image: str
+    """As it was named."""
     probabilities: list[float]
 
     @property
@@ -26,7 +26,7 @@ class Prediction:
         """For JSON."""
         digit = self.ranked[0]
         return {
-            "image": str(self.image),
+            "image": self.image,
             "digit": digit,
             "probability": self.probabilities[digit],
             "probabilities": self.probabilities,

@@ -48,7 +48,8 @@ def read(path: Path) -> LeNet5:
         model = LeNet5(**scale)
         weights = safetensors.torch.load_file(path)
         model.load_state_dict(weights)
-        if not model.std > 0 or not all(w.isfinite().all() for w in weights.values()):
+        is_scaled = math.isfinite(model.mean) and 0 < model.std < math.inf
+        if not is_scaled or not all(w.isfinite().all() for w in weights.values()):
             raise ValueError("a value in it is not finite, or its std is not above 0")
     return model
 
@@ -66,8 +67,8 @@ def temperature(path: Path) -> float:
 
 
 def _header(path: Path) -> dict[str, float]:
-    if is_special(path):
-        raise ValueError("a pipe or a device; name a file")
+    if is_special(path) or path.is_dir():
+        raise ValueError("a folder, a pipe or a device; name a file")
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
     return {name: float(number) for name, number in header.items()}

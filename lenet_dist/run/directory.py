@@ -57,6 +57,7 @@ class RunDirectory:
             return None
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
+        self.check_is_run()
         if changes := config_changes(load(self.config), config):
             raise RequestError(
                 f"{self.path} holds a complete run of another config ({'; '.join(changes)});"
@@ -67,8 +68,9 @@ class RunDirectory:
     def open(self, config: Config) -> Config | None:
         """Take the lock and get ready to begin or to continue.
 
-        Gives the config that the run began with, or None if it is new. Raises RequestError if
-        run.resume forbids it, if another job is using this run, or if it can't be written.
+        Gives the config of the newest start, or None if the run is new. Raises RequestError if
+        run.resume forbids it, if another job is using this run, if it can't be written, or if it
+        lacks its config.
         """
         if config.run.resume == "never" and self.config.exists():
             raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
@@ -81,7 +83,14 @@ class RunDirectory:
             self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
-        return load(self.config) if self.config.exists() else None
+        if self.config.exists():
+            return load(self.config)
+        if complete_checkpoints(self.checkpoints):
+            raise RequestError(
+                f"{self.path} holds checkpoints but no config.yaml: restore it,"
+                " or choose another run.name"
+            )
+        return None
 
     def gain(self) -> tuple[int, int]:
         """The step at which the last start began, and that of the newest checkpoint."""

@@ -53,7 +53,7 @@ def begin(
     if begun:
         checkpoint, warnings = checkpoints.load_newest(directory.checkpoints)
     step = checkpoint.state["step"] if checkpoint else 0
-    threads = _threads(config, begun)
+    threads = _threads(config, begun, checkpoint)
     circumstances = {
         "config_hash": configuration.config_hash(config),
         "data_sha256": data_sha256,
@@ -63,12 +63,17 @@ def begin(
         "versions": versions(),
         "kernel_variables": kernel_variables(),
     }
-    differences = _config_differences(config, begun, threads)
-    if checkpoint:
-        differences += _state_differences(checkpoint.state, circumstances, config)
-    differences += _lost_lines(directory.metrics, plan, step)
+    differences = _lost_lines(directory.metrics, plan, step)
+    if begun and checkpoint:
+        differences += _state_differences(checkpoint.state, circumstances, begun, config)
+    elif begun:
+        differences += config_changes(begun, config)
+        if threads != begun.compute.threads:
+            differences.append(f"compute.threads: {begun.compute.threads} -> {threads}")
     if differences and not config.run.inexact:
         raise RequestError(refusal(directory.path, differences))
+    if checkpoint:
+        _check_can_go_on(directory, checkpoint.state, plan)
     for warning in warnings:
         print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
 
@@ -98,11 +103,13 @@ def with_threads(config: Config, threads: int) -> Config:
     return replace(config, compute=replace(config.compute, threads=threads))
 
 
-def _threads(config: Config, begun: Config | None) -> int:
-    """CPU threads per process: as requested, else as the run began, else this node's share."""
-    asked, before = config.compute.threads, begun.compute.threads if begun else "auto"
-    if asked != "auto":
-        return asked
+def _threads(config: Config, begun: Config | None, checkpoint: Checkpoint | None) -> int:
+    """CPU threads per process: as requested, else as the run had, else this node's share."""
+    if config.compute.threads != "auto":
+        return config.compute.threads
+    if checkpoint:
+        return checkpoint.state["threads"]
+    before = begun.compute.threads if begun else "auto"
     return before if before != "auto" else auto_threads()
 
 
@@ -113,18 +120,32 @@ def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> st
     return next((known for known in kept if known), secrets.token_hex(4))
 
 
-def _config_differences(config: Config, begun: Config | None, threads: int) -> list[str]:
-    if begun is None:
-        return []
-    differences = config_changes(begun, config)
-    if threads != begun.compute.threads:
-        differences.append(f"compute.threads: {begun.compute.threads} -> {threads}")
-    return differences
+def _check_can_go_on(directory: RunDirectory, saved: dict[str, Any], plan: Plan) -> None:
+    """Raise RequestError if no run can go on so, not even with other bits."""
+    step, of_a_step = saved["step"], plan.batch_size
+    if step > plan.total_steps:
+        raise RequestError(
+            f"{directory.path} has taken {step} steps, more than the {plan.total_steps} asked for;"
+            " ask for more, or choose another run.name"
+        )
+    if saved["samples"] != step * of_a_step:
+        raise RequestError(
+            f"train.batch_size={of_a_step}: {directory.path} has taken {saved['samples']} samples"
+            f" in {step} steps, and a run's steps are of one size; choose another run.name"
+        )
 
 
-def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Config) -> list[str]:
-    """The differences of a checkpoint's circumstances from the present ones that decide bits."""
-    names = {name: name for name in ("config_hash", "data_sha256", "device")}
+def _state_differences(
+    before: dict[str, Any], now: dict[str, Any], begun: Config, config: Config
+) -> list[str]:
+    """The differences of a checkpoint's circumstances from the present ones that decide bits.
+
+    `begun`: the config of the newest start. It is not the checkpoint's if that start saved nothing.
+    """
+    names = {"data_sha256": "data_sha256", "device": "device", "threads": "compute.threads"}
+    of_config = config_changes(begun, config) if before["config_hash"] != now["config_hash"] else []
+    if not of_config:
+        names["config_hash"] = "config_hash"
     if config.train.reduction == "ddp":
         names["world_size"] = "world size (under train.reduction=ddp)"
     pairs = [(shown, before[name], now[name]) for name, shown in names.items()]
@@ -132,7 +153,7 @@ def _state_differences(before: dict[str, Any], now: dict[str, Any], config: Conf
     new = now["kernel_variables"]
     old = before.get("kernel_variables", new)  # Older checkpoints do not say.
     pairs += [(name, old.get(name), new.get(name)) for name in sorted({*old, *new})]
-    return [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
+    return of_config + [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
 
 
 def _is_before(line: Line, step: int) -> bool:

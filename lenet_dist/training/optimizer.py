@@ -17,6 +17,9 @@ _ADAMS: dict[str, type[torch.optim.Adam]] = {
     "muon": Muon,
 }
 
+_OF_ADAM, _OF_SGD = {"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"}
+"""The names of what an optimizer keeps of a weight."""
+
 T = TypeVar("T", bound=torch.optim.Optimizer)
 
 
@@ -83,13 +86,15 @@ def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Ten
 
 
 def load(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Restore a state that `tensors` gave."""
+    """Restore a state that `tensors` gave. If it is another kind's, this one begins without."""
     names = [name for name, _ in model.named_parameters()]
     first = f"{names[0]}."
-    keys = [name.removeprefix(first) for name in tensors if name.startswith(first)]
+    keys = {name.removeprefix(first) for name in tensors if name.startswith(first)}
+    if keys != (_OF_SGD if isinstance(optimizer, torch.optim.SGD) else _OF_ADAM):
+        return
     state = {}
-    for key in keys:
+    for key in sorted(keys):
         parts = [tensors[f"{name}.{key}"] for name in names]
         state[key] = torch.cat([part.flatten() for part in parts]) if parts[0].dim() else parts[0]
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {0: state} if state else {}, "param_groups": groups})
+    optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})

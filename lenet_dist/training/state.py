@@ -54,15 +54,21 @@ class TrainState:
         return Checkpoint(_on_cpu(dict(self.model.state_dict())), _on_cpu(optimizer), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Return to the state in which the run gave this checkpoint."""
+        """Return to the state in which the run gave this checkpoint.
+
+        What it lacks, because that run had another optimizer or no running mean, begins anew.
+        """
         self.step = checkpoint.state["step"]
         self.model.load_state_dict(checkpoint.model)
         tensors = checkpoint.optimizer
         optimizers.load(self.optimizer, self.model, tensors)
         if self.average:
-            named = {name.removeprefix(_AVERAGE_PREFIX): tensor for name, tensor in tensors.items()}
-            self.average.load(named)
-        if self.scaler.is_enabled():
+            present = checkpoint.model
+            self.average.load({
+                name: tensors.get(_AVERAGE_PREFIX + name, present[name])
+                for name in self.average.means
+            })  # fmt: skip
+        if self.scaler.is_enabled() and checkpoint.state["scaler"]:
             self.scaler.load_state_dict(checkpoint.state["scaler"])
         self.window.load(checkpoint.state["window"])
         self.clock.add(checkpoint.state["seconds"])
