@@ -115,13 +115,10 @@ def _feed(
                 if failure := feed.attempt(action):
                     say(f"{failure}; {catch_up_advice(run)}")
 
-        ending = None
-        while ending is None:
+        def look() -> None:
             each(lambda tracker: _pass_on(_without_test(read()), tracker))
-            ending = wait(_LOOK_EVERY_SECONDS)
-            if directory.result.exists():  # Whatever the last word is, and without one too.
-                ending = ending or wait(_LAST_WORD_SECONDS)
-                ending = Ending("completed", pictures=ending.pictures if ending else None)
+
+        ending = _ended(directory.result, wait, look)
         lines, result = read(), None
         if ending.kind == "completed":
             result = json.loads(directory.result.read_text())
@@ -131,6 +128,21 @@ def _feed(
             each(lambda tracker: _pass_on(_without_test(lines), tracker))
         each(lambda tracker: tracker.finish(ending, result))
     return feeds
+
+
+def _ended(
+    result: Path, wait: Callable[[float], Ending | None], look: Callable[[], None]
+) -> Ending:
+    """How the run has ended, looking for new lines until then. If there is a result, it is
+    completed, whatever the last word was."""
+    while True:
+        look()
+        ending = wait(_LOOK_EVERY_SECONDS)
+        if result.exists():
+            ending = ending or wait(_LAST_WORD_SECONDS)
+            return Ending("completed", pictures=ending.pictures if ending else None)
+        if ending:
+            return ending
 
 
 class _Guarded:
