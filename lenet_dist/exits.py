@@ -159,22 +159,12 @@ def _said_and_code(outcome: Exception) -> tuple[str, int]:
             return f"failed: {outcome}", FAILED
 
 
-class _Once(argparse._StoreAction):
-    """argparse's own action keeps an option's last value, and drops the others without a word."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        if option and getattr(namespace, self.dest) is not self.default:
-            parser.error(f"{option} is given twice")
-        super().__call__(parser, namespace, values, option)
-
-
 class ArgumentParser(argparse.ArgumentParser):
     """argparse that raises RequestError for its errors, and takes ``key=value`` beside options."""
 
     def __init__(self, **keywords: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         super().__init__(formatter_class=formatter, allow_abbrev=False, **keywords)
-        self.register("action", None, _Once)
 
     def print_help(self, file: Any = None) -> None:
         """Print the help once, however many processes there are."""

@@ -165,9 +165,9 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
         for arguments, named in (
             (("--port", str(port)), f"--port {port}: "),
             (("--port", "70000"), "--port 70000: "),
-            (("--port", "0", "--weights", "README.md"), "README.md: not LeNet-5's weights"),
+            (("--weights", "README.md"), "README.md: not LeNet-5's weights"),
         ):
-            assert named in refusal(forked("lenet_dist.demo", *arguments))
+            assert named in refusal(forked("lenet_dist.demo", "--port", "0", *arguments))
 
 
 def test_without_its_packages_it_says_which() -> None:

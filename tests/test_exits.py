@@ -52,13 +52,6 @@ def test_a_path_that_can_not_be_used_is_named_by_every_command(
     assert path in refusal(done)
 
 
-def test_an_option_that_is_given_twice_is_refused() -> None:
-    parser = exits.ArgumentParser(prog="lenet_dist.train")
-    parser.add_argument("--config")
-    with pytest.raises(exits.RequestError, match="--config is given twice"):
-        parser.parse_known_args(["--config", "a.yaml", "--config=b.yaml"])
-
-
 @pytest.mark.processes
 def test_a_port_that_can_not_be_is_refused() -> None:
     assert "--port 99999999: must be" in refusal(forked("lenet_dist.rendezvous", "--port=99999999"))
