@@ -27,6 +27,11 @@ def cpu_name() -> str:
     return model[1] if model else platform.processor() or platform.machine()
 
 
+def processor() -> str:
+    """The CPU's model and the cores that this process may use, as people read them."""
+    return f"{cpu_name()}, {cores()} cores"
+
+
 def memory() -> tuple[int, int]:
     """This machine's available and total memory, in bytes."""
     found = psutil.virtual_memory()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lenet_dist.files import write_atomically
-from lenet_dist.machine.hardware import cores, cpu_name
+from lenet_dist.machine.hardware import processor
 from lenet_dist.machine.versions import git_commit
 from lenet_dist.plan import Plan
 from lenet_dist.run.directory import RunDirectory
@@ -49,7 +49,7 @@ def write(
         "samples": samples,
         "weights_sha256": hashlib.sha256(ended.weights).hexdigest(),
         **{name: record[name] for name in _RECORDED},
-        "hardware": f"{cpu_name()}, {cores()} cores",
+        "hardware": processor(),
         "precision": plan.config.compute.precision,
         "seconds": ended.seconds,
         "samples_per_second": samples / ended.seconds["train"],
