@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,20 +184,14 @@ def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
 @pytest.fixture(scope="session")
 def interrupted(jobs_of_pages: Jobs) -> Path:
     """A complete run of twenty epochs, interrupted once."""
-    job = jobs_of_pages.start(base=TWENTY_EPOCHS, name="twenty")
-    job.until_step(100)
-    job.main.send(signal.SIGTERM)
-    job.expect(75)
+    jobs_of_pages.start(base=TWENTY_EPOCHS, name="twenty").stop_at(100)
     return jobs_of_pages.run(base=TWENTY_EPOCHS, name="twenty").directory
 
 
 @pytest.fixture(scope="session")
 def unfinished(jobs_of_pages: Jobs) -> Path:
     """A run that was stopped after two thirds of its steps."""
-    job = jobs_of_pages.start(name="unfinished")
-    job.until_step(42)
-    job.main.send(signal.SIGTERM)
-    return job.expect(75).directory
+    return jobs_of_pages.start(name="unfinished").stop_at(42).directory
 
 
 @pytest.fixture(scope="session")

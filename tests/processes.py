@@ -17,7 +17,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tests.outcome import has_line
+from tests.outcome import checkpoint_steps, has_line
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -150,6 +150,16 @@ class Job:
     def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
         self.until(lambda: has_line(self.directory, step))
+
+    def until_checkpoint(self, step: int) -> None:
+        """Wait until there is a checkpoint of this step."""
+        self.until(lambda: step in checkpoint_steps(self.directory))
+
+    def stop_at(self, step: int) -> Job:
+        """Ask it to stop once it has a line of this step, and have it stop so that it can go on."""
+        self.until_step(step)
+        self.main.send(signal.SIGTERM)
+        return self.expect(75)
 
 
 class Jobs:

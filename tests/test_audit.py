@@ -131,7 +131,7 @@ def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
     kept = ("compute.audit_every=1000", "checkpoint.every_steps=20", "train.max_steps=2000")
     how = (*kept, f"train.reduction={reduction}")
     job = jobs.start(*how, world_size=4, module="tests.struck")
-    job.until(lambda: 20 in checkpoint_steps(job.directory))
+    job.until_checkpoint(20)
     job.ranks[1].send(strike)
     job.expect(1)
     found = re.findall(

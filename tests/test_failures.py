@@ -219,9 +219,7 @@ def test_a_full_disk_is_a_reason_and_the_checkpoints_before_it_are_whole(
     place = (f"run.root={small_disk}",)
     stopping = jobs.start(*place)
     stopping.directory = small_disk / "run"
-    stopping.until_step(28)
-    stopping.main.send(signal.SIGTERM)
-    stopping.expect(75)
+    stopping.stop_at(28)
     filling = jobs.start(*place, world_size=2)
     filling.until(lambda: len((small_disk / "run" / "starts.jsonl").read_text().splitlines()) == 2)
     filler = small_disk / "filler"

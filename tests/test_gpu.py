@@ -27,7 +27,7 @@ from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, filled, one_by_
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5
-from tests.outcome import checkpoint_steps, outcome, read_lines, result
+from tests.outcome import outcome, read_lines, result
 from tests.processes import Jobs
 
 pytestmark = pytest.mark.gpu
@@ -185,7 +185,7 @@ def test_a_captured_run_learns_and_has_the_bits_of_one_that_was_stopped_in_betwe
     assert result(whole.directory)["device"] == torch.cuda.get_device_name()
     assert result(whole.directory)["test"]["accuracy"] > 0.9
     parts = jobs.start("compute.cuda_graph=true", "train.max_steps=200", name="parts")
-    parts.until(lambda: 20 in checkpoint_steps(parts.directory))
+    parts.until_checkpoint(20)
     parts.main.send(15)
     parts.expect(75)
     again = jobs.run("compute.cuda_graph=true", "train.max_steps=200", name="parts")
@@ -229,7 +229,7 @@ def test_a_captured_fp16_run_has_the_bits_of_one_that_is_not_captured_or_was_sto
     assert "not captured" not in captured.text()
     assert outcome(captured.directory) == outcome(plain.directory)
     parts = jobs.start(*keys, "compute.cuda_graph=true", name="parts")
-    parts.until(lambda: 20 in checkpoint_steps(parts.directory))
+    parts.until_checkpoint(20)
     parts.main.send(15)
     parts.expect(75)
     again = jobs.run(*keys, "compute.cuda_graph=true", name="parts")

@@ -38,12 +38,9 @@ def test_three_stops_in_one_epoch_and_one_at_its_boundary_change_nothing(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
     for step in (7, 14, 28):
-        stopping = jobs.start()
-        stopping.until_step(step)
-        stopping.main.send(signal.SIGTERM)
-        stopping.expect(75)
+        jobs.start().stop_at(step)
     boundary = jobs.start("checkpoint.every_steps=39")
-    boundary.until(lambda: 39 in checkpoint_steps(boundary.directory))
+    boundary.until_checkpoint(39)
     boundary.main.send(signal.SIGTERM)
     boundary.expect(75)
     last = jobs.run()
@@ -68,7 +65,7 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
     job = jobs.start(world_size=2)
-    job.until(lambda: 60 in checkpoint_steps(job.directory))
+    job.until_checkpoint(60)
     for rank in job.ranks:
         rank.send(signal.SIGKILL)
     job.wait()
@@ -115,10 +112,7 @@ def test_a_complete_run_is_left_alone(jobs: Jobs, uninterrupted: Job, tmp_path: 
 @pytest.fixture
 def stopped(jobs: Jobs) -> Path:
     """The directory of a run that was stopped half-way, on one process."""
-    job = jobs.start()
-    job.until_step(28)
-    job.main.send(signal.SIGTERM)
-    return job.expect(75).directory
+    return jobs.start().stop_at(28).directory
 
 
 def damage(file: Path, how: str) -> None:
@@ -219,10 +213,7 @@ def test_a_start_that_saved_nothing_does_not_change_what_the_run_goes_on_with(
 def test_what_a_checkpoint_lacks_for_the_changed_config_begins_anew(
     jobs: Jobs, begun: str, then: str
 ) -> None:
-    job = jobs.start(begun)
-    job.until_step(28)
-    job.main.send(signal.SIGTERM)
-    job.expect(75)
+    jobs.start(begun).stop_at(28)
     done = jobs.run(then, "run.inexact=true")
     assert result(done.directory)["bit_exact"] is False
     assert result(done.directory)["resumes"] == 1

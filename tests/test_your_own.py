@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import command
 from tests.follower import has_segment, hold_until
-from tests.outcome import checkpoint_steps, outcome, result
+from tests.outcome import outcome, result
 from tests.processes import ROOT, Job, Jobs
 
 EXAMPLE = ROOT / "docs" / "your_own.py"
@@ -48,7 +48,7 @@ def test_it_has_the_same_bits_when_it_is_stopped_and_goes_on_elsewhere(
     jobs: Jobs, alone: Job
 ) -> None:
     job = jobs.start(*FASHION, **RESNET)
-    job.until(lambda: 10 in checkpoint_steps(job.directory))
+    job.until_checkpoint(10)
     job.main.send(15)
     job.expect(75)
     again = jobs.run(*FASHION, world_size=2, **RESNET)
