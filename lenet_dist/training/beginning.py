@@ -67,9 +67,7 @@ def begin(
     if begun and checkpoint:
         differences += _state_differences(checkpoint.state, circumstances, begun, config)
     elif begun:
-        differences += config_changes(begun, config)
-        if threads != begun.compute.threads:
-            differences.append(f"compute.threads: {begun.compute.threads} -> {threads}")
+        differences += _config_differences(begun, config, threads)
     if differences and not config.run.inexact:
         raise RequestError(refusal(directory.path, differences))
     if checkpoint:
@@ -118,6 +116,12 @@ def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> st
     kept = [checkpoint.state["wandb_id"]] if checkpoint else []
     kept += [start.get("wandb_id") for start in starts]
     return next((known for known in kept if known), secrets.token_hex(4))
+
+
+def _config_differences(begun: Config, config: Config, threads: int) -> list[str]:
+    before = begun.compute.threads
+    of_threads = [f"compute.threads: {before} -> {threads}"] if threads != before else []
+    return config_changes(begun, config) + of_threads
 
 
 def _check_can_go_on(directory: RunDirectory, saved: dict[str, Any], plan: Plan) -> None:
