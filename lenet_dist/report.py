@@ -12,8 +12,6 @@ updates it.
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +21,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import check_file_can_be_written
 
 if TYPE_CHECKING:
-    from lenet_dist.run.reader import Run
+    from lenet_dist.reporting.wandb_report import Project
 
 
 def main(arguments: list[str]) -> None:
@@ -41,8 +39,8 @@ def main(arguments: list[str]) -> None:
         "--wandb-json", metavar="FILE", type=Path, help="write its spec to FILE; contacts no server"
     )
     request = parser.parse_args(arguments)
-    if request.wandb or request.wandb_json:
-        _check_wandb(request)
+    wants_wandb = request.wandb or request.wandb_json
+    project = _project(request.wandb) if wants_wandb else None
     single = len(request.runs) == 1
     out = request.out or (request.runs[0] if single else Path()) / "report.html"
     import torch
@@ -56,30 +54,25 @@ def main(arguments: list[str]) -> None:
     check_file_can_be_written("--out", out)
     check_file_can_be_written("--wandb-json", request.wandb_json)
     print(page.write(runs, out, request.data), flush=True)
-    if request.wandb or request.wandb_json:
-        _wandb(runs, request)
+    if wants_wandb:
+        from lenet_dist.reporting import wandb_report
+
+        if request.wandb_json:
+            wandb_report.write_spec(runs, project, request.wandb_json)
+            print(request.wandb_json)
+        elif project:
+            print(wandb_report.publish(runs, project))
 
 
-def _check_wandb(request: Namespace) -> None:
+def _project(name: str | None) -> Project | None:
+    """The W&B project of that name; checks that Reports can be made here."""
     if find_spec("wandb_workspaces") is None:
         raise RequestError(
             "--wandb needs the package wandb-workspaces: pip install 'lenet_dist[workspaces]'"
         )
-    if request.wandb:
-        from lenet_dist.reporting import wandb_report
-
-        wandb_report.parse_project(request.wandb)
-
-
-def _wandb(runs: Sequence[Run], request: Namespace) -> None:
     from lenet_dist.reporting import wandb_report
 
-    project = wandb_report.parse_project(request.wandb) if request.wandb else None
-    if request.wandb_json:
-        wandb_report.write_spec(runs, project, request.wandb_json)
-        print(request.wandb_json, flush=True)
-    elif project:
-        print(wandb_report.publish(runs, project))
+    return wandb_report.parse_project(name) if name else None
 
 
 if __name__ == "__main__":
