@@ -118,11 +118,10 @@ def test_weights_whose_logits_overflow_are_refused_by_name(
     file = tmp_path / "great.safetensors"
     great = {name: 1e30 * w for name, w in lenet5.build(0, 0.0, 1.0).state_dict().items()}
     file.write_bytes(weights.to_bytes(great, 0.0, 1.0))
-    for arguments in (
-        (PREDICT, "--json", str(pictures[0]), "--weights", str(file)),
-        ("lenet_dist.evaluate", "--json", str(file), "data.name=synthetic"),
-    ):
-        assert f"{file}: its lo" in refusal(forked(*arguments))
+    done = forked(PREDICT, "--json", str(pictures[0]), "--weights", str(file))
+    assert f"{file}: its logits are not finite" in refusal(done)
+    done = forked("lenet_dist.evaluate", "--json", str(file), "data.name=synthetic")
+    assert f"{file}: its loss is " in refusal(done)
 
 
 def test_a_picture_is_called_as_it_was_named(pictures: list[Path]) -> None:

@@ -238,10 +238,13 @@ def test_what_is_no_run_is_refused_by_name(arguments: list[str]) -> None:
     assert (arguments or ["RUN"])[-1] in str(refused.value)
 
 
-def test_a_wrong_project_is_refused_before_the_page_is_written(uninterrupted: Job) -> None:
-    done = forked("lenet_dist.report", str(uninterrupted.directory), "--wandb", "foo")
-    assert "foo" in refusal(done)
-    assert not (uninterrupted.directory / "report.html").exists()
+def test_a_wrong_project_is_refused_before_the_page_is_written(
+    uninterrupted: Job, tmp_path: Path
+) -> None:
+    page_file = tmp_path / "page.html"
+    run = (str(uninterrupted.directory), "--out", str(page_file))
+    assert "foo" in refusal(forked("lenet_dist.report", *run, "--wandb", "foo"))
+    assert not page_file.exists()
 
 
 def test_a_place_that_cant_be_written_is_refused_by_name(

@@ -19,7 +19,7 @@ def train(config: Path, seeds: int, root: Path, *arguments: str) -> None:
     """
     command = [
         sys.executable, "scripts/seeds", str(config), str(seeds), f"run.root={root}",
-        "wandb.mode=disabled", *arguments,
+        f"run.name={config.stem}", "wandb.mode=disabled", *arguments,
     ]  # fmt: skip
     subprocess.run(command, cwd=_REPOSITORY, check=True)
 
