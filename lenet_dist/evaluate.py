@@ -59,7 +59,7 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
         chunk_size = config.evaluate.batch_size
         if device.type == "cpu":
             chunk = dataset.pixels(images.images[:chunk_size])
-            settle_threads(lambda: model(chunk).detach())
+            settle_threads(torch.no_grad()(lambda: model(chunk)))
         result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
     if not math.isfinite(result.loss):
         raise RequestError(f"{weights_file}: its loss is {result.loss}")

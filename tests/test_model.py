@@ -55,6 +55,15 @@ def test_weights_of_the_seed_documents_class_load_and_give_the_same_logits(count
     assert torch.equal(logits.argmax(1), expected.argmax(1))
 
 
+@pytest.mark.parametrize("count", [0, 1, 255, 257, 1000, 2049])
+def test_logits_without_a_gradient_are_computed_in_blocks_with_the_same_bits(count: int) -> None:
+    model, pixels = LeNet5(0.13, 0.31), random_pixels(count)
+    at_once = model(pixels)
+    with torch.no_grad():
+        assert torch.equal(model(pixels), at_once.detach())
+    assert at_once.shape == (count, 10)
+
+
 def test_gradients_are_those_of_the_seed_documents_class() -> None:
     original, model = seed_document_model(), LeNet5()
     model.load_state_dict(original.state_dict())

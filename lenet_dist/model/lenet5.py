@@ -6,10 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lenet_dist.model import backpropagation
 from lenet_dist.model.backpropagation import Logits
 from lenet_dist.model.initialisation import seeded
 
 PARAMETERS = 61_706
+_IMAGES_AT_ONCE = 256
+"""What the layers make of more images does not fit into a CPU's caches."""
 
 
 class LeNet5(nn.Module):
@@ -34,7 +37,11 @@ class LeNet5(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [n, 10]. C5 covers its whole 5x5 input, so it is a matrix product."""
         if _is_plain_on_cpu(pixels):
-            return Logits.apply(self.standardised(pixels), *self.parameters())
+            images, parameters = self.standardised(pixels), list(self.parameters())
+            if torch.is_grad_enabled():
+                return Logits.apply(images, *parameters)
+            blocks = images.chunk(max(1, -(-len(images) // _IMAGES_AT_ONCE)))
+            return torch.cat([backpropagation.forward(block, parameters)[0] for block in blocks])
         _, x = self.feature_maps(pixels)
         x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
         x = F.relu(self.F6(x))

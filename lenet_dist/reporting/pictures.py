@@ -22,7 +22,6 @@ from lenet_dist.run.directory import RunDirectory
 from lenet_dist.run.reader import Run
 
 _MISTAKES = 24
-_CHUNK = 1000
 _POSITIVE = torch.tensor((26.0, 133.0, 214.0))
 _NEGATIVE = torch.tensor((224.0, 122.0, 0.0))
 _ZERO = torch.tensor((128.0, 128.0, 128.0))
@@ -75,8 +74,7 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
 @torch.no_grad()
 def make(model: LeNet5, test: Images) -> Pictures:
     """The pictures of a model and what it makes of the test images."""
-    parts = test.images.split(_CHUNK)
-    logits = torch.cat([model(dataset.pixels(part)) for part in parts])
+    logits = model(dataset.pixels(test.images))
     mistakes = inspect.worst_mistakes(logits, test.labels, test.images, _MISTAKES)
     filters = inspect.filters(model)
     s2, s4 = inspect.feature_maps(model, dataset.pixels(test.images[:1])[0])

@@ -30,9 +30,8 @@ def pictures_of(run: Path, config: Config) -> Pictures | None:
         training_set = dataset.load(config.data, "train")
     except (RequestError, OSError):
         return None
-    chunks = test.images.split(config.evaluate.batch_size)
     with torch.no_grad():
-        logits = torch.cat([model(pixels(chunk)) for chunk in chunks])
+        logits = model(pixels(test.images))
     worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
