@@ -109,10 +109,17 @@ def test_a_complete_run_is_left_alone(jobs: Jobs, uninterrupted: Job, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-@pytest.fixture
-def stopped(jobs: Jobs) -> Path:
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a run that was stopped half-way, on one process."""
-    return jobs.start().stop_at(28).directory
+    with Jobs(tmp_path_factory.mktemp("stopped")) as jobs:
+        return jobs.start().stop_at(28).directory
+
+
+@pytest.fixture
+def stopped(jobs: Jobs, stopped_once: Path) -> Path:
+    """A test's own copy of that run, which its jobs go on with."""
+    return shutil.copytree(stopped_once, jobs.folder / "run")
 
 
 def damage(file: Path, how: str) -> None:

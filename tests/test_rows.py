@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -40,9 +41,13 @@ def by_hand() -> ByHand:
 
 
 def samples(count: int, first: int = 0) -> tuple[Tensor, Tensor]:
-    images = dataset.synthetic("train")
-    chosen = slice(first, first + count)
+    images, chosen = all_images(), slice(first, first + count)
     return dataset.pixels(images.images[chosen]), images.labels[chosen]
+
+
+@functools.cache
+def all_images() -> dataset.Images:
+    return dataset.synthetic("train")
 
 
 @pytest.mark.parametrize("tens", range(0, 260, 10))

@@ -67,7 +67,7 @@ def test_the_file_stop_stops_once(jobs: Jobs, uninterrupted: Job) -> None:
 def test_a_stop_during_an_evaluation_is_heard_between_its_chunks(
     jobs: Jobs, world_size: int
 ) -> None:
-    slow = ("evaluate.batch_size=2", "train.max_steps=10", *NO_CHECKPOINTS)
+    slow = ("evaluate.batch_size=5", "train.max_steps=10", *NO_CHECKPOINTS)
     whole = jobs.run(*slow, name="whole")
     job = jobs.start(*slow, world_size=world_size)
     job.until(lambda: checkpoint_steps(job.directory) == [10])

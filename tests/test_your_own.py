@@ -15,6 +15,7 @@ EXAMPLE = ROOT / "docs" / "your_own.py"
 RESNET = {"module": "docs.your_own"}
 FASHION = (
     "data.name=fashion_mnist",
+    "data.validation=500",
     "train.max_steps=24",
     "train.shards=8",
     "compute.audit_every=6",
