@@ -95,6 +95,13 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs) -> None:
     assert job.ranks[1].wait(60) == 1
 
 
+def test_a_model_in_ddp_outlives_the_run_for_in_torch_2_11_its_destructor_may_hang(
+    jobs: Jobs,
+) -> None:
+    job = jobs.run("train.max_steps=2", world_size=2, module="tests.outliving")
+    assert job.text().count("models in DDP: 1") == 2
+
+
 def test_a_sigterm_that_means_a_peer_died_does_not_hang(jobs: Jobs) -> None:
     job = jobs.start(world_size=2)
     job.until_step(14)

@@ -20,6 +20,10 @@ from lenet_dist.training.window import Window
 
 _AVERAGE_PREFIX = "average."
 
+_kept: list[nn.Module] = []
+"""What was wrapped, until the process ends. DDP's destructor in torch 2.11 holds the interpreter
+while it waits for gloo's threads, and these may be waiting for the interpreter."""
+
 
 @dataclass
 class TrainState:
@@ -85,6 +89,7 @@ def build(
         model.compile()
     # Accelerate would import DTensor to place the model, which takes half a second.
     wrapped = accelerator.prepare(model, device_placement=[False])
+    _kept.append(wrapped)
     # After DDP, which moves the parameters.
     skips = accelerator.scaler is not None
     weights = flatten(model)
