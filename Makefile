@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train check test lint bench clean
+.PHONY: help setup train check test oldest lint bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,10 @@ test: $(READY) ## Run the whole test suite, several tests at a time
 	run quiet $(QUIET_TESTS_AT_ONCE); run timed 2; run alone 0; \
 	[ -z "$$failed" ]
 
+oldest: ## Run the tests, but for SLURM's, with the oldest versions of all packages that are supported
+	$(MAKE) test VENV=.venv-oldest INSTALL="--quiet --resolution lowest-direct --editable '.[dev]'" \
+		ARGS="--ignore-glob='tests/test_slurm*' $(ARGS)"
+
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,5 +59,5 @@ lint: $(READY) ## Check style and types
 bench: $(READY) ## Measure this job against its alternatives, on this machine
 	$(BIN)/python -m lenet_dist.benchmark $(ARGS)
 
-clean: ## Remove the venv and caches; runs and data stay
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove the venvs and caches; runs and data stay
+	rm -rf $(VENV) .venv-oldest *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

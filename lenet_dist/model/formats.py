@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 from importlib.util import find_spec
 
 import torch
@@ -41,10 +42,12 @@ def onnx(model: LeNet5) -> bytes:
         raise RequestError("--format onnx needs onnxscript: pip install 'lenet_dist[onnx]'")
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    exported = torch.onnx.export(
-        _program(model), input_names=["pixels"], output_names=["logits"],
-        dynamic_shapes={"pixels": {0: _BATCH}}, dynamo=True, verbose=False,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch 2.11's, of its own calls.
+        exported = torch.onnx.export(
+            _program(model), input_names=["pixels"], output_names=["logits"],
+            dynamic_shapes={"pixels": {0: _BATCH}}, dynamo=True, verbose=False,
+        )  # fmt: skip
     assert exported is not None
     ClearMetadataAndDocStringPass()(exported.model)
     return exported.model_proto.SerializeToString()
