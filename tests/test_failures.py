@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -121,6 +122,17 @@ def test_a_peer_that_never_comes_is_waited_for_no_longer_than_the_timeout(jobs: 
     assert time.monotonic() - began < 30
     assert "compute.timeout_seconds=5" in job.text() and "Traceback" not in job.text()
     assert not job.directory.exists()
+
+
+def test_a_port_that_another_program_has_is_named(jobs: Jobs) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = {"MASTER_PORT": str(other.getsockname()[1])}
+        job = jobs.start("compute.timeout_seconds=5", world_size=2, own_environment={0: port})
+        assert job.main.wait() == 2
+        job.ranks[1].send(signal.SIGKILL)
+    said = f"can't listen on MASTER_PORT={port['MASTER_PORT']}, which another program there does"
+    assert job.main.text().startswith("error: rank 0 on ") and said in job.main.text()
+    assert "Traceback" not in job.text()
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from lenet_dist.exits import RequestError
-from lenet_dist.run.lock import RunLock
+from lenet_dist.run import lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from lenet_dist.run.lock import RunLock
-lock = RunLock(Path(sys.argv[1]))
-lock.acquire()
+from lenet_dist.run import lock
+lock.hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -47,7 +46,7 @@ def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def refusal(path: Path) -> str:
     with pytest.raises(RequestError) as refused:
-        RunLock(path).acquire()
+        lock.hold(path)
     return str(refused.value)
 
 
@@ -72,8 +71,7 @@ def test_a_lock_whose_owner_was_killed_is_taken_over(
     owner.kill()
     owner.wait(10)
     assert json.loads(path.read_text())["pid"] == owner.pid
-    lock = RunLock(path)
-    lock.acquire()
+    lock.hold(path)
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -81,7 +79,7 @@ def test_a_lock_whose_owner_has_ended_is_taken_over(
     path: Path, owner: subprocess.Popen[str]
 ) -> None:
     owner.communicate(timeout=10)
-    RunLock(path).acquire()
+    lock.hold(path)
 
 
 @pytest.mark.parametrize("seconds_off", [-FIVE_YEARS, FIVE_YEARS])
@@ -94,18 +92,16 @@ def test_the_files_age_says_nothing(
     owner.kill()
     owner.wait(10)
     os.utime(path, (moment, moment))
-    RunLock(path).acquire()
+    lock.hold(path)
 
 
 def test_a_file_with_anything_in_it_is_no_lock(path: Path) -> None:
     path.write_bytes(b"left from before")
-    lock = RunLock(path)
-    lock.acquire()
+    lock.hold(path)
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_the_owners_slurm_job_is_named_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    lock = RunLock(path)
-    lock.acquire()
+    lock.hold(path)
     assert '"slurm_job": "4711"' in refusal(path)

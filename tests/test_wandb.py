@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.commands import command
-from tests.follower import family, has_segment, hold_until
+from tests.commands import command, forked, refusal
+from tests.follower import family, has_segment, hold, hold_until, let_go_when
 from tests.outcome import check_harmless, result
 from tests.processes import TRAIN_STEPS, Job, Jobs, free_port
 from tests.wandb_run import check_arrived, check_upload, history, told
@@ -143,6 +143,21 @@ def test_track_says_by_its_exit_code_whether_all_has_arrived(
     assert "connection refused" in failed.stdout
     assert command(*track, environment=server.environment()).returncode == 0
     check_arrived(server.run, TRAIN_STEPS)
+
+
+def test_one_process_at_a_time_feeds_a_runs_trackers(jobs: Jobs) -> None:
+    job = jobs.start(OFFLINE)
+    hold(job)
+    begun = has_segment(job)
+    let_go_when(job, lambda: begun() and is_refused(job.directory))
+    job.expect(0)
+    assert [row.get("train/step") for row in history(job.directory)][:3] == TRAIN_STEPS[:3]
+
+
+def is_refused(run: Path) -> bool:
+    """Whether somebody else who wants to feed the run's trackers is."""
+    said = refusal(forked("lenet_dist.track", str(run), OFFLINE))
+    return "another job is using this run" in said
 
 
 def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(

@@ -26,6 +26,7 @@ from lenet_dist.exits import (
     RequestError,
     RunFailed,
     Stopped,
+    is_elastic,
     paths_named,
 )
 from lenet_dist.machine.hardware import cores, cpu_name
@@ -219,7 +220,7 @@ def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]
 @contextmanager
 def peer_watch(timeout_seconds: int) -> Iterator[None]:
     """Raise LostProcess in place of what a collective raises for a lost peer, and NodeError if two
-    processes have the same GPU."""
+    processes have the same GPU or the port where they meet is taken."""
     try:
         yield
     except RuntimeError as error:
@@ -232,6 +233,12 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
             raise NodeError(
                 f"{rank} has the same GPU as another process, which NCCL refuses: start"
                 " one process per GPU at most, and let each see all GPUs or one of its own"
+            ) from None
+        # An elastic launcher has chosen the port, and chooses another one.
+        if "EADDRINUSE" in text and not is_elastic():
+            raise NodeError(
+                f"{rank} can't listen on MASTER_PORT={os.environ['MASTER_PORT']}, which another"
+                " program there does: choose another port"
             ) from None
         raise LostProcess(
             f"{rank} lost another process, or waited for it longer than"

@@ -12,8 +12,8 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
 from lenet_dist.request import load
+from lenet_dist.run import lock
 from lenet_dist.run.lines import LinesFile
-from lenet_dist.run.lock import RunLock
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -32,7 +32,7 @@ class RunDirectory:
         self.result = self.path / "result.json"
         self.report = self.path / "report.html"
         self.stop = self.path / "STOP"
-        self._lock = RunLock(self.path / ".lock")
+        self.lock = self.path / ".lock"
 
     @classmethod
     def of(cls, config: Config) -> RunDirectory:
@@ -80,7 +80,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             # An elastic launcher may start the job here before its earlier main process, on a
             # machine that was lost, is quite gone.
-            self._lock.acquire(_ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
+            lock.hold(self.lock, _ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
         except OSError as error:
             raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
         if self.config.exists():

@@ -15,34 +15,31 @@ from lenet_dist.exits import RequestError
 _TRY_EVERY_SECONDS = 0.2
 
 
-class RunLock:
-    """Held from `acquire` until the process ends, however it ends: the kernel releases it.
+_held: list[IO[str]] = []
+"""Open until the process ends, because closing a file would release its lock."""
 
-    The file remains and names the last owner; only the kernel's lock on it counts.
+
+def hold(path: Path, patience_seconds: float = 0) -> None:
+    """Hold the lock on this file until the process ends, however it ends: the kernel releases it.
+
+    The file remains and names the last owner; only the kernel's lock on it counts. Raises
+    RequestError naming the owner if another process still holds it after `patience_seconds`.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[str] | None = None
-
-    def acquire(self, patience_seconds: float = 0) -> None:
-        """Take the lock. Raises RequestError naming the owner if another process still holds it
-        after `patience_seconds`."""
-        file = open(self.path, "a+")  # noqa: SIM115 (open as long as the process lives)
-        deadline = time.monotonic() + patience_seconds
-        while not (is_locked := _try_to_lock(file)) and time.monotonic() < deadline:
-            time.sleep(_TRY_EVERY_SECONDS)
-        if not is_locked:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise RequestError(
-                f"{self.path.parent}: another job is using this run: {owner};"
-                " wait for it, or choose another run.name"
-            )
-        file.truncate(0)
-        file.write(json.dumps(_owner()))
-        file.flush()
-        self._file = file
+    file = open(path, "a+")  # noqa: SIM115 (see _held)
+    deadline = time.monotonic() + patience_seconds
+    while not (is_locked := _try_to_lock(file)) and time.monotonic() < deadline:
+        time.sleep(_TRY_EVERY_SECONDS)
+    if not is_locked:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        raise RequestError(
+            f"{path.parent}: another job is using this run: {owner};"
+            " wait for it, or choose another run.name"
+        )
+    file.truncate(0)
+    file.write(json.dumps(_owner()))
+    file.flush()
+    _held.append(file)
 
 
 def _try_to_lock(file: IO[str]) -> bool:

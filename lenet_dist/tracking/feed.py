@@ -19,9 +19,9 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
+from lenet_dist.run import lock
 from lenet_dist.run.directory import RunDirectory
 from lenet_dist.run.lines import Line, Tail
-from lenet_dist.run.lock import RunLock
 from lenet_dist.tracking.ending import Ending, Pictures
 from lenet_dist.tracking.follower import catch_up_advice
 from lenet_dist.tracking.ranks import with_ranks
@@ -39,7 +39,7 @@ def catch_up(run: Path, config: Config, names: list[str]) -> None:
 
     Raises RequestError if another process is feeding them, RunFailed if they still lack something.
     """
-    RunLock(run / _LOCK).acquire()
+    lock.hold(run / _LOCK)
     feeds = _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
     if not all(feed.is_up_to_date for feed in feeds):
         raise RunFailed(f"{run}: not everything has been uploaded")
@@ -62,7 +62,7 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
 
     word = _LastWord(give_up)
     # The follower of a start that was just killed may still hold it.
-    RunLock(run / _LOCK).acquire(patience_seconds=math.inf)
+    lock.hold(run / _LOCK, patience_seconds=math.inf)
     _feed(run, config, names, pid, say, word.wait)
     _kill_children()
 
