@@ -6,6 +6,7 @@ import argparse
 import errno
 import faulthandler
 import gc
+import io
 import os
 import select
 import signal
@@ -73,6 +74,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
 
     SIGQUIT prints the stack of each thread and changes nothing else.
     """
+    _open_standard_streams()
     faulthandler.register(signal.SIGQUIT)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     code = DONE
@@ -94,6 +96,19 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     # Not sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts
     # when a thread of torch.distributed needs the interpreter while it is shutting down.
     os._exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Where a shell has closed one (`>&-`), let it lead nowhere. Otherwise the next file that is
+    opened takes its number, and what is printed goes into that file."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: its own.
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode, closefd=False))  # noqa: SIM115 (stays open)
+    # A character that the terminal's encoding lacks is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _has_no_reader(stream: TextIO) -> bool:

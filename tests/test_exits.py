@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from lenet_dist import exits
 from tests.commands import command, forked, refusal
+from tests.outcome import result
 from tests.processes import PATIENCE, ROOT, SMALL
 
 
@@ -71,6 +73,35 @@ def test_a_command_whose_output_nobody_reads_ends_with_one_line(
     os.close(unread)
     said = "failed: nobody reads the output any more\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.processes
+def test_a_command_whose_standard_streams_are_closed_does_its_work(tmp_path: Path) -> None:
+    asked = (*SMALL, "train.max_steps=2", f"run.root={tmp_path}", "run.name=run")
+    job = " ".join((sys.executable, "-m lenet_dist.train", *asked))
+    done = command("bash", "-c", f"{job} wandb.mode=offline <&- >&- 2>&-")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert result(tmp_path / "run")["steps"] == 2
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["train", "validation", "test"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_command_may_lack_any_standard_stream(closed: str) -> None:
+    asked = f"{sys.executable} -m lenet_dist.train --print-config {closed}"
+    done = command("bash", "-c", asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("optimizer:" in done.stdout) == (closed != ">&-")
+
+
+@pytest.mark.processes
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_as_far_as_it_goes() -> None:
+    ascii_alone = {"PYTHONIOENCODING": "ascii"}
+    asked = ("lenet_dist.train", "--print-config", "run.name=größe")
+    done = command("python", "-m", *asked, environment=ascii_alone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"gr\xf6\xdfe" in done.stdout
 
 
 @pytest.mark.processes
