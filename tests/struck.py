@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> None:
 
     def assemble_and_listen(*parts: object) -> object:
         job = assemble(*parts)  # type: ignore[arg-type]
-        bias = next(job.state.model.parameters()).detach().view(-1)
+        # Through `data`, autograd does not notice it, as it does not notice a fault of the memory.
+        bias = next(job.state.model.parameters()).data.view(-1)
         signal.signal(STRIKE, lambda *_: bias[0].add_(1e-6))
         mean = next(iter(job.state.average.means.values())).view(-1)
         signal.signal(STRIKE_AVERAGE, lambda *_: mean[0].add_(1e-6))

@@ -137,7 +137,7 @@ def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
     found = re.findall(
         r"failed: (rank \d) .* in the weights after step (\d+) than most", job.text()
     )
-    assert len(found) == 1 and found[0][0] == "rank 1"
+    assert len(found) == 1 and found[0][0] == "rank 1", job.text()
     assert max(checkpoint_steps(job.directory)) < int(found[0][1])
     trusted = job.directory / "checkpoints" / f"step-{max(checkpoint_steps(job.directory)):08d}"
     assert f"run the same command again: it resumes from {trusted}. " in job.text()
