@@ -47,7 +47,7 @@ test: $(READY) ## Run the whole test suite, several tests at a time
 	run quiet $(QUIET_TESTS_AT_ONCE); run timed 2; run alone 0; \
 	[ -z "$$failed" ]
 
-oldest: ## Run the tests, but for SLURM's, with the oldest versions of all packages that are supported
+oldest: ## Run the tests, but for SLURM's, with the oldest supported version of every package
 	$(MAKE) test VENV=.venv-oldest INSTALL="--quiet --resolution lowest-direct --editable '.[dev]'" \
 		ARGS="--ignore-glob='tests/test_slurm*' $(ARGS)"
 

@@ -75,6 +75,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     SIGQUIT prints the stack of each thread and changes nothing else.
     """
     _open_standard_streams()
+    _escape_what_the_encoding_lacks()
     faulthandler.register(signal.SIGQUIT)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     code = DONE
@@ -106,7 +107,10 @@ def _open_standard_streams() -> None:
             nowhere = os.open(os.devnull, os.O_RDWR)  # The lowest number that is free: its own.
             os.set_inheritable(nowhere, True)
             setattr(sys, name, open(nowhere, mode, closefd=False))  # noqa: SIM115 (stays open)
-    # A character that the terminal's encoding lacks is no reason to fail.
+
+
+def _escape_what_the_encoding_lacks() -> None:
+    """A character that can't be printed here is no reason to fail. stderr escapes it anyway."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

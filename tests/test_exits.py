@@ -87,8 +87,8 @@ def test_a_command_whose_standard_streams_are_closed_does_its_work(tmp_path: Pat
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
-def test_a_command_may_lack_any_standard_stream(closed: str) -> None:
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_command_may_lack_either_stream_that_it_prints_to(closed: str) -> None:
     asked = f"{sys.executable} -m lenet_dist.train --print-config {closed}"
     done = command("bash", "-c", asked)
     assert (done.returncode, done.stderr) == (0, "")

@@ -147,8 +147,8 @@ def test_track_says_by_its_exit_code_whether_all_has_arrived(
 
 def test_one_process_at_a_time_feeds_a_runs_trackers(jobs: Jobs) -> None:
     job = jobs.start(OFFLINE)
-    hold(job)
     begun = has_segment(job)
+    hold(job)
     let_go_when(job, lambda: begun() and is_refused(job.directory))
     job.expect(0)
     assert [row.get("train/step") for row in history(job.directory)][:3] == TRAIN_STEPS[:3]

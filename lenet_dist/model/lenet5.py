@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenet_dist.model import backpropagation
-from lenet_dist.model.backpropagation import Logits
 from lenet_dist.model.initialisation import seeded
 
 PARAMETERS = 61_706
@@ -39,7 +38,7 @@ class LeNet5(nn.Module):
         if _is_plain_on_cpu(pixels):
             images, parameters = self.standardised(pixels), list(self.parameters())
             if torch.is_grad_enabled():
-                return Logits.apply(images, *parameters)
+                return backpropagation.Logits.apply(images, *parameters)
             blocks = images.chunk(max(1, -(-len(images) // _IMAGES_AT_ONCE)))
             return torch.cat([backpropagation.forward(block, parameters)[0] for block in blocks])
         _, x = self.feature_maps(pixels)
@@ -70,7 +69,7 @@ def build(seed: int, mean: float, std: float) -> LeNet5:
 
 
 def _is_plain_on_cpu(x: Tensor) -> bool:
-    """Whether `Logits` can be used: no autocast, no compiler, no gradient of the pixels."""
+    """Whether the written-out passes can be used: no autocast, no compiler, no gradient of the pixels."""
     is_float_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return is_float_on_cpu and not x.requires_grad and not is_changed
