@@ -69,7 +69,7 @@ def build(seed: int, mean: float, std: float) -> LeNet5:
 
 
 def _is_plain_on_cpu(x: Tensor) -> bool:
-    """Whether the written-out passes can be used: no autocast, no compiler, no gradient of the pixels."""
+    """Whether the written-out passes fit: no autocast, no compiler, no gradient of the pixels."""
     is_float_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
     is_changed = torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling()
     return is_float_on_cpu and not x.requires_grad and not is_changed
