@@ -41,7 +41,8 @@ class BadCheckpoint(Exception):
 
 
 def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write it durably under a temporary name, rename it, and remove all but the newest `keep`.
+    """Write it durably under a temporary name, rename it, and remove all but the newest `keep` and
+    the newest that an audit has shown to be sound.
 
     Raises RunFailed if it can't be written; earlier checkpoints are then unchanged.
     """
@@ -52,7 +53,11 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
         write_folder(temporary, _files(checkpoint))
         os.rename(temporary, folder)
         sync_folder(checkpoints)
-        for _, old in complete_checkpoints(checkpoints)[:-keep]:
+        saved = complete_checkpoints(checkpoints)
+        trusted = [step for step, _ in saved if step <= checkpoint.state["trusted_step"]]
+        for step, old in saved[:-keep]:
+            if step in trusted[-1:]:
+                continue
             # Rename first, so that a kill here leaves nothing that looks whole but isn't.
             os.rename(old, temporary)
             shutil.rmtree(temporary)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lenet_dist.config import Compute
 from lenet_dist.data.dataset import Images
+from lenet_dist.training.audit import Audit
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.task import LENET5, Task
 from lenet_dist.training.window import StepStats
@@ -46,32 +47,39 @@ class CapturedStep:
     def __init__(self, step: TrainStep, images: Images) -> None:
         self.step = step
         self.images = images
-        share = len(step.plan.dealt[0]) * step.plan.shard_size  # Empty places included.
-        self.ids = torch.zeros(share, dtype=torch.int64, device=images.labels.device)
+        plan = step.plan
+        samples = len(plan.shards_by_rank[0]) * plan.shard_size  # Padding included.
+        self.ids = torch.zeros(samples, dtype=torch.int64, device=images.labels.device)
         self.steps_to_warm_up = _WARM_UP_STEPS
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stats: StepStats
 
-    def __call__(self, ids: Tensor, step: int) -> StepStats:
-        """Take step number `step` (from 0) on the samples `ids`, this process's share."""
+    def __call__(self, ids: Tensor, step: int, audit: Audit | None = None) -> StepStats:
+        """Take step number `step` (from 0) on the samples `ids`, this process's. An audited step is
+        not replayed: a graph keeps its sums to itself, and has the bits of an uncaptured step."""
+        if audit or not self.is_replayed:
+            self.steps_to_warm_up -= not audit
+            return self.step(self.images.batch_of(ids), step, audit)
         self.ids.copy_(ids)
         self.step.set_numbers(step)
-        if self.steps_to_warm_up:
-            self.steps_to_warm_up -= 1
-            return self._take()
         if self.graph is None:
             self.graph = self._capture()
         self.graph.replay()
         # The next replay overwrites them.
         return StepStats(*(number.clone() for number in self.stats))
 
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the next step is a replay, unless it is audited."""
+        return self.steps_to_warm_up == 0
+
     def _take(self) -> StepStats:
-        return self.step.take(self.images.batch_of(self.ids))
+        return self.step.take(self.images.batch_of(self.ids), step=0)
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         """Capturing runs nothing: the step is taken by the replay."""
         graph = torch.cuda.CUDAGraph()
-        self.step.weights.grad = None
+        self.step.state.flat.grad = None
         # Other threads, such as NCCL's watchdog, go on using the GPU meanwhile.
         with torch.cuda.graph(
             graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
