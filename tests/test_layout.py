@@ -21,7 +21,7 @@ LEVELS = {
     "tracking": 3,
     "run": 2, "processes": 2,
     "data": 1, "model": 1, "machine": 1,
-    "base": 0,
+    "base": 0, "kernels": 0,
 }  # fmt: skip
 BASE = {"config", "exits", "files", "plan", "request"}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))

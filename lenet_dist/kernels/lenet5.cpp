@@ -1,0 +1,520 @@
+// LeNet-5 in float32 on a CPU: the gradients of shards of images, and logits.
+//
+// The bits of a result depend on this file and on the numbers given, and on nothing else: not on the
+// number of threads, the images beside it, the compiler or the processor's vectors. The rules:
+//
+// - A multiply-add is one explicit fma, rounded once. Nothing else is contracted or reordered
+//   (-ffp-contract=off, no -ffast-math); exp and log are written out.
+// - Lanes of a vector hold different results. They are never added to one another.
+// - An output of a layer is its bias, then fma over its inputs in this order: C1 (row, column) of the
+//   patch; C3 (row, column, map); C5 (map, row, column), as torch lays out its weight; F6, OUT.
+// - The gradient of a linear layer's input is zero, then fma over its outputs; that of its weight,
+//   fma over the shard's images; of its bias, a plain sum over them.
+// - Of S2's gradient, C3's outputs add to it by pooling window, then by place in the window: at each
+//   place, zero, fma over the maps of C3 that have their maximum there, and this sum is added.
+// - C3's weight: fma over the images, windows and places. C1's weight: the same by pooling window,
+//   even windows and odd ones apart, added at the end. Their biases: plain sums in the same order.
+// - Loss and correct count: plain sums over images; within an image, over classes.
+//
+// ReLU and pooling keep NaN, as torch does: a weight or pixel that is not finite ends in the loss.
+#include <algorithm>
+#include <atomic>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "vector.h"
+
+namespace {
+
+enum { C1W = 0, C1B = 150, C3W = 156, C3B = 2556, C5W = 2572, C5B = 50572, F6W = 50692 };
+enum { F6B = 60772, OUTW = 60856, OUTB = 61696, PARAMETERS = 61706, ROW = PARAMETERS + 2 };
+constexpr int BLOCK = 16;   // images that a linear layer takes at once
+constexpr int MAPS = 6;     // of S2, side by side in memory: [14, 14, 6]
+constexpr int PATCH = 32;   // floats of a row of C3's patch, [5, 6], filled up to whole vectors
+
+// Weights in the layouts that vectors can load.
+struct alignas(64) Weights {
+    float c1[25][MAPS], c1_bias[MAPS];
+    alignas(64) float c3[150][16];           // (row, column, map) x output
+    alignas(64) float c3_rows[16][5][PATCH]; // output x row x (column, map)
+    alignas(64) float c5[400][128], f6[120][96], out[84][16];  // input x output
+    alignas(64) float out_rows[10][96];
+    alignas(64) float c3_bias[16], c5_bias[128], f6_bias[96], out_bias[16];
+    const float *c5_rows, *f6_rows;  // output x input: torch's own
+};
+
+// What the passes leave of an image for the gradients.
+struct alignas(64) Image {
+    float pixels[32 * 32 + 16];        // standardised, with C1's border of zeros
+    float s2[14 * 14 * MAPS + 16];
+    int32_t c1_patch[MAPS][14][16];    // where in `pixels` the patch of a window's maximum begins
+    uint16_t c3_chosen[25][4];         // maps of C3 with their maximum at that place of the window
+};
+
+// What a thread works in.
+struct alignas(64) Work {
+    Image images[BLOCK];
+    alignas(64) float s4[BLOCK][400], c5[BLOCK][128], f6[BLOCK][96], logits[BLOCK][16];
+    alignas(64) float s4_g[BLOCK][400], c5_g[BLOCK][128], f6_g[BLOCK][96], logits_g[BLOCK][16];
+    alignas(64) float columns[2][32 * 16 + 16];  // of an image: the even ones, the odd ones
+    alignas(64) float s2_g[14 * 14 * MAPS + 16];
+    alignas(64) float conv[100][16];
+    alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][2][5][8];
+    float c3_b[16], c1_b[MAPS];
+};
+
+// A matrix in memory: element (r, k) lies at r * row + k * column.
+struct Matrix {
+    const float* at;
+    long row, column = 1;
+};
+
+// R x N vectors of sums, which stay in registers: sum (r, v) is start (r, v), then fma of a (r, k)
+// and vector v of b's row k, for each k.
+template <int R, int N>
+struct Sums {
+    Floats sum[R][N];
+
+    INLINE void start(Matrix from) {
+        UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < N; v++)
+            sum[r][v] = from.at ? load(from.at + r * from.row + v * LANES) : Floats{};
+    }
+    INLINE void add(int count, Matrix a, Matrix b) {
+        for (int k = 0; k < count; k++) {
+            Floats x[N];
+            UNROLL for (int v = 0; v < N; v++) x[v] = load(b.at + k * b.row + v * LANES);
+            UNROLL for (int r = 0; r < R; r++) {
+                Floats factor = splat(a.at[r * a.row + k * a.column]);
+                UNROLL for (int v = 0; v < N; v++) sum[r][v] = fma(factor, x[v], sum[r][v]);
+            }
+        }
+    }
+    // TAIL: how many lanes of the last vector are stored.
+    template <int TAIL = LANES>
+    INLINE void finish(float* to, long row) {
+        UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < N; v++)
+            memcpy(to + r * row + v * LANES, &sum[r][v], 4 * (v == N - 1 ? TAIL : LANES));
+    }
+};
+
+constexpr Matrix ZERO = {nullptr, 0};
+
+// out [rows, WIDTH] = start + a b, in tiles of R x N vectors. `rows` is a multiple of R. Rows of b and
+// of start are read in whole vectors.
+template <int R, int N, int WIDTH>
+void product(int rows, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
+    constexpr int VECTORS = (WIDTH + LANES - 1) / LANES, WHOLE = (VECTORS - 1) / N * N;
+    constexpr int TAIL = WIDTH - (VECTORS - 1) * LANES;
+    for (int r = 0; r < rows; r += R) {
+        auto part = [&](auto sums, auto tail, int first) __attribute__((always_inline)) {
+            sums.start({start.at ? start.at + r * start.row + first : nullptr, start.row});
+            sums.add(count, {a.at + r * a.row, a.row, a.column}, {b.at + first, b.row});
+            sums.template finish<decltype(tail)::value>(out + r * out_row + first, out_row);
+        };
+        for (int v = 0; v < WHOLE; v += N)
+            part(Sums<R, N>(), std::integral_constant<int, LANES>(), v * LANES);
+        part(Sums<R, VECTORS - WHOLE>(), std::integral_constant<int, TAIL>(), WHOLE * LANES);
+    }
+}
+
+// Tiles for the images of a block, and for the weights' gradients: as many sums as registers hold.
+constexpr int IMAGES = REGISTERS == 32 ? 8 : 4, BY_IMAGES = REGISTERS == 32 ? 2 : 3;
+constexpr int OUTPUTS = 2, BY_OUTPUTS = 5;
+
+template <int WIDTH>
+void layer(int images, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
+    int rows = (images + IMAGES - 1) / IMAGES * IMAGES;  // those past the last one are not used
+    product<IMAGES, BY_IMAGES, WIDTH>(rows, count, a, b, start, out, out_row);
+}
+
+template <int OUTPUTS_IN_ALL, int WIDTH>
+void weight_gradient(int images, bool add, const float* gradient, long g_row, Matrix in, float* out) {
+    product<OUTPUTS, BY_OUTPUTS, WIDTH>(OUTPUTS_IN_ALL, images, {gradient, 1, g_row}, in,
+                                        add ? Matrix{out, WIDTH} : ZERO, out, WIDTH);
+}
+
+INLINE Ints is_nan(Floats x) { return x != x; }
+
+// ReLU, and its gradient: NaN is kept.
+INLINE Floats relu(Floats x) { return x <= 0 ? Floats{} : x; }
+INLINE Floats cut(Floats gradient, Floats output) { return output <= 0 ? Floats{} : gradient; }
+
+void relu(float* x, int count) {
+    for (int i = 0; i < count; i += LANES) store(x + i, relu(load(x + i)));
+}
+void cut(float* gradient, const float* output, int count) {
+    for (int i = 0; i < count; i += LANES) store(gradient + i, cut(load(gradient + i), load(output + i)));
+}
+
+void arrange(const float* w, Weights& to) {
+    memset(&to, 0, sizeof to);
+    for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++) to.c1[k][o] = w[C1W + o * 25 + k];
+    for (int o = 0; o < 16; o++) for (int i = 0; i < 6; i++) for (int k = 0; k < 25; k++) {
+        float value = w[C3W + (o * 6 + i) * 25 + k];
+        to.c3[k * 6 + i][o] = value;
+        to.c3_rows[o][k / 5][k % 5 * 6 + i] = value;
+    }
+    for (int first = 0; first < 120; first += 8)  // by cache lines
+        for (int k = 0; k < 400; k++)
+            for (int o = first; o < first + 8; o++) to.c5[k][o] = w[C5W + o * 400 + k];
+    for (int o = 0; o < 84; o++) for (int k = 0; k < 120; k++) to.f6[k][o] = w[F6W + o * 120 + k];
+    for (int o = 0; o < 10; o++) for (int k = 0; k < 84; k++)
+        to.out[k][o] = to.out_rows[o][k] = w[OUTW + o * 84 + k];
+    memcpy(to.c1_bias, w + C1B, sizeof to.c1_bias);
+    memcpy(to.c3_bias, w + C3B, 4 * 16);
+    memcpy(to.c5_bias, w + C5B, 4 * 120);
+    memcpy(to.f6_bias, w + F6B, 4 * 84);
+    memcpy(to.out_bias, w + OUTB, 4 * 10);
+    to.c5_rows = w + C5W;
+    to.f6_rows = w + F6W;
+}
+
+// A vector's lanes are adjacent pooling windows; each has four sums a map, one for each place.
+void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, Image& image, Work& t) {
+    for (int y = 0; y < 28; y++) {
+        float* row = image.pixels + (y + 2) * 32 + 2;
+        for (int x = 0; x < 28; x++) row[x] = (pixels[y * 28 + x] - mean) / deviation;
+    }
+    for (int i = 0; i < 32 * 16; i++) {
+        t.columns[0][i] = image.pixels[2 * i];
+        t.columns[1][i] = image.pixels[2 * i + 1];
+    }
+    constexpr int AT_ONCE = REGISTERS == 32 ? MAPS : MAPS / 2;
+    Ints lane;
+    UNROLL for (int l = 0; l < LANES; l++) lane[l] = l;
+    for (int y = 0; y < 14; y++) {
+        float maps[MAPS][16];
+        for (int x = 0; x < 14; x += LANES) for (int first = 0; first < MAPS; first += AT_ONCE) {
+            Floats sum[4][AT_ONCE];
+            UNROLL for (int o = 0; o < AT_ONCE; o++) UNROLL for (int place = 0; place < 4; place++)
+                sum[place][o] = splat(w.c1_bias[first + o]);
+            for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
+                Floats in[4];
+                UNROLL for (int place = 0; place < 4; place++) {
+                    int row = 2 * y + ky + place / 2, column = kx + place % 2;
+                    in[place] = load(t.columns[column % 2] + row * 16 + x + column / 2);
+                }
+                UNROLL for (int o = 0; o < AT_ONCE; o++) {
+                    Floats weight = splat(w.c1[ky * 5 + kx][first + o]);
+                    UNROLL for (int place = 0; place < 4; place++)
+                        sum[place][o] = fma(weight, in[place], sum[place][o]);
+                }
+            }
+            UNROLL for (int o = 0; o < AT_ONCE; o++) {
+                Floats best = sum[0][o];
+                Ints patch = lane * 2 + (2 * y * 32 + 2 * x), at = patch;
+                UNROLL for (int place = 1; place < 4; place++) {
+                    Ints greater = (sum[place][o] > best) | is_nan(sum[place][o]);
+                    best = greater ? sum[place][o] : best;
+                    at = greater ? patch + (place / 2 * 32 + place % 2) : at;
+                }
+                store(image.c1_patch[first + o][y] + x, at);
+                store(maps[first + o] + x, relu(best));
+            }
+        }
+        for (int x = 0; x < 14; x++) for (int o = 0; o < MAPS; o++)
+            image.s2[(y * 14 + x) * MAPS + o] = maps[o][x];
+    }
+}
+
+// A vector's lanes are maps of C3; the sums are those of adjacent places.
+void c3_s4(const Weights& w, Image& image, float* s4, Work& t) {
+    constexpr int PLACES = LANES == 16 ? 10 : 5;
+    for (int y = 0; y < 10; y++) for (int x = 0; x < 10; x += PLACES) {
+        Sums<PLACES, 16 / LANES> sums;
+        sums.start({w.c3_bias, 0});
+        for (int ky = 0; ky < 5; ky++)
+            sums.add(30, {image.s2 + ((y + ky) * 14 + x) * MAPS, MAPS}, {w.c3[ky * 30], 16});
+        sums.finish(t.conv[y * 10 + x], 16);
+    }
+    for (int p = 0; p < 25; p++) {
+        const float* first = t.conv[p / 5 * 20 + p % 5 * 2];
+        unsigned chosen[4] = {};
+        for (int o = 0; o < 16; o += LANES) {
+            Floats best = load(first + o);
+            Ints at = {};
+            UNROLL for (int place = 1; place < 4; place++) {
+                Floats value = load(first + o + (place / 2 * 10 + place % 2) * 16);
+                Ints greater = (value > best) | is_nan(value);
+                best = greater ? value : best;
+                at = greater ? Ints{} + place : at;
+            }
+            Ints passes = ~(best <= 0);
+            UNROLL for (int place = 0; place < 4; place++)
+                chosen[place] |= bits((at == place) & passes) << o;
+            best = relu(best);
+            UNROLL for (int l = 0; l < LANES; l++) s4[(o + l) * 25 + p] = best[l];
+        }
+        for (int place = 0; place < 4; place++) image.c3_chosen[p][place] = chosen[place];
+    }
+}
+
+void forward(const float* pixels, int images, float mean, float deviation, const Weights& w, Work& t) {
+    for (int i = 0; i < images; i++) {
+        c1_s2(pixels + i * 784, mean, deviation, w, t.images[i], t);
+        c3_s4(w, t.images[i], t.s4[i], t);
+    }
+    layer<128>(images, 400, {t.s4[0], 400}, {w.c5[0], 128}, {w.c5_bias, 0}, t.c5[0], 128);
+    relu(t.c5[0], images * 128);
+    layer<96>(images, 120, {t.c5[0], 128}, {w.f6[0], 96}, {w.f6_bias, 0}, t.f6[0], 96);
+    relu(t.f6[0], images * 96);
+    layer<16>(images, 84, {t.f6[0], 96}, {w.out[0], 16}, {w.out_bias, 0}, t.logits[0], 16);
+}
+
+// Where max-pooling and ReLU leave no gradient, nothing is computed.
+void c3_gradient(const Weights& w, const float* gradient, const Image& image, Work& t) {
+    constexpr int WIDE = REGISTERS == 32 && LANES == 16 ? PATCH : PATCH / 2, N = WIDE / LANES;
+    float values[16][25];
+    int patches[16][25], counts[16] = {};
+    memset(t.s2_g, 0, sizeof t.s2_g);
+    for (int p = 0; p < 25; p++) for (int place = 0; place < 4; place++) {
+        int patch = ((p / 5 * 2 + place / 2) * 14 + p % 5 * 2 + place % 2) * MAPS;
+        for (int column = 0; column < PATCH; column += WIDE) {
+            Floats sum[5][N] = {};
+            for (unsigned left = image.c3_chosen[p][place]; left; left &= left - 1) {
+                int o = __builtin_ctz(left);
+                float value = gradient[o * 25 + p];
+                if (column == 0) {
+                    values[o][counts[o]] = value;
+                    patches[o][counts[o]++] = patch;
+                }
+                UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                    sum[r][v] = fma(splat(value), load(w.c3_rows[o][r] + column + v * LANES), sum[r][v]);
+            }
+            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++) {
+                float* to = t.s2_g + patch + r * 14 * MAPS + column + v * LANES;
+                store(to, load(to) + sum[r][v]);
+            }
+        }
+    }
+    for (int o = 0; o < 16; o++) {
+        for (int e = 0; e < counts[o]; e++) t.c3_b[o] += values[o][e];
+        for (int column = 0; column < PATCH; column += WIDE) {
+            Floats sum[5][N];
+            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                sum[r][v] = load(t.c3_w[o][r] + column + v * LANES);
+            for (int e = 0; e < counts[o]; e++) {
+                const float* in = image.s2 + patches[o][e] + column;
+                UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                    sum[r][v] = fma(splat(values[o][e]), load(in + r * 14 * MAPS + v * LANES), sum[r][v]);
+            }
+            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                store(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
+        }
+    }
+}
+
+// Five lanes of a vector of eight are the columns of a patch.
+void c1_gradient(const Image& image, Work& t) {
+    constexpr int WIDE = LANES < 8 ? LANES : 8, N = 8 / WIDE;
+    typedef Lanes<WIDE>::Floats Row;
+    cut(t.s2_g, image.s2, 14 * 14 * MAPS + 8);
+    for (int o = 0; o < MAPS; o++) {
+        Row sum[2][5][N];
+        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
+            UNROLL for (int v = 0; v < N; v++) sum[odd][r][v] = load<Row>(t.c1_w[o][odd][r] + v * WIDE);
+        for (int y = 0; y < 14; y++) for (int x = 0; x < 14; x += 2)
+            UNROLL for (int odd = 0; odd < 2; odd++) {
+                float value = t.s2_g[(y * 14 + x + odd) * MAPS + o];
+                const float* in = image.pixels + image.c1_patch[o][y][x + odd];
+                t.c1_b[o] += value;
+                UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                    sum[odd][r][v] = fma(splat<Row>(value), load<Row>(in + r * 32 + v * WIDE), sum[odd][r][v]);
+            }
+        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
+            UNROLL for (int v = 0; v < N; v++) store(t.c1_w[o][odd][r] + v * WIDE, sum[odd][r][v]);
+    }
+}
+
+// Cephes' polynomials (Moshier): exp for x <= 0, log for x >= 1.
+float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    const float shift = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are a rounded integer
+    float shifted = fma(x, 1.44269504088896341f, shift), n = shifted - shift;
+    float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)), p = 1.9875691500e-4f;
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+        p = fma(p, r, c);
+    p = fma(p, r * r, r) + 1.0f;
+    uint32_t power;
+    memcpy(&power, &shifted, 4);
+    power = (power + 127) << 23;
+    float scale;
+    memcpy(&scale, &power, 4);
+    return p * scale;
+}
+
+float logarithm(float x) {
+    uint32_t word;
+    memcpy(&word, &x, 4);
+    float e = (int)(word >> 23) - 126, m;
+    word = (word & 0x7fffff) | 0x3f000000;
+    memcpy(&m, &word, 4);
+    if (m < 0.70710678f) {
+        m = m + m;
+        e -= 1;
+    }
+    m -= 1;
+    float z = m * m, p = 7.0376836292e-2f;
+    for (float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                    -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
+        p = fma(p, m, c);
+    p = fma(e, -2.12194440e-4f, p * m * z);
+    return fma(e, 0.693359375f, m + fma(-0.5f, z, p));
+}
+
+struct Loss {
+    float smoothing, batch_size, sum = 0, correct = 0;
+
+    // The gradient of the cross-entropy is the probabilities minus the targets.
+    void add(const float* logits, int64_t label, float* gradient) {
+        int best = 0;
+        for (int c = 1; c < 10; c++) if (logits[c] > logits[best]) best = c;
+        correct += best == label;
+        float top = logits[best], exponentials[10], total = 0, loss = 0;
+        for (int c = 0; c < 10; c++) exponentials[c] = exponential(logits[c] - top);
+        for (int c = 0; c < 10; c++) total += exponentials[c];
+        float log_total = logarithm(total), other = smoothing / 10, own = (1 - smoothing) + other;
+        for (int c = 0; c < 10; c++) {
+            float target = c == label ? own : other;
+            loss += (logits[c] - top - log_total) * target;
+            gradient[c] = (exponentials[c] / total - target) / batch_size;
+        }
+        sum -= loss;
+    }
+};
+
+void add(float* sum, const float* values, int count) {
+    for (int i = 0; i < count; i++) sum[i] += values[i];
+}
+
+// row [ROW] of a shard: its gradient, its summed loss, and how many logits are greatest at the label.
+void shard_row(const float* pixels, const int64_t* labels, int images, float mean, float deviation,
+               Loss loss, const Weights& w, Work& t, float* row) {
+    memset(t.c1_w, 0, sizeof t.c1_w);
+    memset(t.c1_b, 0, sizeof t.c1_b);
+    memset(t.c3_w, 0, sizeof t.c3_w);
+    memset(t.c3_b, 0, sizeof t.c3_b);
+    memset(row + C5B, 0, 4 * 120);
+    memset(row + F6B, 0, 4 * 84);
+    memset(row + OUTB, 0, 4 * 10);
+    for (int first = 0; first < images; first += BLOCK) {
+        int count = std::min(images - first, BLOCK);
+        forward(pixels + (long)first * 784, count, mean, deviation, w, t);
+        for (int i = 0; i < count; i++) loss.add(t.logits[i], labels[first + i], t.logits_g[i]);
+        layer<96>(count, 10, {t.logits_g[0], 16}, {w.out_rows[0], 96}, ZERO, t.f6_g[0], 96);
+        cut(t.f6_g[0], t.f6[0], count * 96);
+        layer<120>(count, 84, {t.f6_g[0], 96}, {w.f6_rows, 120}, ZERO, t.c5_g[0], 128);
+        cut(t.c5_g[0], t.c5[0], count * 128);
+        layer<400>(count, 120, {t.c5_g[0], 128}, {w.c5_rows, 400}, ZERO, t.s4_g[0], 400);
+        weight_gradient<10, 84>(count, first, t.logits_g[0], 16, {t.f6[0], 96}, row + OUTW);
+        weight_gradient<84, 120>(count, first, t.f6_g[0], 96, {t.c5[0], 128}, row + F6W);
+        weight_gradient<120, 400>(count, first, t.c5_g[0], 128, {t.s4[0], 400}, row + C5W);
+        for (int i = 0; i < count; i++) {
+            add(row + OUTB, t.logits_g[i], 10);
+            add(row + F6B, t.f6_g[i], 84);
+            add(row + C5B, t.c5_g[i], 120);
+            c3_gradient(w, t.s4_g[i], t.images[i], t);
+            c1_gradient(t.images[i], t);
+        }
+    }
+    for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++)
+        row[C1W + o * 25 + k] = t.c1_w[o][0][k / 5][k % 5] + t.c1_w[o][1][k / 5][k % 5];
+    for (int o = 0; o < 16; o++) for (int i = 0; i < 6; i++) for (int k = 0; k < 25; k++)
+        row[C3W + (o * 6 + i) * 25 + k] = t.c3_w[o][k / 5][k % 5 * 6 + i];
+    memcpy(row + C1B, t.c1_b, sizeof t.c1_b);
+    memcpy(row + C3B, t.c3_b, sizeof t.c3_b);
+    row[PARAMETERS] = loss.sum;
+    row[PARAMETERS + 1] = loss.correct;
+}
+
+// Piece after piece goes to the thread that is free. Without a thread more, those there are do it.
+template <class Do>
+void in_parallel(int threads, int pieces, Do&& piece) {
+    std::atomic<int> next{0};
+    auto run = [&](int thread) {
+        for (int i; (i = next++) < pieces;) piece(i, thread);
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int t = 1; t < std::min(threads, pieces); t++) others.emplace_back(run, t);
+    } catch (const std::system_error&) {
+    }
+    run(0);
+    for (auto& other : others) other.join();
+}
+
+constexpr int STRIP = 512;  // columns of the tree that are summed together
+
+// The sum of n rows: the tree's left half is the greatest power of two below n.
+void tree(const float* rows, long width, int n, int columns, float* sum, float (*spare)[STRIP]) {
+    if (n == 1) {
+        memcpy(sum, rows, 4 * columns);
+        return;
+    }
+    int half = 1;
+    while (2 * half < n) half *= 2;
+    const float *left = rows, *right = rows + half * width;
+    if (half > 1) {
+        tree(left, width, half, columns, sum, spare);
+        left = sum;
+    }
+    if (n - half > 1) {
+        tree(right, width, n - half, columns, *spare, spare + 1);
+        right = *spare;
+    }
+    for (int i = 0; i < columns; i++) sum[i] = left[i] + right[i];
+}
+
+}  // namespace
+
+// The memory that `lenet5_gradients` and `lenet5_logits` work in is the caller's, so that calls at the
+// same time, and those after a fork, have nothing in common.
+struct Scratch {
+    Weights weights;
+    Work work[1];  // one a thread
+};
+
+extern "C" {
+
+const char* lenet5_fingerprint() { return FINGERPRINT; }
+
+long lenet5_scratch_bytes(int threads) { return sizeof(Scratch) + (threads - 1) * sizeof(Work); }
+
+// rows [shards, ROW] of shards of `images` images each. False, and nothing done, for a wrong label.
+int lenet5_gradients(const float* weights, const float* pixels, const int64_t* labels, int shards,
+                      int images, float mean, float deviation, float smoothing, float batch_size,
+                      float* rows, int threads, Scratch* scratch) {
+    auto is_wrong = [](int64_t label) { return label < 0 || label > 9; };
+    if (std::any_of(labels, labels + (long)shards * images, is_wrong)) return false;
+    arrange(weights, scratch->weights);
+    in_parallel(threads, shards, [&](int s, int thread) {
+        long first = (long)s * images;
+        shard_row(pixels + first * 784, labels + first, images, mean, deviation, {smoothing, batch_size},
+                  scratch->weights, scratch->work[thread], rows + (long)s * ROW);
+    });
+    return true;
+}
+
+// logits [images, 10].
+void lenet5_logits(const float* weights, const float* pixels, int images, float mean, float deviation,
+                   float* logits, int threads, Scratch* scratch) {
+    arrange(weights, scratch->weights);
+    in_parallel(threads, (images + BLOCK - 1) / BLOCK, [&](int block, int thread) {
+        Work& t = scratch->work[thread];
+        int first = block * BLOCK, count = std::min(images - first, BLOCK);
+        forward(pixels + (long)first * 784, count, mean, deviation, scratch->weights, t);
+        for (int i = 0; i < count; i++) memcpy(logits + (first + i) * 10L, t.logits[i], 40);
+    });
+}
+
+// sum [width] of rows [n, width], as a binary tree: rows 0 + 1, 2 + 3, ..., then their sums; a last one
+// without a partner is passed on.
+void tree_sum(const float* rows, int n, long width, float* sum, int threads) {
+    in_parallel(threads, (width + STRIP - 1) / STRIP, [&](int strip, int) {
+        float spare[32][STRIP];
+        long first = (long)strip * STRIP;
+        tree(rows + first, width, n, std::min(width - first, (long)STRIP), sum + first, spare);
+    });
+}
+}
