@@ -84,8 +84,8 @@ def partition(shards: int, world_size: int) -> list[range]:
 def validate(config: Config, world_size: int, images: int | None = None) -> Plan:
     """The batch arithmetic of a config on `world_size` processes.
 
-    `images`: how many a task's own data set has for training. Raises RequestError if the batch is larger than the training set or does not divide evenly; then
-    the text names batch sizes that do.
+    `images`: how many a task's own data set has for training. Raises RequestError if the batch is
+    larger than the training set or does not divide evenly; then the text names batch sizes that do.
     """
     train = config.train
     images = (images or TRAINING_IMAGES[config.data.name]) - config.data.validation

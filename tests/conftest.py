@@ -26,6 +26,7 @@ _START_PROCESSES = (
     "report_of_several",
     "report_in_browser",
     "your_own",
+    "custom_models",
     "audit",
     "stop",
     "failures",
@@ -164,6 +165,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The run that all others are compared with: SMALL on one process, from start to end."""
     with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
         return started.run()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """SMALL on one process by torch's kernels, from start to end."""
+    with Jobs(tmp_path_factory.mktemp("by_torch")) as started:
+        return started.run("compute.kernels=torch")
 
 
 TWENTY_EPOCHS = (

@@ -17,7 +17,9 @@ SHORT = ("train.max_steps=24", "train.shards=8", "compute.audit_every=6")
 
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
-def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
+def alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Job]:
     """Each task on one process, from start to end."""
     with Jobs(tmp_path_factory.mktemp(request.param)) as jobs:
         yield start(jobs, request.param).expect(0)
@@ -89,12 +91,12 @@ def test_from_two_on_any_number_at_once_has_the_same_bits_and_one_has_others(job
     assert found[2] == found[3] == found[8] != found[1]
 
 
-def test_a_resume_may_compute_more_at_once_but_not_one_by_one(jobs: Jobs, uninterrupted: Job) -> None:
+def test_a_resume_may_compute_fewer_at_once_but_not_one_by_one(jobs: Jobs) -> None:
     job = start(jobs, "transformer")
     job.until_checkpoint(10)
     job.main.send(15)
     job.expect(75)
     refused = start(jobs, "transformer", "train.shards_at_once=1").expect(2)
-    assert "train.shards_at_once: 16 -> 1" in refused.text() or "-> 1" in refused.text()
+    assert "train.shards_at_once: 32 -> 1" in refused.text()
     start(jobs, "transformer", "train.shards_at_once=2").expect(0)
     assert result(job.directory)["bit_exact"]

@@ -16,8 +16,8 @@ from lenet_dist.data import dataset
 from lenet_dist.kernels import native
 from lenet_dist.model import lenet5
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.reduction import block_sum
-from tests.test_reduction import random_rows
+from lenet_dist.training.tree_allreduce import tree_sum
+from tests.test_tree_allreduce import random_rows
 
 MEAN, STD, SMOOTHING = 0.1307, 0.3081, 0.1
 VARIANTS = native.variants()
@@ -139,7 +139,7 @@ def test_ten_thousand_images_are_computed() -> None:
 def test_the_tree_has_the_bits_of_torchs(count: int, variant: str) -> None:
     some = random_rows(count, 1100)
     for threads in (1, 2, 3):
-        assert same(native.tree_sum(some, threads=threads, variant=variant), block_sum(some))
+        assert same(native.tree_sum(some, threads=threads, variant=variant), tree_sum(some))
 
 
 @pytest.mark.parametrize("label", [-1, 10, 2**40])

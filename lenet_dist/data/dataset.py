@@ -45,8 +45,8 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Images(Dataset[Batch]):
-    """A split of a data set, on one device: images [N, ...], uint8 or float32, and labels [N] int64;
-    MNIST's images are uint8 [N, 28, 28]."""
+    """A split of a data set, on one device: images [N, ...], uint8 or float32 (MNIST's are uint8
+    [N, 28, 28]), and labels [N] int64."""
 
     images: Tensor
     labels: Tensor
@@ -75,8 +75,8 @@ class SampleIds(Dataset[Tensor]):
 
 
 def pixels(images: Tensor) -> Tensor:
-    """Images as a model takes them: uint8 ones as float32 in [0, 1], those [n, h, w] with a channel,
-    [n, 1, h, w]; float ones as they are."""
+    """Images as a model takes them: uint8 ones as float32 in [0, 1], with a channel [n, 1, h, w] if
+    they are [n, h, w]; float ones as they are."""
     if images.dtype != torch.uint8:
         return images
     if images.dim() == 3:

@@ -18,9 +18,9 @@ def forward_of(model: nn.Module, kernels: str = "auto") -> Callable[[Tensor], Te
     "torch"; every other model by itself, in evaluation mode. The weights are those of now.
     """
     model.eval()
-    is_native = type(model) is LeNet5 and kernels != "torch" and native.variant() is not None
-    if not is_native or model.C1.weight.device.type != "cpu":
-        return torch.no_grad()(model)
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    is_native = kernels != "torch" and weights.device.type == "cpu" and native.variant()
+    if type(model) is not LeNet5 or not is_native:
+        return torch.no_grad()(model)
     mean, std = model.mean, model.std
     return lambda pixels: native.logits(weights, pixels.contiguous(), mean=mean, std=std)

@@ -8,6 +8,7 @@ Hochschild et al., "Cores that don't count", HotOS 2021.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -27,6 +28,7 @@ from lenet_dist.training.local_sums import LocalSums, StepNumbers
 from lenet_dist.training.state import TrainState
 from lenet_dist.training.tree_allreduce import Sums
 from lenet_dist.training.verdict import Verdict, judge
+from lenet_dist.training.window import not_finite
 
 
 def audited_ranks(shards_by_rank: Sequence[range], number: int) -> list[int]:
@@ -98,8 +100,27 @@ class Audit:
 
         Raises RunFailed, on every process, naming those that computed other bits.
         """
+        self._compare_sums(step, (step + 1) // self.every - 1, sums, numbers)
+        self.trusted_step = step + 1
+
+    def check_finite(
+        self, step: int, loss: float, grad_norm: float, sums: Sums, numbers: StepNumbers
+    ) -> None:
+        """Raise RunFailed, on every process, if the loss or the gradient of step number `step`
+        (from 0) is not finite. It is audited first, to tell a wrong machine from a wrong recipe.
+        """
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            return
+        self._compare_sums(step, step, sums, numbers)
+        raise RunFailed(
+            f"{not_finite(loss, grad_norm, step + 1)}. Computed again"
+            f"{' by another process' if self.accelerator.num_processes > 1 else ''}, it has the"
+            " same bits: the recipe is the cause, not a machine"
+        )
+
+    def _compare_sums(self, step: int, number: int, sums: Sums, numbers: StepNumbers) -> None:
         by_rank = self.plan.shards_by_rank
-        owners = audited_ranks(by_rank, (step + 1) // self.every - 1)
+        owners = audited_ranks(by_rank, number)
         rank = self.accelerator.process_index if self.plan.world_size > 1 else 0
         mine = _joined(sums)
         theirs = self._compute_again(step, by_rank[owners[rank]], numbers)
@@ -111,7 +132,6 @@ class Audit:
                 claims.append(self._compute_again(step, by_rank[owner], numbers))
                 what = f"{_named(by_rank[owner])} of step {step + 1}"
                 self._fail(what, gather_object([claims]), self.trusted_step)
-        self.trusted_step = step + 1
 
     def _compute_again(self, step: int, shards: range, numbers: StepNumbers) -> Tensor:
         assert self.local_sums  # DDP's own all-reduce has no shards.

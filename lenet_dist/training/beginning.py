@@ -113,9 +113,7 @@ def begin(
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
     record = {**circumstances, "wandb_id": wandb_id, "bit_exact": bit_exact}
-    return Beginning(
-        checkpoint, record, len(earlier_starts), saved.get("trusted_step", 0)
-    )
+    return Beginning(checkpoint, record, len(earlier_starts), saved.get("trusted_step", 0))
 
 
 _RESOLVED = {

@@ -156,13 +156,11 @@ def _transform_error(plan: Plan, task: Task, state: TrainState, samples: Images)
             rows_of(range(2))
         except (RuntimeError, NotImplementedError, ValueError) as error:
             return " ".join(str(error).split())[:300]
-    slow = (str(warning.message) for warning in caught if "performance drop" in str(warning.message))
-    return next(slow, None)
+    told = (str(warning.message) for warning in caught)
+    return next((text for text in told if "performance drop" in text), None)
 
 
-def _rows_of(
-    gradients: ShardGradients, plan: Plan, samples: Images
-) -> Callable[[range], Tensor]:
+def _rows_of(gradients: ShardGradients, plan: Plan, samples: Images) -> Callable[[range], Tensor]:
     """The rows of shards of samples from the beginning of the data, without augmentation."""
 
     def rows_of(shards: range) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lenet_dist.config import Compute
 from lenet_dist.data.dataset import Images
-from lenet_dist.training.audit import Audit
 from lenet_dist.training.step import TrainStep
 from lenet_dist.training.task import LENET5, Task
 from lenet_dist.training.window import StepStats
@@ -54,29 +53,29 @@ class CapturedStep:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stats: StepStats
 
-    def __call__(self, ids: Tensor, step: int, audit: Audit | None = None) -> StepStats:
-        """Take step number `step` (from 0) on the samples `ids`, this process's. An audited step is
-        not replayed: a graph keeps its sums to itself, and has the bits of an uncaptured step."""
-        if audit or not self.is_replayed:
-            self.steps_to_warm_up -= not audit
-            return self.step(self.images.batch_of(ids), step, audit)
+    def __call__(self, ids: Tensor, step: int) -> StepStats:
+        """Take step number `step` (from 0) on the samples `ids`, this process's."""
+        if not self.is_replayed(step):
+            self.steps_to_warm_up = max(0, self.steps_to_warm_up - 1)
+            return self.step(self.images.batch_of(ids), step)
         self.ids.copy_(ids)
         self.step.set_numbers(step)
         if self.graph is None:
-            self.graph = self._capture()
+            self.graph = self._capture(step)
         self.graph.replay()
         # The next replay overwrites them.
         return StepStats(*(number.clone() for number in self.stats))
 
-    @property
-    def is_replayed(self) -> bool:
-        """Whether the next step is a replay, unless it is audited."""
-        return self.steps_to_warm_up == 0
+    def is_replayed(self, step: int) -> bool:
+        """Whether step number `step` is a replay. An audited one is not: a graph keeps its sums to
+        itself. It has the same bits either way."""
+        audit = self.step.audit
+        return self.steps_to_warm_up == 0 and not (audit and audit.is_due(step))
 
-    def _take(self) -> StepStats:
-        return self.step.take(self.images.batch_of(self.ids), step=0)
+    def _take(self, step: int) -> StepStats:
+        return self.step.take(self.images.batch_of(self.ids), step)
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _capture(self, step: int) -> torch.cuda.CUDAGraph:
         """Capturing runs nothing: the step is taken by the replay."""
         graph = torch.cuda.CUDAGraph()
         self.step.state.flat.grad = None
@@ -84,5 +83,5 @@ class CapturedStep:
         with torch.cuda.graph(
             graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
         ):
-            self.stats = self._take()
+            self.stats = self._take(step)
         return graph

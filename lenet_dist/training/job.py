@@ -62,8 +62,7 @@ class Job:
     state: TrainState
     batches: DataLoader[Any]
     take_step: TrainStep | CapturedStep
-    """Takes what `batches` gives, a Batch or its sample ids alone, the step's number, and the audit
-    where one is due."""
+    """Takes what `batches` gives, a Batch or its sample ids alone, and the step's number."""
     audit: Audit
     stopwatch: Stopwatch
     gather: Gather
@@ -98,9 +97,7 @@ def assemble(
     choice = choose(plan, task, state, accelerator, traits, training_set)
     beginning = on_main(
         accelerator,
-        lambda: begin(
-            plan, accelerator, places, directory, task.data_hash(plan.config), choice
-        ),
+        lambda: begin(plan, accelerator, places, directory, task.data_hash(plan.config), choice),
     )
     record = beginning.record
     torch.set_num_threads(record["threads"])
@@ -148,7 +145,7 @@ def assemble(
         gradient = ShardedGradient(plan.shards_by_rank[rank], local_sums, all_reduce)
     audit = Audit(plan, accelerator, state, local_sums, samples_of, directory.checkpoints)
     audit.trusted_step = beginning.trusted_step
-    step = TrainStep(plan, state, gradient)
+    step = TrainStep(plan, state, gradient, audit)
     if accelerator.is_main_process:
         stop.watch(directory.stop)
     return Job(

@@ -56,9 +56,7 @@ class LocalSums:
 
 def model_inputs(augmentation: Distortion, batch: Batch, numbers: StepNumbers) -> Tensor:
     """The samples as the model sees them in a step: augmented."""
-    return augmentation.distort(
-        pixels(batch.images), batch.ids, numbers.stream, numbers.strength
-    )
+    return augmentation.distort(pixels(batch.images), batch.ids, numbers.stream, numbers.strength)
 
 
 def parts(shards: range, at_once: int) -> list[range]:

@@ -52,14 +52,11 @@ def train(job: Job) -> dict[str, Any]:
 
 def _take_step(job: Job, batch: Any) -> StepStats:
     step, take_step = job.state.step, job.take_step
-    audit = job.audit if job.audit.is_due(step) else None
-    if audit:
-        audit.compare_weights(step)
-        if job.plan.config.train.reduction == "ddp":
-            audit = None  # It has no shards to compute again.
+    if job.audit.is_due(step):
+        job.audit.compare_weights(step)
     began = job.stopwatch.mark()
-    is_replayed = isinstance(take_step, CapturedStep) and take_step.is_replayed and not audit
-    stats = take_step(batch, step, audit)
+    is_replayed = isinstance(take_step, CapturedStep) and take_step.is_replayed(step)
+    stats = take_step(batch, step)
     job.stopwatch.add_step(began, is_replayed=is_replayed)
     return stats
 

@@ -71,10 +71,10 @@ def _without_compiler(kind: type[T]) -> type[T]:
 
 
 def check_own(optimizer: object, trainable: dict[str, nn.Parameter]) -> None:
-    """Raise RequestError if a task's own optimizer is none, or leaves out a trainable parameter."""
+    """Raise RequestError if a task's optimizer is none, or leaves out a trainable parameter."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise RequestError(
-            f"the task's optimizer must give a torch.optim.Optimizer, not {type(optimizer).__name__}"
+            f"the task's optimizer gives no torch.optim.Optimizer but {type(optimizer).__name__}"
         )
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for name, parameter in trainable.items():

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -78,7 +78,8 @@ class ManyAtOnce:
         pixels, labels = (t.unflatten(0, (len(shards), -1)) for t in (pixels, labels))
         if self.is_bit_equal:
             return self._rows(pixels, labels)
-        return torch.cat([self._rows(*pair) for pair in zip(pixels[:, None], labels[:, None])])
+        pairs = zip(pixels[:, None], labels[:, None], strict=True)
+        return torch.cat([self._rows(*pair) for pair in pairs])
 
     def _rows(self, pixels: Tensor, labels: Tensor) -> Tensor:
         count = len(labels)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from lenet_dist.config import Config, keys, value_of
-from lenet_dist.data import augment, fetch
+from lenet_dist.data import augment
 from lenet_dist.data.dataset import Images, pixels
 from lenet_dist.exits import RequestError
 from lenet_dist.machine.clock import Clock
@@ -78,10 +78,7 @@ def start(
 def _load(task: Task, config: Config, accelerator: Accelerator) -> Images:
     """The training images, on this process's device. One process of a node reads them first, so
     that only one fetches what is missing."""
-    if task.dataset is None:
-        accelerators.on_each_node(accelerator, lambda: fetch.ensure(config.data))
-    else:
-        accelerators.on_each_node(accelerator, lambda: None if task.load(config, "train") else None)
+    accelerators.on_each_node(accelerator, lambda: task.fetch(config))
     images = accelerators.on_each(lambda: task.load(config, "train"))
     accelerators.on_each(lambda: augment.check(config.augment, pixels(images.images[:1])))
     return images.to(accelerator.device)

@@ -16,7 +16,7 @@ from lenet_dist.training.ddp_gradient import DdpGradient
 from lenet_dist.training.local_sums import LocalSums, StepNumbers, model_inputs
 from lenet_dist.training.schedule import learning_rate
 from lenet_dist.training.state import TrainState
-from lenet_dist.training.tree_allreduce import TreeAllReduce
+from lenet_dist.training.tree_allreduce import Sums, TreeAllReduce
 from lenet_dist.training.window import StepStats
 
 
@@ -29,28 +29,33 @@ class ShardedGradient(NamedTuple):
 
 
 class TrainStep:
-    """Takes optimizer steps on this process's part of the global batches."""
+    """Takes optimizer steps on this process's part of the global batches.
+
+    `audit` compares what the processes compute, where that is due.
+    """
 
     def __init__(
         self,
         plan: Plan,
         state: TrainState,
         gradient: ShardedGradient | DdpGradient,
+        audit: Audit | None = None,
     ) -> None:
         self.plan = plan
         self.config = plan.config
         self.state = state
         self.gradient = gradient
+        self.audit = audit
         self.augmentation = Distortion(plan.config.augment, plan.config.seed)
         device = state.flat.device
         # On a GPU they are scalars in its memory, so that a captured step sees each step's values.
-        self.on_device = _on_device(device, len(state.peaks)) if device.type == "cuda" else None
+        self.on_device = _on_device(device, len(state.peaks)) if device.type != "cpu" else None
         self.numbers = self.on_device or StepNumbers([], 0, 0.0, 0.0)
 
-    def __call__(self, batch: Batch, step: int, audit: Audit | None = None) -> StepStats:
-        """Take step number `step` (from 0) on this process's samples; `audit` it if given."""
+    def __call__(self, batch: Batch, step: int) -> StepStats:
+        """Take step number `step` (from 0) on this process's samples."""
         self.set_numbers(step)
-        return self.take(batch, step, audit)
+        return self.take(batch, step)
 
     def set_numbers(self, step: int) -> None:
         """Make ready for step number `step` (from 0), without waiting for the device."""
@@ -72,9 +77,10 @@ class TrainStep:
             for scalar, number in zip(_scalars(self.on_device), _scalars(numbers), strict=True):
                 scalar.fill_(number)
 
-    def take(self, batch: Batch, step: int, audit: Audit | None = None) -> StepStats:
+    def take(self, batch: Batch, step: int) -> StepStats:
         """Take the step that `set_numbers` made ready, entirely on the device."""
         state, numbers = self.state, self.numbers
+        sums: Sums | None = None  # DDP has none.
         for group, lr in zip(state.optimizer.param_groups, numbers.lrs, strict=True):
             group["lr"] = lr
         if isinstance(self.gradient, DdpGradient):
@@ -82,13 +88,16 @@ class TrainStep:
             row = self.gradient(inputs, batch.labels, step)
         else:
             sums = self.gradient.local_sums(batch, self.gradient.shards, step, numbers)
-            if audit:
-                audit.compare_sums(step, sums, numbers)
+            if self.audit and self.audit.is_due(step):
+                self.audit.compare_sums(step, sums, numbers)
             row = self.gradient.all_reduce(sums)
         gradient, loss_sum, correct = row.split([state.flat.numel(), 1, 1])
         state.set_gradient(gradient)
         state.scaler.unscale_(state.optimizer)
         norm = torch.linalg.vector_norm(gradient)
+        if self.audit and sums is not None and self.on_device is None:
+            # On a GPU, reading them would wait: the next train line looks there.
+            self.audit.check_finite(step, float(loss_sum), float(norm), sums, numbers)
         if self.config.train.clip_norm:
             nn.utils.clip_grads_with_norm_(state.flat, self.config.train.clip_norm, norm)
         state.scaler.step(state.optimizer)

@@ -1,5 +1,5 @@
-"""What is trained: a model, its loss, its data and its optimizer. The seam for a project of your own
-(docs/your-own.md)."""
+"""What is trained: a model, its loss, its data and its optimizer. The seam for a project of your
+own (docs/your-own.md)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenet_dist.config import Config
-from lenet_dist.data import dataset
+from lenet_dist.data import dataset, fetch
 from lenet_dist.data.dataset import Images, Split
 from lenet_dist.exits import RequestError
 from lenet_dist.model.initialisation import seeded
@@ -51,6 +51,13 @@ class Task:
         """The model with its first weights, a function of the seed."""
         with seeded(config.seed):
             return self.model(config)
+
+    def fetch(self, config: Config) -> None:
+        """Provide what `load` reads, on one process of a node while the others wait."""
+        if self.dataset is None:
+            fetch.ensure(config.data)
+        else:
+            self.load(config, "train")
 
     def load(self, config: Config, split: Split) -> Images:
         """The images and labels of a split.

@@ -20,7 +20,7 @@ _TOLERANCE = 0.05
 loss that is averaged by far more."""
 _MOST_SAMPLES = 16
 
-_INSTEAD = "use GroupNorm or LayerNorm instead, or keep its statistics fixed by calling .eval() on it"
+_INSTEAD = "use GroupNorm or LayerNorm instead, or fix its statistics by calling .eval() on it"
 
 
 @dataclass(frozen=True)
