@@ -83,7 +83,7 @@ def test_the_walk_sees_what_is_there() -> None:
     assert {"train.py", "config.py", "training/loop.py"} <= set(MODULES)
     assert "lenet_dist.training.start.start" in imports("train.py")
     assert parts_imported("train.py") >= {"base", "processes", "training"}
-    assert "training/gradient.py" in importers("accelerate")
+    assert "training/gradient_choice.py" in importers("accelerate")
 
 
 def test_only_what_runs_on_several_processes_and_its_benchmark_know_accelerate() -> None:

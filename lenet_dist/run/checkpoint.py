@@ -54,7 +54,7 @@ def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
         os.rename(temporary, folder)
         sync_folder(checkpoints)
         saved = complete_checkpoints(checkpoints)
-        trusted = [step for step, _ in saved if step <= checkpoint.state["trusted_step"]]
+        trusted = [step for step, _ in saved if step <= checkpoint.state.get("trusted_step", 0)]
         for step, old in saved[:-keep]:
             if step in trusted[-1:]:
                 continue
