@@ -12,8 +12,8 @@
 //   fma over the shard's images; of its bias, a plain sum over them.
 // - Of S2's gradient, C3's outputs add to it by pooling window, then by place in the window: at each
 //   place, zero, fma over the maps of C3 that have their maximum there, and this sum is added.
-// - C3's weight: fma over the images, windows and places. C1's weight: the same by pooling window,
-//   even windows and odd ones apart, added at the end. Their biases: plain sums in the same order.
+// - C3's weight: zero, then fma over an image's windows and places; these sums are added image by
+//   image. C1's weight: the same by window, even ones and odd ones apart. Biases: the same, plain.
 // - Loss and correct count: plain sums over images; within an image, over classes.
 //
 // ReLU and pooling keep NaN, as torch does: a weight or pixel that is not finite ends in the loss.
@@ -60,7 +60,7 @@ struct alignas(64) Work {
     alignas(64) float columns[2][32 * 16 + 16];  // of an image: the even ones, the odd ones
     alignas(64) float s2_g[14 * 14 * MAPS + 16];
     alignas(64) float conv[100][16];
-    alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][2][5][8];
+    alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][5][8];
     float c3_b[16], c1_b[MAPS];
 };
 
@@ -133,6 +133,9 @@ void weight_gradient(int images, bool add, const float* gradient, long g_row, Ma
     product<OUTPUTS, BY_OUTPUTS, WIDTH>(OUTPUTS_IN_ALL, images, {gradient, 1, g_row}, in,
                                         add ? Matrix{out, WIDTH} : ZERO, out, WIDTH);
 }
+
+template <class Vector>
+INLINE void add_to(float* sum, Vector v) { store(sum, load<Vector>(sum) + v); }
 
 INLINE Ints is_nan(Floats x) { return x != x; }
 
@@ -282,25 +285,23 @@ void c3_gradient(const Weights& w, const float* gradient, const Image& image, Wo
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[r][v] = fma(splat(value), load(w.c3_rows[o][r] + column + v * LANES), sum[r][v]);
             }
-            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++) {
-                float* to = t.s2_g + patch + r * 14 * MAPS + column + v * LANES;
-                store(to, load(to) + sum[r][v]);
-            }
+            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                add_to(t.s2_g + patch + r * 14 * MAPS + column + v * LANES, sum[r][v]);
         }
     }
     for (int o = 0; o < 16; o++) {
-        for (int e = 0; e < counts[o]; e++) t.c3_b[o] += values[o][e];
+        float bias = 0;
+        for (int e = 0; e < counts[o]; e++) bias += values[o][e];
+        t.c3_b[o] += bias;
         for (int column = 0; column < PATCH; column += WIDE) {
-            Floats sum[5][N];
-            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                sum[r][v] = load(t.c3_w[o][r] + column + v * LANES);
+            Floats sum[5][N] = {};
             for (int e = 0; e < counts[o]; e++) {
                 const float* in = image.s2 + patches[o][e] + column;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[r][v] = fma(splat(values[o][e]), load(in + r * 14 * MAPS + v * LANES), sum[r][v]);
             }
             UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                store(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
+                add_to(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
         }
     }
 }
@@ -311,19 +312,19 @@ void c1_gradient(const Image& image, Work& t) {
     typedef Lanes<WIDE>::Floats Row;
     cut(t.s2_g, image.s2, 14 * 14 * MAPS + 8);
     for (int o = 0; o < MAPS; o++) {
-        Row sum[2][5][N];
-        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
-            UNROLL for (int v = 0; v < N; v++) sum[odd][r][v] = load<Row>(t.c1_w[o][odd][r] + v * WIDE);
+        Row sum[2][5][N] = {};
+        float bias[2] = {};
         for (int y = 0; y < 14; y++) for (int x = 0; x < 14; x += 2)
             UNROLL for (int odd = 0; odd < 2; odd++) {
                 float value = t.s2_g[(y * 14 + x + odd) * MAPS + o];
                 const float* in = image.pixels + image.c1_patch[o][y][x + odd];
-                t.c1_b[o] += value;
+                bias[odd] += value;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[odd][r][v] = fma(splat<Row>(value), load<Row>(in + r * 32 + v * WIDE), sum[odd][r][v]);
             }
-        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
-            UNROLL for (int v = 0; v < N; v++) store(t.c1_w[o][odd][r] + v * WIDE, sum[odd][r][v]);
+        t.c1_b[o] += bias[0] + bias[1];
+        UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+            add_to(t.c1_w[o][r] + v * WIDE, sum[0][r][v] + sum[1][r][v]);
     }
 }
 
@@ -419,7 +420,7 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
         }
     }
     for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++)
-        row[C1W + o * 25 + k] = t.c1_w[o][0][k / 5][k % 5] + t.c1_w[o][1][k / 5][k % 5];
+        row[C1W + o * 25 + k] = t.c1_w[o][k / 5][k % 5];
     for (int o = 0; o < 16; o++) for (int i = 0; i < 6; i++) for (int k = 0; k < 25; k++)
         row[C3W + (o * 6 + i) * 25 + k] = t.c3_w[o][k / 5][k % 5 * 6 + i];
     memcpy(row + C1B, t.c1_b, sizeof t.c1_b);
