@@ -26,6 +26,7 @@ _START_PROCESSES = (
     "report_of_several",
     "report_in_browser",
     "your_own",
+    "native_builds",
     "audit",
     "stop",
     "failures",
