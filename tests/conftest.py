@@ -27,6 +27,7 @@ _START_PROCESSES = (
     "report_in_browser",
     "your_own",
     "custom_models",
+    "native_builds",
     "audit",
     "stop",
     "failures",

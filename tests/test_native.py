@@ -4,7 +4,10 @@ float64; and what can't be computed is refused or shows."""
 from __future__ import annotations
 
 import functools
+import os
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lenet_dist.data import dataset
-from lenet_dist.kernels import native
+from lenet_dist.kernels import build, native
 from lenet_dist.model import lenet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.training.tree_allreduce import tree_sum
@@ -184,7 +187,7 @@ def test_a_pixel_that_is_no_number_shows_in_the_loss(value: float) -> None:
         assert same(found[[0, 2, 3]], expected[[0, 2, 3]]), place
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 3e38])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: float) -> None:
     pixels, labels = samples(8)
     ends = torch.tensor([p.numel() for p in model().parameters()]).cumsum(0)
@@ -198,6 +201,19 @@ def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: f
             struck, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.1, batch_size=8
         )
         assert found[0, -2].isfinite() == loss.isfinite(), place
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e30])
+def test_weights_that_overflow_show_in_the_loss_where_torchs_do(scale: float) -> None:
+    pixels, labels = samples(8)
+    network = lenet5.build(0, MEAN, STD)
+    torch.nn.utils.vector_to_parameters(weights() * scale, network.parameters())
+    loss = F.cross_entropy(network(pixels), labels, reduction="sum")
+    assert not loss.isfinite()
+    found = native.shard_gradients(
+        weights() * scale, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.0, batch_size=8
+    )
+    assert not found[0, -2].isfinite()
 
 
 def test_several_threads_of_python_compute_at_once() -> None:
@@ -216,3 +232,76 @@ def test_several_threads_of_python_compute_at_once() -> None:
     for got, wanted in zip(found, expected, strict=True):
         assert len(got) == 30
         assert all(same(one, wanted) for one in got)
+
+
+def test_a_process_forked_while_another_thread_computes_computes_as_well() -> None:
+    pixels, labels = samples(64)
+    expected = rows(pixels, labels, 8, threads=2)
+    is_over = threading.Event()
+
+    def compute() -> None:
+        while not is_over.is_set():
+            rows(pixels, labels, 8, threads=2)
+
+    other = threading.Thread(target=compute)
+    other.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if same(rows(pixels, labels, 8, threads=2), expected) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        is_over.set()
+        other.join()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in the place of the package's libraries."""
+    monkeypatch.setattr(build, "library", lambda name: tmp_path / name)
+    native.variants.cache_clear()
+    yield tmp_path
+    native.variants.cache_clear()
+
+
+def test_without_a_library_there_is_a_reason(installed: Path) -> None:
+    assert native.variant() is None
+    assert "install g++" in str(native.reason())
+    assert "make setup" in str(native.reason())
+
+
+def test_a_library_of_another_source_is_not_used(installed: Path) -> None:
+    for name in VARIANTS:
+        (installed / name).write_bytes(b"of yesterday")
+    assert native.variant() is None
+    assert "another version" in str(native.reason())
+
+
+def test_a_processor_without_fused_multiply_add_has_no_kernel(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_processor_flags", lambda: frozenset({"sse4_2", "avx"}))
+    assert native.variant() is None
+    assert "AVX2" in str(native.reason())
+
+
+def test_a_machine_of_another_kind_has_no_kernel(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert native.variant() is None
+    assert "riscv64" in str(native.reason())
+
+
+def test_what_is_missing_or_old_is_compiled_again(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(build, "compile_variant", lambda name, _: made.append(name))
+    build.main()
+    assert made == list(build.variants_of_machine())
+    for name in made:
+        (installed / name).write_bytes(build.fingerprint().encode())
+    build.main()
+    assert made == list(build.variants_of_machine())

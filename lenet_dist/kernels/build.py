@@ -19,7 +19,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 SOURCE = FOLDER / "lenet5.cpp"
 FLAGS = [
-    "-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra", "-Wno-psabi",
+    "-std=c++17", "-O2", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi",
     "-fno-math-errno",
     # What is to be rounded once is written as an fma; nothing else is.
     "-ffp-contract=off",
@@ -52,20 +52,26 @@ def fingerprint() -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def compile_variant(
-    variant: str, target: Path, compiler: list[str] | None = None, flags: tuple[str, ...] = ()
-) -> None:
-    """Compile a variant of any machine into `target`, whole or not at all."""
-    [chosen] = [of_machine[variant] for of_machine in VARIANTS.values() if variant in of_machine]
-    arguments = [*FLAGS, *chosen, *flags, f'-DFINGERPRINT="{fingerprint()}"', str(SOURCE)]
-    # A library that a running job has mapped is replaced, not written over.
+def compile_variant(variant: str, target: Path) -> None:
+    """Compile the library of a variant into `target`, whole or not at all."""
+    # A library that a running job has loaded is replaced, not written over.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled = Path(folder, target.name)
-        command = [*(compiler or default_compiler()), *arguments, "-o", str(compiled)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BuildError(f"{shlex.join(command)}\n{done.stderr}")
+        run_compiler(default_compiler(), variant, compiled, "-shared")
         os.replace(compiled, target)
+
+
+def run_compiler(compiler: list[str], variant: str, target: Path, *more: str) -> None:
+    """Compile the kernels for a variant, of this kind of machine or another."""
+    [chosen] = [of_kind[variant] for of_kind in VARIANTS.values() if variant in of_kind]
+    defined = f'-DFINGERPRINT="{fingerprint()}"'
+    command = [*compiler, *FLAGS, *chosen, defined, str(SOURCE), *more, "-o", str(target)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(f"{compiler[0]}: {error.strerror}") from error
+    if done.returncode:
+        raise BuildError(f"{shlex.join(command)}\n{done.stderr}")
 
 
 def default_compiler() -> list[str]:

@@ -12,13 +12,14 @@
 //   fma over the shard's images; of its bias, a plain sum over them.
 // - Of S2's gradient, C3's outputs add to it by pooling window, then by place in the window: at each
 //   place, zero, fma over the maps of C3 that have their maximum there, and this sum is added.
-// - C3's weight: fma over the images, windows and places. C1's weight: the same by pooling window,
-//   even windows and odd ones apart, added at the end. Their biases: plain sums in the same order.
+// - C3's weight: zero, then fma over an image's windows and places; these sums are added image by
+//   image. C1's weight: the same by window, even ones and odd ones apart. Biases: the same, plain.
 // - Loss and correct count: plain sums over images; within an image, over classes.
 //
 // ReLU and pooling keep NaN, as torch does: a weight or pixel that is not finite ends in the loss.
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -60,7 +61,7 @@ struct alignas(64) Work {
     alignas(64) float columns[2][32 * 16 + 16];  // of an image: the even ones, the odd ones
     alignas(64) float s2_g[14 * 14 * MAPS + 16];
     alignas(64) float conv[100][16];
-    alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][2][5][8];
+    alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][5][8];
     float c3_b[16], c1_b[MAPS];
 };
 
@@ -134,6 +135,9 @@ void weight_gradient(int images, bool add, const float* gradient, long g_row, Ma
                                         add ? Matrix{out, WIDTH} : ZERO, out, WIDTH);
 }
 
+template <class Vector>
+INLINE void add_to(float* sum, Vector v) { store(sum, load<Vector>(sum) + v); }
+
 INLINE Ints is_nan(Floats x) { return x != x; }
 
 // ReLU, and its gradient: NaN is kept.
@@ -147,6 +151,12 @@ void cut(float* gradient, const float* output, int count) {
     for (int i = 0; i < count; i += LANES) store(gradient + i, cut(load(gradient + i), load(output + i)));
 }
 
+template <int AT_ONCE>
+void transpose(int rows, int columns, const float* from, float* to, long to_row) {
+    for (int first = 0; first < rows; first += AT_ONCE) for (int k = 0; k < columns; k++)
+        UNROLL for (int r = first; r < first + AT_ONCE; r++) to[k * to_row + r] = from[r * columns + k];
+}
+
 void arrange(const float* w, Weights& to) {
     memset(&to, 0, sizeof to);
     for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++) to.c1[k][o] = w[C1W + o * 25 + k];
@@ -155,12 +165,10 @@ void arrange(const float* w, Weights& to) {
         to.c3[k * 6 + i][o] = value;
         to.c3_rows[o][k / 5][k % 5 * 6 + i] = value;
     }
-    for (int first = 0; first < 120; first += 8)  // by cache lines
-        for (int k = 0; k < 400; k++)
-            for (int o = first; o < first + 8; o++) to.c5[k][o] = w[C5W + o * 400 + k];
-    for (int o = 0; o < 84; o++) for (int k = 0; k < 120; k++) to.f6[k][o] = w[F6W + o * 120 + k];
-    for (int o = 0; o < 10; o++) for (int k = 0; k < 84; k++)
-        to.out[k][o] = to.out_rows[o][k] = w[OUTW + o * 84 + k];
+    transpose<8>(120, 400, w + C5W, to.c5[0], 128);
+    transpose<4>(84, 120, w + F6W, to.f6[0], 96);
+    transpose<2>(10, 84, w + OUTW, to.out[0], 16);
+    for (int o = 0; o < 10; o++) memcpy(to.out_rows[o], w + OUTW + o * 84, 4 * 84);
     memcpy(to.c1_bias, w + C1B, sizeof to.c1_bias);
     memcpy(to.c3_bias, w + C3B, 4 * 16);
     memcpy(to.c5_bias, w + C5B, 4 * 120);
@@ -172,13 +180,15 @@ void arrange(const float* w, Weights& to) {
 
 // A vector's lanes are adjacent pooling windows; each has four sums a map, one for each place.
 void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, Image& image, Work& t) {
-    for (int y = 0; y < 28; y++) {
-        float* row = image.pixels + (y + 2) * 32 + 2;
-        for (int x = 0; x < 28; x++) row[x] = (pixels[y * 28 + x] - mean) / deviation;
+    for (int y = 0; y < 28; y++) for (int x = 0; x < 28; x += LANES) {
+        int first = std::min(x, 28 - LANES);
+        Floats values = load(pixels + y * 28 + first);
+        store(image.pixels + (y + 2) * 32 + 2 + first, (values - mean) / deviation);
     }
-    for (int i = 0; i < 32 * 16; i++) {
-        t.columns[0][i] = image.pixels[2 * i];
-        t.columns[1][i] = image.pixels[2 * i + 1];
+    for (int i = 0; i < 32 * 16; i += LANES / 2) {
+        Pairs pairs = load<Pairs>(image.pixels + 2 * i);
+        store(t.columns[0] + i, first_of(pairs));
+        store(t.columns[1] + i, second_of(pairs));
     }
     constexpr int AT_ONCE = REGISTERS == 32 ? MAPS : MAPS / 2;
     Ints lane;
@@ -282,25 +292,23 @@ void c3_gradient(const Weights& w, const float* gradient, const Image& image, Wo
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[r][v] = fma(splat(value), load(w.c3_rows[o][r] + column + v * LANES), sum[r][v]);
             }
-            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++) {
-                float* to = t.s2_g + patch + r * 14 * MAPS + column + v * LANES;
-                store(to, load(to) + sum[r][v]);
-            }
+            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+                add_to(t.s2_g + patch + r * 14 * MAPS + column + v * LANES, sum[r][v]);
         }
     }
     for (int o = 0; o < 16; o++) {
-        for (int e = 0; e < counts[o]; e++) t.c3_b[o] += values[o][e];
+        float bias = 0;
+        for (int e = 0; e < counts[o]; e++) bias += values[o][e];
+        t.c3_b[o] += bias;
         for (int column = 0; column < PATCH; column += WIDE) {
-            Floats sum[5][N];
-            UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                sum[r][v] = load(t.c3_w[o][r] + column + v * LANES);
+            Floats sum[5][N] = {};
             for (int e = 0; e < counts[o]; e++) {
                 const float* in = image.s2 + patches[o][e] + column;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[r][v] = fma(splat(values[o][e]), load(in + r * 14 * MAPS + v * LANES), sum[r][v]);
             }
             UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                store(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
+                add_to(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
         }
     }
 }
@@ -311,19 +319,19 @@ void c1_gradient(const Image& image, Work& t) {
     typedef Lanes<WIDE>::Floats Row;
     cut(t.s2_g, image.s2, 14 * 14 * MAPS + 8);
     for (int o = 0; o < MAPS; o++) {
-        Row sum[2][5][N];
-        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
-            UNROLL for (int v = 0; v < N; v++) sum[odd][r][v] = load<Row>(t.c1_w[o][odd][r] + v * WIDE);
+        Row sum[2][5][N] = {};
+        float bias[2] = {};
         for (int y = 0; y < 14; y++) for (int x = 0; x < 14; x += 2)
             UNROLL for (int odd = 0; odd < 2; odd++) {
                 float value = t.s2_g[(y * 14 + x + odd) * MAPS + o];
                 const float* in = image.pixels + image.c1_patch[o][y][x + odd];
-                t.c1_b[o] += value;
+                bias[odd] += value;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                     sum[odd][r][v] = fma(splat<Row>(value), load<Row>(in + r * 32 + v * WIDE), sum[odd][r][v]);
             }
-        UNROLL for (int odd = 0; odd < 2; odd++) UNROLL for (int r = 0; r < 5; r++)
-            UNROLL for (int v = 0; v < N; v++) store(t.c1_w[o][odd][r] + v * WIDE, sum[odd][r][v]);
+        t.c1_b[o] += bias[0] + bias[1];
+        UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
+            add_to(t.c1_w[o][r] + v * WIDE, sum[0][r][v] + sum[1][r][v]);
     }
 }
 
@@ -419,7 +427,7 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
         }
     }
     for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++)
-        row[C1W + o * 25 + k] = t.c1_w[o][0][k / 5][k % 5] + t.c1_w[o][1][k / 5][k % 5];
+        row[C1W + o * 25 + k] = t.c1_w[o][k / 5][k % 5];
     for (int o = 0; o < 16; o++) for (int i = 0; i < 6; i++) for (int k = 0; k < 25; k++)
         row[C3W + (o * 6 + i) * 25 + k] = t.c3_w[o][k / 5][k % 5 * 6 + i];
     memcpy(row + C1B, t.c1_b, sizeof t.c1_b);
@@ -429,16 +437,22 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
 }
 
 // Piece after piece goes to the thread that is free. Without a thread more, those there are do it.
-template <class Do>
-void in_parallel(int threads, int pieces, Do&& piece) {
+template <class Prepare, class Do>
+void in_parallel(int threads, int pieces, Prepare&& prepare, Do&& piece) {
     std::atomic<int> next{0};
+    std::mutex preparing;
     auto run = [&](int thread) {
         for (int i; (i = next++) < pieces;) piece(i, thread);
     };
     std::vector<std::thread> others;
-    try {
-        for (int t = 1; t < std::min(threads, pieces); t++) others.emplace_back(run, t);
-    } catch (const std::system_error&) {
+    {
+        std::lock_guard until_prepared(preparing);
+        try {
+            for (int t = 1; t < std::min(threads, pieces); t++)
+                others.emplace_back([&, t] { std::lock_guard wait(preparing); run(t); });
+        } catch (const std::system_error&) {
+        }
+        prepare();
     }
     run(0);
     for (auto& other : others) other.join();
@@ -466,14 +480,14 @@ void tree(const float* rows, long width, int n, int columns, float* sum, float (
     for (int i = 0; i < columns; i++) sum[i] = left[i] + right[i];
 }
 
-}  // namespace
-
-// The memory that `lenet5_gradients` and `lenet5_logits` work in is the caller's, so that calls at the
-// same time, and those after a fork, have nothing in common.
+// What a call works in. It is the caller's, so that calls at the same time, and those after a fork, have
+// nothing in common.
 struct Scratch {
     Weights weights;
     Work work[1];  // one a thread
 };
+
+}  // namespace
 
 extern "C" {
 
@@ -484,11 +498,12 @@ long lenet5_scratch_bytes(int threads) { return sizeof(Scratch) + (threads - 1) 
 // rows [shards, ROW] of shards of `images` images each. False, and nothing done, for a wrong label.
 int lenet5_gradients(const float* weights, const float* pixels, const int64_t* labels, int shards,
                       int images, float mean, float deviation, float smoothing, float batch_size,
-                      float* rows, int threads, Scratch* scratch) {
+                      float* rows, int threads, void* memory) {
     auto is_wrong = [](int64_t label) { return label < 0 || label > 9; };
     if (std::any_of(labels, labels + (long)shards * images, is_wrong)) return false;
-    arrange(weights, scratch->weights);
-    in_parallel(threads, shards, [&](int s, int thread) {
+    auto scratch = static_cast<Scratch*>(memory);
+    auto prepare = [&] { arrange(weights, scratch->weights); };
+    in_parallel(threads, shards, prepare, [&](int s, int thread) {
         long first = (long)s * images;
         shard_row(pixels + first * 784, labels + first, images, mean, deviation, {smoothing, batch_size},
                   scratch->weights, scratch->work[thread], rows + (long)s * ROW);
@@ -498,9 +513,10 @@ int lenet5_gradients(const float* weights, const float* pixels, const int64_t* l
 
 // logits [images, 10].
 void lenet5_logits(const float* weights, const float* pixels, int images, float mean, float deviation,
-                   float* logits, int threads, Scratch* scratch) {
-    arrange(weights, scratch->weights);
-    in_parallel(threads, (images + BLOCK - 1) / BLOCK, [&](int block, int thread) {
+                   float* logits, int threads, void* memory) {
+    auto scratch = static_cast<Scratch*>(memory);
+    auto prepare = [&] { arrange(weights, scratch->weights); };
+    in_parallel(threads, (images + BLOCK - 1) / BLOCK, prepare, [&](int block, int thread) {
         Work& t = scratch->work[thread];
         int first = block * BLOCK, count = std::min(images - first, BLOCK);
         forward(pixels + (long)first * 784, count, mean, deviation, scratch->weights, t);
@@ -511,7 +527,7 @@ void lenet5_logits(const float* weights, const float* pixels, int images, float 
 // sum [width] of rows [n, width], as a binary tree: rows 0 + 1, 2 + 3, ..., then their sums; a last one
 // without a partner is passed on.
 void tree_sum(const float* rows, int n, long width, float* sum, int threads) {
-    in_parallel(threads, (width + STRIP - 1) / STRIP, [&](int strip, int) {
+    in_parallel(threads, (width + STRIP - 1) / STRIP, [] {}, [&](int strip, int) {
         float spare[32][STRIP];
         long first = (long)strip * STRIP;
         tree(rows + first, width, n, std::min(width - first, (long)STRIP), sum + first, spare);

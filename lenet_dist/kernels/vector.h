@@ -66,3 +66,9 @@ template <class Vector = Floats>
 INLINE Vector splat(float x) {
     return x - Vector{};
 }
+
+// The first and the second floats of pairs that lie side by side.
+typedef uint64_t Pairs __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Half __attribute__((vector_size(2 * LANES)));
+INLINE Half first_of(Pairs pairs) { return __builtin_convertvector(pairs, Half); }
+INLINE Half second_of(Pairs pairs) { return __builtin_convertvector(pairs >> 32, Half); }
