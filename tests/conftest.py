@@ -31,7 +31,6 @@ _START_PROCESSES = (
     "failures",
     "resume",
     "commands",
-    "measure_gpu",
     "export",
     "seeds",
     "ideas",
