@@ -1,60 +1,54 @@
-"""Measure this job against its alternatives, in turn, on this machine.
+"""Measure this job beside what a user would pick instead, in turn, on this machine.
 
-    python -m lenet_dist.benchmark [--rounds N] [--only GROUP,...] [--json FILE] [--plot FILE]
+    python -m lenet_dist.benchmark [--rounds N] [--only GROUP,...] [--out FILE] [--json FILE]
 
-It prints images per second, seconds to the first step and to 99.0% test accuracy, peak memory, what
-more processes gain, and each target beside its measured ratio. Each trial is a fresh process with
-the machine's default number of threads. docs/benchmarks/README.md describes the contenders.
+It prints a table of ratios: each with its median and range over the rounds, and the medians of the
+two figures it divides. Every trial is a fresh process with the machine's default number of threads.
+docs/benchmarks/README.md describes the baselines.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 from pathlib import Path
-from typing import Any
 
 from lenet_dist import exits
 from lenet_dist.benchmarking import session, table
-from lenet_dist.benchmarking.measurements import GROUPS
+from lenet_dist.benchmarking.cases import GROUPS
 from lenet_dist.exits import RunFailed
-
-_ROUNDS = 3
+from lenet_dist.files import check_file_can_be_written, write_atomically
 
 
 def main(arguments: list[str]) -> None:
-    """Measure as asked and print the tables; in a child process, take one trial."""
+    """Measure as asked and print the table."""
     parser = exits.ArgumentParser(prog="lenet_dist.benchmark", description=__doc__)
-    a_number: dict[str, Any] = {"type": _positive, "metavar": "N"}
-    parser.add_argument(
-        "--rounds", default=_ROUNDS, help=f"trials per contender (default {_ROUNDS})", **a_number
-    )
+    parser.add_argument("--rounds", type=_positive, default=5, metavar="N", help="(default 5)")
     groups = f"some of {', '.join(GROUPS)} (default all)"
     parser.add_argument("--only", type=_groups, default=GROUPS, metavar="GROUP,...", help=groups)
-    per_trial = "steps per trial (default: set per group, for trials of seconds to a minute)"
-    parser.add_argument("--steps", help=per_trial, **a_number)
+    per_trial = "steps per trial (default: enough for seconds of training)"
+    parser.add_argument("--steps", type=_positive, metavar="N", help=per_trial)
     place = "folder of MNIST's files, which are fetched if missing (default data)"
     parser.add_argument("--data-root", default="data", metavar="DIR", help=place)
-    for option, what in (
-        ("--json", "also write every figure to FILE"),
-        ("--plot", "plot images per second to FILE, as SVG"),
-        ("--page", "put the tables into this Markdown file, between its markers"),
-    ):
-        parser.add_argument(option, type=Path, metavar="FILE", help=what)
-    for option in ("--contender", "--batch-size", "--warm-up", "--folder"):
-        parser.add_argument(option, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     request = parser.parse_args(arguments)
-    if request.contender:
-        session.take_one_trial(request)
-        return
-    session.check(request)
+    check_file_can_be_written("--out", request.out)
+    check_file_can_be_written("--json", request.json)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    report, failure = session.measure(request)
+    report, failure = session.measure(
+        request.only, request.rounds, request.steps, request.data_root
+    )
     report["command"] = shlex.join(["python", "-m", "lenet_dist.benchmark", *arguments])
-    if report["groups"]:
-        print(table.for_terminal(report))
-        session.write(request, report)
+    if report["rounds"]:
+        text = table.in_markdown(report)
+        print(text)
+        if request.out:
+            write_atomically(request.out, f"{text}\n".encode())
+        if request.json:
+            write_atomically(request.json, (json.dumps(report, indent=1) + "\n").encode())
     if failure:
         raise RunFailed(failure)
 

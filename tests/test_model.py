@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lenet_dist.benchmarking.contenders import DocumentLeNet
+from lenet_dist.benchmarking.baselines import DocumentLeNet
 from lenet_dist.exits import RequestError
 from lenet_dist.kernels import native
 from lenet_dist.model import lenet5, weights

@@ -12,16 +12,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
-from lenet_dist.model.calibration import expected_calibration_error, fit_temperature
-from lenet_dist.model.prediction import SURE
-from lenet_dist.predict import PRETRAINED
 from tests.commands import command, forked, refusal, user_environment
 from tests.processes import PATIENCE, ROOT
 
@@ -137,22 +133,6 @@ def test_without_a_temperature_a_files_bytes_are_as_they_always_were() -> None:
     assert b"temperature" not in content
 
 
-def test_the_packages_own_probabilities_can_be_believed(mnist: Path) -> None:
-    model, temperature = weights.read(PRETRAINED).eval(), weights.temperature(PRETRAINED)
-    test = dataset.load(Data(root=str(mnist)), "test")
-    with torch.no_grad():
-        parts = test.images.split(1000)
-        logits = torch.cat([model(dataset.pixels(part)) for part in parts]).double()
-    probabilities = (logits / temperature).softmax(1)
-    assert expected_calibration_error(probabilities, test.labels) < 0.01
-    probability, digit = probabilities.max(1)
-    hits = digit == test.labels
-    sure = probability >= SURE
-    assert hits[sure].double().mean() > 0.99
-    # What is called unsure is wrong often enough to be worth saying.
-    assert hits[~sure].double().mean() < 0.8
-
-
 IMPORTED = """
 import sys
 from lenet_dist import predict
@@ -198,19 +178,3 @@ def test_a_wrong_request_is_one_line_and_nothing_is_predicted(
 ) -> None:
     done = forked(PREDICT, *(a.replace("FIRST", str(pictures[0])) for a in arguments))
     assert named in refusal(done)
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_made_logits_too_sure_is_found(true_temperature: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20_000, 10, generator=generator, dtype=torch.float64) * 3
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    distorted = logits * true_temperature
-    temperature = fit_temperature(distorted, labels)
-    assert temperature == pytest.approx(true_temperature, rel=0.05)
-    before, after = (
-        expected_calibration_error((distorted / t).softmax(1), labels) for t in (1.0, temperature)
-    )
-    assert after < 0.01
-    assert true_temperature == 1 or before > 0.03
-    assert F.cross_entropy(distorted / temperature, labels) <= F.cross_entropy(distorted, labels)

@@ -11,13 +11,11 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-import torch
 
 from lenet_dist import config as configuration
 from lenet_dist import report
-from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
-from lenet_dist.reporting import page, pictures, robustness
+from lenet_dist.reporting import page
 from lenet_dist.request import load
 from lenet_dist.run import reader
 from tests.commands import command, forked, loaded_by, refusal
@@ -56,23 +54,6 @@ def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interru
     assert certainties == sorted(certainties, reverse=True)
     for _, label, prediction, _ in shown:
         assert test["confusion"][int(label)][int(prediction)] > 0 and label != prediction
-
-
-def test_a_page_says_what_is_left_of_the_accuracy_on_harder_images(interrupted: Path) -> None:
-    model, test = pictures.load(reader.read(interrupted), None)
-    found, shown = robustness.measure(model, test), page_of(interrupted)
-    assert found.count == 1000
-    assert f"{100 * found.clean:.1f}" in shown
-    for loss in found.losses:
-        cells = zip(loss.accuracies, loss.kind.strengths, strict=True)
-        row = " ".join(f"{100 * accuracy:.1f} {strength:g}" for accuracy, strength in cells)
-        assert f"{loss.kind.name.capitalize()} {loss.kind.unit} {row}" in shown
-    rotation = next(loss for loss in found.losses if loss.kind.name == "rotation")
-    turned = rotation.kind.corrupt(dataset.pixels(test.images[::2]), 30)
-    with torch.no_grad():
-        right = int((model(turned).argmax(1) == test.labels[::2]).sum())
-    assert rotation.accuracies[1] == right / 1000
-    assert min(rotation.accuracies) < found.clean
 
 
 def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.reporting import page, pictures, robustness
+from lenet_dist.reporting import page
 from lenet_dist.run import reader
 from tests.outcome import result
 from tests.pages import altered, page_of
@@ -28,16 +28,6 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
     assert "train.max_steps 20 20 60" in shown
     assert "log.every_steps" not in shown.partition("Runs")[0]
     assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
-
-
-def test_configs_are_compared_on_harder_images_by_their_median_runs(several: list[Path]) -> None:
-    runs = [reader.read(path) for path in several]
-    shown = page_of(*several)
-    ordered = sorted(runs[:4], key=lambda member: result(member.path)["test"]["accuracy"])
-    found = robustness.measure(*pictures.load(ordered[1], None))
-    means = " ".join(f"{100 * loss.mean:.1f}" for loss in found.losses)
-    assert f"A {100 * found.clean:.1f} {means} {100 * found.mean:.1f}" in shown
-    assert "Config C, none: no run is complete" in shown
 
 
 def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:

@@ -55,11 +55,11 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
 
 def test_a_program_trains_in_place_of_lenet_dist_in_runs_of_its_own_name(tmp_path: Path) -> None:
     hashes = set()
-    for program in ((), ("--program", "scripts/ideas/zero_last_layer.py")):
+    for program in ((), ("--program", "docs/your_own.py")):
         process = seeds(tmp_path, "configs/smoke.yaml", "1", "--no-page", *program)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
-        name = "zero_last_layer" if program else "smoke"
+        name = "your_own" if program else "smoke"
         hashes.add(result(tmp_path / f"{name}-seed-0")["weights_sha256"])
     assert len(hashes) == 2
 

@@ -1,1 +1,1 @@
-"""What is measured, in which process, against which targets, and how it is shown."""
+"""The job and its baselines, measured in turn."""

@@ -22,15 +22,12 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures, plots
 from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
-from lenet_dist.reporting.robustness import Robustness, measure
 from lenet_dist.reporting.waits import waits_of
 from lenet_dist.run.evaluation import Evaluation
 from lenet_dist.run.reader import Run
 
 _SINGLE_SERIES = 8
 """Up to this many runs of one config, each has its own colour and dashes."""
-_JUDGED = 8
-"""The most configs whose robustness is measured: each takes about a second."""
 
 
 def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
@@ -39,20 +36,20 @@ def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
     `data_root`: where the images are, if not where the runs say. Raises RunFailed if the page can't
     be written.
     """
-    page = of_run(runs[0], data_root) if len(runs) == 1 else of_runs(runs, data_root)
+    page = of_run(runs[0], data_root) if len(runs) == 1 else of_runs(runs)
     write_atomically(out, page.encode())
     return out
 
 
 def of_run(run: Run, data_root: str | None = None) -> str:
     """The page about one run, complete or not. If it can't have pictures, it says why."""
-    shown, robustness, why_no_pictures = None, None, ""
+    shown, why_no_pictures = None, ""
     try:
         model, test = pictures.load(run, data_root)
     except RequestError as reason:
         why_no_pictures = str(reason)
     else:
-        shown, robustness = pictures.make(model, test), measure(model, test)
+        shown = pictures.make(model, test)
     waits = waits_of(run)
     data = run.config.data.name
     names = CLASS_NAMES.get(data) or [str(label) for label in range(CLASSES)]
@@ -72,15 +69,14 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         distorted=any(vars(run.config.augment).values()),
         series=series if run.validation else series[:1],
         pictures=shown,
-        robustness=robustness,
         why_no_pictures=why_no_pictures,
         rerun=rerun_command(run),
         yaml=configuration.to_yaml(run.config),
     )
 
 
-def of_runs(runs: Sequence[Run], data_root: str | None = None) -> str:
-    """The page about several runs; robustness is that of each config's median run."""
+def of_runs(runs: Sequence[Run]) -> str:
+    """The page about several runs."""
     groups = comparison.group(list(runs))
     members = [(group, run) for group in groups for run in group.runs]
     ordered = [run for _, run in members]
@@ -100,19 +96,7 @@ def of_runs(runs: Sequence[Run], data_root: str | None = None) -> str:
         ],
         series=series,
         plots=[(plot, plots.draw(plot)) for plot in curves.of_runs(ordered, labels, numbers)],
-        robustness=[(group, *_robustness(group, data_root)) for group in groups[:_JUDGED]],
     )
-
-
-def _robustness(group: comparison.Group, data_root: str | None) -> tuple[Robustness | None, str]:
-    """The robustness of a config's median run, and that run's name; or None, and the reason."""
-    median = group.median
-    if median is None:
-        return None, "no run is complete"
-    try:
-        return measure(*pictures.load(median, data_root)), median.name
-    except RequestError as reason:
-        return None, str(reason)
 
 
 def rerun_command(run: Run) -> str:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from lenet_dist.data import dataset
-from lenet_dist.data.corruption import KINDS
 from lenet_dist.data.dataset import Images
 from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
@@ -51,8 +50,6 @@ class Pictures:
     image: Picture
     s2: Picture
     s4: Picture
-    harder: dict[str, list[Picture]]
-    """Test image 0 under each kind of corruption, from weak to strong."""
 
 
 def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
@@ -86,19 +83,7 @@ def make(model: LeNet5, test: Images) -> Pictures:
         image=ink(test.images[0]),
         s2=tiles(s2, columns=3),
         s4=tiles(s4, columns=4),
-        harder=_harder(test),
     )
-
-
-def _harder(test: Images) -> dict[str, list[Picture]]:
-    pixels = dataset.pixels(test.images[:1])
-    return {
-        kind.name: [
-            ink((255 * kind.corrupt(pixels, strength)[0, 0]).round().to(torch.uint8))
-            for strength in kind.strengths
-        ]
-        for kind in KINDS
-    }
 
 
 def ink(image: Tensor) -> Picture:

@@ -1,7 +1,8 @@
-"""A recipe's runs with several seeds: trained by scripts/seeds, and read back."""
+"""A recipe's runs with several seeds, and the part of a page that is made from them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from lenet_dist.run import reader
 from lenet_dist.run.reader import Run
 
-_REPOSITORY = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def train(config: Path, seeds: int, root: Path, *arguments: str) -> None:
@@ -21,10 +22,22 @@ def train(config: Path, seeds: int, root: Path, *arguments: str) -> None:
         sys.executable, "scripts/seeds", str(config), str(seeds), f"run.root={root}",
         f"run.name={config.stem}", "wandb.mode=disabled", *arguments,
     ]  # fmt: skip
-    subprocess.run(command, cwd=_REPOSITORY, check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
 
 
 def complete_runs(config: Path, root: Path) -> list[Run]:
     """The complete runs of a config in `root`, in the order of their seeds."""
     files = root.glob(f"{config.stem}-seed-*/result.json")
     return sorted((reader.read(file.parent) for file in files), key=lambda run: run.config.seed)
+
+
+def between(mark: str) -> re.Pattern[str]:
+    """The place of the lines between ``<!-- MARK -->`` and ``<!-- /MARK -->``."""
+    return re.compile(rf"(?<=<!-- {mark} -->\n).*(?=\n<!-- /{mark} -->)", re.DOTALL)
+
+
+def put(page: Path, place: re.Pattern[str], content: str) -> None:
+    """Replace what is in a page at a place, of which it must have one."""
+    text, count = place.subn(lambda _: content, page.read_text(encoding="utf-8"))
+    assert count == 1, f"{page}: {count} places for {place.pattern}"
+    page.write_text(text, encoding="utf-8")

@@ -1,1 +1,0 @@
-"""Everything there is to measure on a GPU machine, in one resumable session."""
