@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
+from torchvision import datasets
 
+from lenet_dist import exits, train
+from lenet_dist.processes.stop import StopRequest
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
-from tests.processes import Job, Jobs, is_pending
+from tests.processes import PATIENCE, ROOT, SMALL, Job, Jobs, fork, free_port, is_pending
+from tests.trickling import Trickling
 
+SOON = 10
+"""Seconds: on a busy machine, what takes one or two."""
 NO_CHECKPOINTS = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_each_signal_stops_with_a_checkpoint_and_a_second_one_changes_nothing(
     jobs: Jobs, number: signal.Signals
 ) -> None:
@@ -75,6 +84,89 @@ def test_a_stop_during_an_evaluation_is_heard_between_its_chunks(
     job.expect(75)
     assert [line["kind"] for line in read_lines(job.directory)] == ["train", "train"]
     assert outcome(jobs.run(*slow).directory) == outcome(whole.directory)
+
+
+def _hang_up_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        stop.training_begins()
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+        assert not stop.is_made()
+
+
+def test_a_hangup_that_was_ignored_from_the_start_stops_nothing() -> None:
+    process = fork(_hang_up_under_nohup)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+
+
+def test_a_second_ctrl_c_ends_a_process_that_waits_for_another(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2)
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGSTOP)
+    time.sleep(0.1)
+    job.main.send(signal.SIGINT)
+    time.sleep(0.1)
+    assert job.main.process.is_alive()
+    job.main.send(signal.SIGINT)
+    assert job.main.wait(SOON) == 1
+    assert "failed: interrupted twice: ended without a checkpoint" in job.main.text()
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("train", signal.SIGTERM, 75),
+        ("train", signal.SIGINT, 75),
+        ("train", signal.SIGHUP, 75),
+        ("evaluate", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_ends_a_command_that_waits_for_its_peers_to_come(
+    jobs: Jobs, module: str, number: signal.Signals, code: int
+) -> None:
+    port = free_port()
+    alone = {
+        "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    weights = (
+        str(ROOT / "lenet_dist/pretrained/lenet5.safetensors"),
+        "compute.timeout_seconds=600",
+    )
+    base = SMALL if module == "train" else weights
+    job = jobs.start(environment=alone, module=f"lenet_dist.{module}", base=base)
+    job.until(lambda: is_open(port))
+    time.sleep(0.2)
+    job.main.send(number)
+    job.expect(code, seconds=SOON)
+    said = f"stopped by {number.name} before training began; run the same command again"
+    assert (said in job.text()) == (module == "train") and "Traceback" not in job.text()
+
+
+def is_open(port: int) -> bool:
+    """Whether a process listens there. A connection would be a peer that has come."""
+    return any(c.laddr.port == port for c in psutil.net_connections("tcp") if c.status == "LISTEN")
+
+
+def _train_from(mirror: str, arguments: list[str]) -> None:
+    datasets.MNIST.mirrors = [mirror]
+    sys.argv[1:] = arguments
+    exits.run(train.main)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_whose_download_trickles(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Trickling() as mirror:
+        data = ["data.name=mnist", f"data.root={tmp_path}", f"run.root={tmp_path}"]
+        process = fork(_train_from, mirror.url, data)
+        assert mirror.is_asked.wait(PATIENCE) and process.pid
+        os.kill(process.pid, number)
+        process.join(SOON)
+        assert process.exitcode == 75
 
 
 LAUNCHERS = {

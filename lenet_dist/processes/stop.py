@@ -7,15 +7,16 @@ import signal
 import time
 from enum import IntEnum
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
+
+from lenet_dist import exits
+from lenet_dist.exits import RunFailed, Stopped
+from lenet_dist.signals import Listener, heard
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from lenet_dist.processes.exchange import Gather
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 _AGREE_EVERY = 8
 """Steps between agreements of several processes; each costs a collective."""
@@ -34,20 +35,58 @@ class Action(IntEnum):
     """Even if the launcher would start the job again."""
 
 
-class StopRequest:
-    """Whether someone wants this process to stop: a signal, the file RUN/STOP, a dead launcher."""
+class StopRequest(Listener):
+    """Whether someone wants this process to stop: a signal, the file RUN/STOP, a dead launcher.
+
+    A signal ends the command at once until `training_begins`; after that, it waits for the next
+    agreement. A second SIGINT always ends it.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.reason: str | None = None
+        self._is_training = False
         self._file: Path | None = None
         self._is_by_file = False
         self._launcher = os.getppid() if _has_launcher() else None
         self._last_look = -_LOOK_EVERY_SECONDS
 
-    def install(self) -> None:
-        """Catch the signals. The handler only sets a flag; a second signal changes nothing."""
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+    def __enter__(self) -> StopRequest:
+        self.listen(*heard())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def training_begins(self) -> None:
+        """From now on there is something to save before a stop."""
+        self._is_training = True
+
+    def hear(self, number: int) -> None:
+        """Keep the first signal as the reason. Raises Stopped if there is nothing to save yet."""
+        self.reason = self.reason or signal.Signals(number).name
+        if not self._is_training:
+            raise self._stopped_early()
+
+    def remind(self, number: int) -> None:
+        """End the process where nothing is to be saved and the main thread did not end it."""
+        self.reason = self.reason or signal.Signals(number).name
+        if not self._is_training:
+            exits.leave(self._stopped_early())
+
+    def insist(self) -> None:
+        """End the process without a checkpoint."""
+        exits.leave(
+            RunFailed(
+                "interrupted twice: ended without a checkpoint; run the same command again to"
+                " continue from the last one"
+            )
+        )
+
+    def _stopped_early(self) -> Stopped:
+        return Stopped(
+            f"stopped by {self.reason} before training began; run the same command again"
+        )
 
     def watch(self, file: Path) -> None:
         """Also take a file of this name as a request; call it in one process of the job only."""
@@ -73,9 +112,6 @@ class StopRequest:
         if not self.is_made():
             return Action.GO_ON
         return Action.STOP_FOR_GOOD if self._is_by_file else Action.STOP
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.reason = self.reason or signal.Signals(number).name
 
 
 class Agreement:

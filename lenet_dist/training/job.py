@@ -82,6 +82,7 @@ def assemble(
     on_each_node(accelerator, lambda: fetch.ensure(data))
     training_set = on_each(lambda: dataset.load(data, "train")).to(device)
     places = gather_object([place_of(accelerator)])
+    stop.training_begins()
     beginning = on_main(
         accelerator, lambda: begin(plan, accelerator, places, directory, dataset.data_hash(data))
     )
