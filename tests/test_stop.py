@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
+import torch
+from accelerate import Accelerator
 from torchvision import datasets
 
 from lenet_dist import exits, train
-from lenet_dist.processes.stop import StopRequest
+from lenet_dist.processes.stop import Action, Agreement, StopRequest
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
 from tests.processes import PATIENCE, ROOT, SMALL, Job, Jobs, fork, free_port, is_pending
@@ -167,6 +174,60 @@ def test_a_signal_ends_a_command_whose_download_trickles(
         os.kill(process.pid, number)
         process.join(SOON)
         assert process.exitcode == 75
+
+
+class Together:
+    """The agreements of processes that take their steps in threads here, at their own pace."""
+
+    def __init__(self, *paces: Callable[[int], float]) -> None:
+        self.paces = paces
+        self.requests = [StopRequest() for _ in paces]
+        self.rows = [torch.zeros(0)] * len(paces)
+        self.meet = threading.Barrier(len(paces))
+
+    def steps_agreed(self, first: int, count: int) -> list[int]:
+        """The steps after which all agreed, of `count` steps."""
+        with ThreadPoolExecutor() as pool:
+            agreed = list(
+                pool.map(lambda rank: self._run(rank, first, count), range(len(self.paces)))
+            )
+        assert all(steps == agreed[0] for steps in agreed), "or some would wait for ever"
+        return agreed[0]
+
+    def _run(self, rank: int, first: int, count: int) -> list[int]:
+        def gather(rows: torch.Tensor) -> torch.Tensor:
+            self.rows[rank] = rows
+            self.meet.wait(PATIENCE)
+            gathered = torch.cat(self.rows)
+            self.meet.wait(PATIENCE)
+            return gathered
+
+        here = SimpleNamespace(num_processes=len(self.paces), device="cpu")
+        agreement = Agreement(self.requests[rank], cast(Accelerator, here), gather)
+        agreed = []
+        for step in range(first, first + count):
+            time.sleep(self.paces[rank](step))
+            if agreement.is_due(step):
+                agreed.append(step)
+                if agreement.reach(step) is not Action.GO_ON:
+                    break
+        return agreed
+
+
+def test_quick_steps_are_agreed_on_every_eighth_and_slow_ones_each() -> None:
+    quick = Together(lambda step: 0.001, lambda step: 0.0)
+    assert quick.steps_agreed(first=1001, count=20) == [1001, 1002, 1010, 1018]
+    slow = Together(lambda step: 0.0, lambda step: 0.6)
+    assert slow.steps_agreed(first=1, count=4) == [1, 2, 3, 4]
+
+
+def test_a_stop_is_agreed_on_soon_though_steps_have_become_slower() -> None:
+    slowing = Together(lambda step: 0.01 if step < 10 else 0.3, lambda step: 0.0)
+    asked = threading.Timer(1.5, lambda: setattr(slowing.requests[1], "reason", "SIGTERM"))
+    asked.start()
+    began = time.monotonic()
+    slowing.steps_agreed(first=1, count=1000)
+    assert time.monotonic() - began < 1.5 + 5
 
 
 LAUNCHERS = {

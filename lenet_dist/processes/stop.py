@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
     from lenet_dist.processes.exchange import Gather
 
-_AGREE_EVERY = 8
-"""Steps between agreements of several processes; each costs a collective."""
+_MOST_STEPS = 8
+"""Between agreements of several processes, each of which costs a collective."""
+
+_AGREE_EVERY_SECONDS = 1.0
+"""How long so many steps may have taken, lately. It leaves room for steps that become slower."""
 
 _LOOK_EVERY_SECONDS = 0.5
 """Time between looks at the stop file: on a network file system a look is not free."""
@@ -122,23 +125,35 @@ class Agreement:
         self._world_size = accelerator.num_processes
         self._device = accelerator.device
         self._gather = gather
+        self._next_step = 0
+        self._last: tuple[int, float] | None = None
+        """Step and time.monotonic() of the last agreement."""
 
     def is_due(self, step: int) -> bool:
-        """Whether the processes agree after step number `step`: a function of the step alone."""
-        return self._world_size == 1 or step % _AGREE_EVERY == 0
+        """Whether the processes agree after step number `step`; the same on all of them."""
+        return self._world_size == 1 or step >= self._next_step
 
-    def reach(self, wish: Action = Action.GO_ON) -> Action:
+    def reach(self, step: int, wish: Action = Action.GO_ON) -> Action:
         """Agree. This process wishes for `wish`, or for a stop if it was asked to stop.
 
-        A collective: every process must call it.
+        A collective: every process must call it. `step`: how many steps are done.
         """
         wish = max(wish, self.request.wish())
         if self._world_size == 1:
             return wish
         import torch
 
-        wishes = self._gather(torch.tensor([[wish]], dtype=torch.float32, device=self._device))
-        return Action(int(wishes.max()))
+        step_seconds = 0.0
+        if self._last is not None and self._last[0] < step:
+            step_seconds = (time.monotonic() - self._last[1]) / (step - self._last[0])
+        mine = torch.tensor([[wish, step_seconds]], dtype=torch.float32, device=self._device)
+        strongest, slowest = self._gather(mine).amax(0).tolist()
+        if slowest:
+            # Of what all have gathered, so that they agree at the same steps.
+            steps = int(_AGREE_EVERY_SECONDS / slowest)
+            self._next_step = step + max(1, min(_MOST_STEPS, steps))
+        self._last = step, time.monotonic()
+        return Action(int(strongest))
 
 
 def _has_launcher() -> bool:

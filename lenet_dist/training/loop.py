@@ -97,7 +97,7 @@ def _agree(job: Job) -> Action:
         return Action.GO_ON
     every = job.plan.config.checkpoint.every_seconds
     is_late = every > 0 and time.monotonic() - job.saved.time >= every
-    return job.agreement.reach(Action.SAVE if is_late else Action.GO_ON)
+    return job.agreement.reach(job.state.step, Action.SAVE if is_late else Action.GO_ON)
 
 
 def _is_save_due(job: Job) -> bool:
@@ -151,7 +151,7 @@ def _validate_if_due(job: Job) -> Evaluation | None:
 
 def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     def between_chunks() -> None:
-        action = job.agreement.reach()
+        action = job.agreement.reach(state.step)
         if action >= Action.STOP:
             _save(job)
             raise _stopped(job, action)
