@@ -31,7 +31,7 @@ from lenet_dist.exits import (
 )
 from lenet_dist.machine.hardware import cores, cpu_name
 from lenet_dist.machine.place import Place
-from lenet_dist.processes import slurm
+from lenet_dist.processes import slurm, waiting
 
 T = TypeVar("T")
 
@@ -96,6 +96,10 @@ def start(compute: Compute) -> Accelerator:
     world_size = world_size_of_environment()
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    timeout = timedelta(seconds=compute.timeout_seconds)
+    if on_cpu and world_size > 1:
+        waiting.limit_waits(compute.timeout_seconds)
+        timeout = waiting.NO_LIMIT
     with peer_watch(compute.timeout_seconds):
         accelerator = Accelerator(
             cpu=on_cpu,
@@ -103,7 +107,7 @@ def start(compute: Compute) -> Accelerator:
             gradient_accumulation_steps=1,
             dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False),
             kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(seconds=compute.timeout_seconds)),
+                InitProcessGroupKwargs(timeout=timeout),
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
