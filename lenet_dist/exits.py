@@ -8,12 +8,15 @@ import faulthandler
 import gc
 import io
 import os
+import re
 import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
+
+import psutil
 
 from lenet_dist.signals import Listener
 
@@ -27,6 +30,8 @@ _OF_A_PATH = {
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 """Errors by which a path that was named can't be used."""
+_TORCHRUN = re.compile(r"(^|/)(torchrun|accelerate)$|torch[./]distributed[./](run|launch)\b")
+"""A word of its command line."""
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
 
@@ -218,14 +223,29 @@ def _end(outcome: Outcome) -> int:
     """Say how the command ended, and end a launcher that would start it again in vain. Gives the
     exit code."""
     tell(outcome)
-    if is_elastic() and not _may_be_mended_by_restart(outcome):
-        os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.
+    if is_elastic() and not _may_be_mended_by_restart(outcome) and (found := launcher()):
+        with suppress(psutil.Error):
+            found.terminate()
     return _said_and_code(outcome)[1]
 
 
 def is_elastic() -> bool:
     """Whether a torchrun that restarts failed processes started this one."""
     return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") not in ("", "0")
+
+
+def launcher() -> psutil.Process | None:
+    """The torchrun that started this process, maybe through scripts; None if there is none.
+
+    What it starts has its variables; it has not. A notebook may launch as well, but is not to be
+    ended.
+    """
+    with suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if "TORCHELASTIC_RUN_ID" not in parent.environ():
+                is_torchrun = any(_TORCHRUN.search(word) for word in parent.cmdline())
+                return parent if is_torchrun else None
+    return None
 
 
 def _may_be_mended_by_restart(outcome: Exception) -> bool:

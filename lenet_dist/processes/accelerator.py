@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,13 @@ from lenet_dist.machine.place import Place
 from lenet_dist.processes import slurm, waiting
 
 T = TypeVar("T")
+
+_OF_A_LOST_PEER = re.compile(
+    r"connection (closed|reset|refused|was aborted)|time(d |-)?out|broken pipe|not connected"
+    r"|unreachable|no route to host|connectfullmesh failed",
+    re.IGNORECASE,
+)
+"""In what gloo says. Its other errors are no peer's fault, and a restart does not mend them."""
 
 _NEUTRAL = {
     "ACCELERATE_MIXED_PRECISION": ("no", "write compute.precision=... instead"),
@@ -229,10 +237,14 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in text
-        if isinstance(error, RunFailed) or not is_lost:
+        if isinstance(error, RunFailed):
             raise
         rank = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        if "gloo" in text and "Unable to find" in text:
+            raise NodeError(f"{rank} can't use its network: {text[:300]}") from None
+        is_of_gloo = "gloo" in text and _OF_A_LOST_PEER.search(text)
+        if not (is_of_gloo or isinstance(error, torch.distributed.DistError)):
+            raise
         if "Duplicate GPU" in text:
             raise NodeError(
                 f"{rank} has the same GPU as another process, which NCCL refuses: start"
