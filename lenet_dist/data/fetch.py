@@ -10,6 +10,7 @@ import fcntl
 import gzip
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import tarfile
@@ -18,6 +19,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, Queue
@@ -84,7 +86,8 @@ def ensure(data: Data) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
             # Another job may be fetching into the same folder: wait for it, then look again.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # Without locks both fetch, into files of their own.
+                fcntl.flock(lock, fcntl.LOCK_EX)
             _fetch(data, folder)
     except OSError as error:
         raise RequestError(f"data.root={data.root}: can't write there: {error}") from None
@@ -238,7 +241,7 @@ def _download(url: str, deadline: float) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lenet_dist.exits import RequestError
-from lenet_dist.files import failures_named, write_atomically
+from lenet_dist.files import failures_named, sync, write_atomically
 
 Line = dict[str, Any]
 
@@ -32,7 +31,7 @@ class LinesFile:
         """
         if self.path.exists():
             with failures_named(self.path), open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
 
     def read(self) -> list[Line]:
         """Every line, but for a last one that a kill cut short.
