@@ -45,6 +45,7 @@ _START_PROCESSES = (
     "slurm_nodes",
     "slurm_elastic",
     "elastic",
+    "restarts",
     "wandb",
     "wandb_faults",
     "trackers",

@@ -23,7 +23,7 @@ LEVELS = {
     "data": 1, "model": 1, "machine": 1,
     "base": 0, "kernels": 0,
 }  # fmt: skip
-BASE = {"config", "exits", "files", "plan", "request"}
+BASE = {"config", "exits", "files", "plan", "request", "signals"}
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
 COMMANDS = {m for m in MODULES if "/" not in m and Path(m).stem not in BASE} - {"__init__.py"}
 

@@ -254,6 +254,13 @@ def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> 
     )
 
 
+def test_a_run_root_in_which_folders_can_not_be_renamed_is_named(jobs: Jobs) -> None:
+    job = jobs.start(module="tests.without_folder_renames", base=BASE).expect(1)
+    said = f"failed: {jobs.folder}: folders can't be renamed there: Operation not supported\n"
+    assert said in job.text() and "Traceback" not in job.text()
+    assert not list(jobs.folder.glob(".preflight*"))
+
+
 def test_a_rank_that_hangs_ends_it_within_the_timeout(jobs: Jobs) -> None:
     job = preflight(jobs, "compute.timeout_seconds=10", world_size=2)
     job.until(lambda: "preflight: data" in job.main.text())

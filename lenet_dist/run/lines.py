@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lenet_dist.files import failures_named, write_atomically
+from lenet_dist.exits import RequestError
+from lenet_dist.files import failures_named, sync, write_atomically
 
 Line = dict[str, Any]
 
@@ -31,27 +31,47 @@ class LinesFile:
         """
         if self.path.exists():
             with failures_named(self.path), open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
 
     def read(self) -> list[Line]:
-        """Every whole line; one that a kill cut short is left out."""
-        lines: list[Line] = []
+        """Every line, but for a last one that a kill cut short.
+
+        Raises RequestError naming the file and the line if another one is damaged.
+        """
         if not self.path.exists():
-            return lines
-        for text in self.path.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # Also of bytes that are no text.
-                break
-            if not (isinstance(line, dict) and "step" in line):
-                break
-            lines.append(line)
-        return lines
+            return []
+        *whole, last = self.path.read_bytes().split(b"\n")
+        # A write that was cut short may lack no more than its newline.
+        cut_short = _line(last)
+        return _lines(self.path, whole, first=1) + ([cut_short] if cut_short else [])
 
     def keep(self, wanted: Callable[[Line], bool]) -> None:
         """Remove all lines but the wanted ones."""
         content = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
         write_atomically(self.path, content.encode())
+
+
+def _lines(path: Path, texts: list[bytes], first: int) -> list[Line]:
+    """Lines that were written whole. `first`: the first one's number in the file."""
+    lines = []
+    for number, text in enumerate(texts, start=first):
+        line = _line(text)
+        if line is None:
+            raise RequestError(
+                f"{path}, line {number}: damaged; it and what follows it were left as they are:"
+                " restore the file, or remove that line"
+            )
+        lines.append(line)
+    return lines
+
+
+def _line(text: bytes) -> Line | None:
+    """A line's object; None if it is damaged."""
+    try:
+        line = json.loads(text)
+    except ValueError:  # Also of bytes that are no text.
+        return None
+    return line if isinstance(line, dict) and "step" in line else None
 
 
 class Tail:
@@ -64,11 +84,15 @@ class Tail:
         """Every whole line, as of the last `read`."""
 
     def read(self) -> list[Line]:
-        """Look for new lines. Gives all lines so far."""
+        """Look for new lines. Gives all lines so far.
+
+        Raises RequestError naming the file and the line if one is damaged.
+        """
         if self._path.exists():
             with open(self._path, "rb") as file:
                 file.seek(self._bytes_read)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._bytes_read += len(whole + newline)
-            self.lines += [json.loads(text) for text in whole.splitlines()]
+            texts = whole.split(b"\n") if newline else []
+            self.lines += _lines(self._path, texts, first=1 + len(self.lines))
         return self.lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -29,6 +30,9 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.tree_allreduce import Sums
 from lenet_dist.training.verdict import Verdict, judge
 from lenet_dist.training.window import not_finite
+
+_LONGEST_SECONDS = 300
+"""Between two audits: a step takes twice its time while it is audited."""
 
 
 def audited_ranks(shards_by_rank: Sequence[range], number: int) -> list[int]:
@@ -72,6 +76,10 @@ class Audit:
         compute, is_on_cpu = plan.config.compute, accelerator.device.type == "cpu"
         # A GPU's nondeterministic kernels may give other bits each time.
         self.every = compute.audit_every if compute.deterministic or is_on_cpu else 0
+        self._number = state.step // self.every if self.every else 0
+        """Audits so far, so that other pairs of processes meet each time."""
+        self._requested_step: int | None = None
+        self._last_time = time.monotonic()
         self.trusted_step = 0
         """Step of the last audit that held, over all starts of the run."""
         self.equal_step = state.step
@@ -79,7 +87,17 @@ class Audit:
 
     def is_due(self, step: int) -> bool:
         """Whether step number `step` (from 0) is audited."""
-        return self.every > 0 and (step + 1) % self.every == 0
+        if not self.every:
+            return False
+        return (step + 1) % self.every == 0 or step == self._requested_step
+
+    def is_overdue(self) -> bool:
+        """Whether this process has waited long for an audit, because its steps are slow."""
+        return self.every > 0 and time.monotonic() - self._last_time > _LONGEST_SECONDS
+
+    def request(self, step: int) -> None:
+        """Audit step number `step` (from 0) too. All processes must ask for it."""
+        self._requested_step = step
 
     def compare_weights(self, step: int) -> None:
         """Check that all processes have the same weights, and moving average, after `step` steps.
@@ -100,8 +118,10 @@ class Audit:
 
         Raises RunFailed, on every process, naming those that computed other bits.
         """
-        self._compare_sums(step, (step + 1) // self.every - 1, sums, numbers)
+        self._compare_sums(step, self._number, sums, numbers)
         self.trusted_step = step + 1
+        self._number += 1
+        self._last_time = time.monotonic()
 
     def check_finite(
         self, step: int, loss: float, grad_norm: float, sums: Sums, numbers: StepNumbers

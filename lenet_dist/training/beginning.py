@@ -23,6 +23,7 @@ from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run.checkpoint import Checkpoint
 from lenet_dist.run.directory import RunDirectory, config_changes, refusal
 from lenet_dist.run.lines import Line, LinesFile
+from lenet_dist.run.restarts import check_progress
 from lenet_dist.training.gradient_choice import GradientChoice
 
 
@@ -96,6 +97,7 @@ def begin(
     for warning in warnings:
         print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
 
+    launcher = check_progress(directory, directory.starts.read(), step)
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     directory.metrics.keep(lambda line: _is_before(line, step))
     directory.ranks.keep(lambda line: line["step"] <= step)
@@ -109,6 +111,7 @@ def begin(
         "time": now,
         "wandb_id": wandb_id,
         "places": [asdict(place) for place in places],
+        **({"launcher": launcher} if launcher else {}),
     })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic

@@ -95,6 +95,7 @@ def assemble(
         say(accelerator, "steps are not captured: the model draws random numbers")
         is_captured = False
     choice = choose(plan, task, state, accelerator, traits, training_set)
+    stop.training_begins()
     beginning = on_main(
         accelerator,
         lambda: begin(plan, accelerator, places, directory, task.data_hash(plan.config), choice),

@@ -40,7 +40,9 @@ def train(job: Job) -> dict[str, Any]:
             _write_ranks_line(job)
             _write_train_line(job)
         action = _agree(job)
-        if action is not Action.GO_ON or _is_save_due(job):
+        if action is Action.AUDIT:
+            job.audit.request(state.step)
+        if action >= Action.SAVE or _is_save_due(job):
             _save(job)
         if action >= Action.STOP:
             raise _stopped(job, action)
@@ -108,7 +110,8 @@ def _agree(job: Job) -> Action:
         return Action.GO_ON
     every = job.plan.config.checkpoint.every_seconds
     is_late = every > 0 and time.monotonic() - job.saved.time >= every
-    return job.agreement.reach(Action.SAVE if is_late else Action.GO_ON)
+    wish = Action.AUDIT if job.audit.is_overdue() else Action.GO_ON
+    return job.agreement.reach(job.state.step, Action.SAVE if is_late else wish)
 
 
 def _is_save_due(job: Job) -> bool:
@@ -165,7 +168,7 @@ def _validate_if_due(job: Job) -> Evaluation | None:
 
 def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     def between_chunks() -> None:
-        action = job.agreement.reach()
+        action = job.agreement.reach(state.step)
         if action >= Action.STOP:
             _save(job)
             raise _stopped(job, action)

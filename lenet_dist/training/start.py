@@ -19,6 +19,7 @@ from lenet_dist.plan import validate
 from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.processes.stop import StopRequest
 from lenet_dist.run.directory import RunDirectory
+from lenet_dist.run.restarts import error_kept
 from lenet_dist.tracking.environment import active_trackers
 from lenet_dist.tracking.follower import followed
 from lenet_dist.tracking.pictures import pictures_of
@@ -63,7 +64,7 @@ def start(
                 accelerators.stopping_together(accelerator),
                 followed(directory.path, say) if has_follower else nullcontext() as complete,
             ):
-                with watch(config.compute.timeout_seconds):
+                with error_kept(directory), watch(config.compute.timeout_seconds):
                     result = train(job)
                 if complete:
                     complete(pictures_of(directory.path, config))
