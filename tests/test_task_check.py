@@ -121,7 +121,7 @@ def test_a_parameter_that_the_tasks_optimizer_leaves_out_is_named() -> None:
     check_own(torch.optim.SGD(model.parameters(), 0.1), trainable)
     with pytest.raises(RequestError, match=r"leaves out the parameter first\.bias"):
         check_own(torch.optim.SGD([model.first.weight, *model.last.parameters()], 0.1), trainable)
-    with pytest.raises(RequestError, match="gives no .* but NoneType"):
+    with pytest.raises(RequestError, match=r"gives no .* but NoneType"):
         check_own(None, trainable)
 
 
