@@ -17,7 +17,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet_dist import config as configuration
 from lenet_dist.config import Config, keys, value_of
-from lenet_dist.data.dataset import CLASS_NAMES, CLASSES, NAMES
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures, plots
@@ -51,8 +50,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
     else:
         shown = pictures.make(model, test)
     waits = waits_of(run)
-    data = run.config.data.name
-    names = CLASS_NAMES.get(data) or [str(label) for label in range(CLASSES)]
+    names = run.class_names
     series = [Series(TRAINING, "training"), Series(VALIDATION, "validation")]
     return _render(
         "run.html.j2",
@@ -60,7 +58,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         result=run.result,
         latest=run.latest,
         classes=_classes(run.latest, names),
-        data_name=NAMES[data],
+        data_name=run.data_name,
         names=names,
         interval=_interval(run.latest),
         plots=[(plot, plots.draw(plot)) for plot in curves.of_run(run)],

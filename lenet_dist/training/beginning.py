@@ -46,11 +46,13 @@ def begin(
     directory: RunDirectory,
     data_sha256: str,
     choice: GradientChoice,
+    *,
+    has_own_data: bool,
 ) -> Beginning:
     """Open the run directory and bring it to the state of its newest checkpoint.
 
     `places`: where the processes of this start are, by rank. `choice`: what this start would
-    choose if the run were new.
+    choose if the run were new. `has_own_data`: the task has a data set that no config names.
     """
     config = plan.config
     begun = directory.open(config)
@@ -111,6 +113,7 @@ def begin(
         "time": now,
         "wandb_id": wandb_id,
         "places": [asdict(place) for place in places],
+        **({"own_images": plan.training_images + config.data.validation} if has_own_data else {}),
         **({"launcher": launcher} if launcher else {}),
     })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]

@@ -98,7 +98,15 @@ def assemble(
     stop.training_begins()
     beginning = on_main(
         accelerator,
-        lambda: begin(plan, accelerator, places, directory, task.data_hash(plan.config), choice),
+        lambda: begin(
+            plan,
+            accelerator,
+            places,
+            directory,
+            task.data_hash(plan.config),
+            choice,
+            has_own_data=task.dataset is not None,
+        ),
     )
     record = beginning.record
     torch.set_num_threads(record["threads"])
