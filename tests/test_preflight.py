@@ -161,7 +161,8 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
 def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(
     jobs: Jobs, world_size: int, variable: dict[str, str], others: str
 ) -> None:
-    job = preflight(jobs, world_size=world_size, own_environment={1: variable}).expect(1)
+    how = {"world_size": world_size, "own_environment": {1: variable}}
+    job = preflight(jobs, "compute.kernels=torch", **how).expect(1)
     (found,) = [line for line in findings_of(job) if "different bits" in line]
     assert found.strip().startswith(
         f"rank 1 on {socket.gethostname()} computes different bits than"

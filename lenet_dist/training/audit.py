@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RunFailed
+from lenet_dist.kernels import native
 from lenet_dist.machine.place import Place
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import on_main, place_of
@@ -160,11 +161,16 @@ class Audit:
     def _fail(self, what: str, claims: list[list[Tensor]], trusted_step: int) -> NoReturn:
         verdict = judge(claims)
         places = gather_object([place_of(self.accelerator)])
+        kernels = gather_object([self._kernels()])
         newest = on_main(
             self.accelerator,
             lambda: checkpoints.set_aside_after(self.checkpoints, trusted_step),
         )
-        raise RunFailed(_message(what, verdict, places, newest))
+        raise RunFailed(_message(what, verdict, places, newest) + _differing(kernels))
+
+    def _kernels(self) -> str:
+        is_native = self.plan.config.compute.kernels == "native"
+        return f"native kernel {native.variant()}" if is_native else "torch"
 
 
 def _message(what: str, verdict: Verdict, places: list[Place], newest: Path | None) -> str:
@@ -188,6 +194,14 @@ def _message(what: str, verdict: Verdict, places: list[Place], newest: Path | No
         f" {verdict.largest:.3g}. {advice} and run the same command again:"
         f" {again}. Later checkpoints were renamed to step-*.suspect"
     )
+
+
+def _differing(kernels: list[str]) -> str:
+    """The ranks that compute by each kind of kernels, if there are several kinds."""
+    if len(set(kernels)) == 1:
+        return ""
+    by_rank = ", ".join(f"rank {rank}: {kind}" for rank, kind in enumerate(kernels))
+    return f" (they compute by different kernels: {by_rank})"
 
 
 def _named(shards: range) -> str:
