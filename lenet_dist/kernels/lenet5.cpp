@@ -18,12 +18,9 @@
 //
 // ReLU and pooling keep NaN, as torch does: a weight or pixel that is not finite ends in the loss.
 #include <algorithm>
-#include <atomic>
-#include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include <type_traits>
 
+#include "parallel.h"
 #include "vector.h"
 
 namespace {
@@ -185,10 +182,10 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
         Floats values = load(pixels + y * 28 + first);
         store(image.pixels + (y + 2) * 32 + 2 + first, (values - mean) / deviation);
     }
-    for (int i = 0; i < 32 * 16; i += LANES / 2) {
-        Pairs pairs = load<Pairs>(image.pixels + 2 * i);
-        store(t.columns[0] + i, first_of(pairs));
-        store(t.columns[1] + i, second_of(pairs));
+    for (int i = 0; i < 32 * 16; i += LANES) {
+        Floats a = load(image.pixels + 2 * i), b = load(image.pixels + 2 * i + LANES);
+        store(t.columns[0] + i, even(a, b));
+        store(t.columns[1] + i, odd(a, b));
     }
     constexpr int AT_ONCE = REGISTERS == 32 ? MAPS : MAPS / 2;
     Ints lane;
@@ -436,50 +433,6 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
     row[PARAMETERS + 1] = loss.correct;
 }
 
-// Piece after piece goes to the thread that is free. Without a thread more, those there are do it.
-template <class Prepare, class Do>
-void in_parallel(int threads, int pieces, Prepare&& prepare, Do&& piece) {
-    std::atomic<int> next{0};
-    std::mutex preparing;
-    auto run = [&](int thread) {
-        for (int i; (i = next++) < pieces;) piece(i, thread);
-    };
-    std::vector<std::thread> others;
-    {
-        std::lock_guard until_prepared(preparing);
-        try {
-            for (int t = 1; t < std::min(threads, pieces); t++)
-                others.emplace_back([&, t] { std::lock_guard wait(preparing); run(t); });
-        } catch (const std::system_error&) {
-        }
-        prepare();
-    }
-    run(0);
-    for (auto& other : others) other.join();
-}
-
-constexpr int STRIP = 512;  // columns of the tree that are summed together
-
-// The sum of n rows: the tree's left half is the greatest power of two below n.
-void tree(const float* rows, long width, int n, int columns, float* sum, float (*spare)[STRIP]) {
-    if (n == 1) {
-        memcpy(sum, rows, 4 * columns);
-        return;
-    }
-    int half = 1;
-    while (2 * half < n) half *= 2;
-    const float *left = rows, *right = rows + half * width;
-    if (half > 1) {
-        tree(left, width, half, columns, sum, spare);
-        left = sum;
-    }
-    if (n - half > 1) {
-        tree(right, width, n - half, columns, *spare, spare + 1);
-        right = *spare;
-    }
-    for (int i = 0; i < columns; i++) sum[i] = left[i] + right[i];
-}
-
 // What a call works in. It is the caller's, so that calls at the same time, and those after a fork, have
 // nothing in common.
 struct Scratch {
@@ -490,8 +443,6 @@ struct Scratch {
 }  // namespace
 
 extern "C" {
-
-const char* lenet5_fingerprint() { return FINGERPRINT; }
 
 long lenet5_scratch_bytes(int threads) { return sizeof(Scratch) + (threads - 1) * sizeof(Work); }
 
@@ -521,16 +472,6 @@ void lenet5_logits(const float* weights, const float* pixels, int images, float 
         int first = block * BLOCK, count = std::min(images - first, BLOCK);
         forward(pixels + (long)first * 784, count, mean, deviation, scratch->weights, t);
         for (int i = 0; i < count; i++) memcpy(logits + (first + i) * 10L, t.logits[i], 40);
-    });
-}
-
-// sum [width] of rows [n, width], as a binary tree: rows 0 + 1, 2 + 3, ..., then their sums; a last one
-// without a partner is passed on.
-void tree_sum(const float* rows, int n, long width, float* sum, int threads) {
-    in_parallel(threads, (width + STRIP - 1) / STRIP, [] {}, [&](int strip, int) {
-        float spare[32][STRIP];
-        long first = (long)strip * STRIP;
-        tree(rows + first, width, n, std::min(width - first, (long)STRIP), sum + first, spare);
     });
 }
 }
