@@ -147,6 +147,13 @@ def test_the_tree_has_the_bits_of_torchs(count: int, variant: str) -> None:
         assert same(native.tree_sum(some, threads=threads, variant=variant), block_sum(some))
 
 
+def test_the_tree_has_the_same_bits_on_several_threads() -> None:
+    some = random_rows(37, 61_708)
+    expected = block_sum(some)
+    for threads in (1, 2, 3, 16):
+        assert same(native.tree_sum(some, threads=threads), expected)
+
+
 @pytest.mark.parametrize("label", [-1, 10, 2**40])
 def test_a_label_out_of_range_is_refused(label: int) -> None:
     pixels, labels = samples(16)

@@ -1,10 +1,12 @@
-// Distortion of images as data/augment.py defines it: rotation, shift, scale, shear and an elastic
-// part, by random numbers that depend on (stream, sample id) alone.
+// Distortion of images as data/augment.py defines it: rotation, shift, scale, shear and an
+// elastic part, by random numbers that depend on (stream, sample id) alone.
 //
-// The bits depend on this file and the numbers given alone; see lenet5.cpp for how. Coordinates run
-// from -1 to 1 over an image, right and down. A pixel's place is, in float32, across * column + (down *
-// row + shift), plus the elastic part: four fmas over the knots' columns, each a sum of four over rows.
-// Its value is interpolated along the upper row, the lower row, then between them, each by one fma.
+// The bits depend on this file and the numbers given alone, as lenet5.cpp says. Coordinates run
+// from -1 to 1 over an image, right and down. The matrix is computed in float64, all else in
+// float32: a pixel comes from the place across * column + (downward * row + shift), plus the
+// elastic part, which is one fma for each column of knots, each of them one fma for each row of
+// knots. Its value lies between those of four pixels: along the upper row, along the lower row,
+// then between the two, each by one fma.
 #include <cmath>
 #include <cstdint>
 
@@ -13,7 +15,8 @@
 
 namespace {
 
-constexpr int SIDE = 28, PIXELS = SIDE * SIDE, KNOTS = 4, DRAWS = 5, ELASTIC_DRAWS = 2 * KNOTS * KNOTS;
+constexpr int SIDE = 28, PIXELS = SIDE * SIDE;
+constexpr int KNOTS = 4, DRAWS = 5, ELASTIC_DRAWS = 2 * KNOTS * KNOTS;
 constexpr int64_t FIRST_ELASTIC = int64_t(1) << 40;
 constexpr int BORDERED = 32;  // a row with its border of zeros, one before and three after
 
@@ -44,7 +47,7 @@ void sine_cosine(double angle, double& sine, double& cosine) {
 // What all images have in common.
 struct Table {
     float shades[256], centers[SIDE];
-    float weights[KNOTS][SIDE] = {};  // of each knot at each pixel: cubic convolution, as torch's bicubic
+    float weights[KNOTS][SIDE] = {};  // of a knot at each pixel: torch's bicubic interpolation
 
     Table() {
         for (int i = 0; i < 256; i++) shades[i] = i / 255.0f;
@@ -71,8 +74,8 @@ INLINE Floats in_pixels(Floats x) {
     return place < SIDE + 1 ? place : splat(SIDE + 1);
 }
 
-void distort_image(const uint8_t* image, int64_t id, uint64_t stream, double strength, Ranges ranges,
-                   float* out) {
+void distort_image(const uint8_t* image, int64_t id, uint64_t stream, double strength,
+                   Ranges ranges, float* out) {
     float bordered[BORDERED * BORDERED] = {};
     for (int y = 0; y < SIDE; y++) for (int x = 0; x < SIDE; x++)
         bordered[(y + 1) * BORDERED + x + 1] = table.shades[image[y * SIDE + x]];
@@ -89,12 +92,14 @@ void distort_image(const uint8_t* image, int64_t id, uint64_t stream, double str
     float downward[2] = {float(cosine * shear - sine), float(sine * shear + cosine)};
     float shifts[2] = {float(right * shift), float(down * shift)};
     float knots[2][KNOTS][KNOTS];
-    for (int i = 0; ranges.elastic && i < ELASTIC_DRAWS; i++)
-        (&knots[0][0][0])[i] =
-            float(2 * ranges.elastic * (draw(stream, id * ELASTIC_DRAWS + i + FIRST_ELASTIC) * strength));
+    for (int i = 0; ranges.elastic && i < ELASTIC_DRAWS; i++) {
+        double value = draw(stream, id * ELASTIC_DRAWS + i + FIRST_ELASTIC) * strength;
+        float& knot = knots[i / (KNOTS * KNOTS)][i / KNOTS % KNOTS][i % KNOTS];
+        knot = float(2 * ranges.elastic * value);
+    }
 
-    // Which four pixels, and how far between them; then the pixels; then the values. In one pass, vectors
-    // would be loaded from what had just been stored in parts, and wait.
+    // Which four pixels, and how far between them; then the pixels; then the values. In one pass,
+    // vectors would be loaded from what had just been stored in pieces, and wait for it.
     int32_t corners[PIXELS];
     float parts[2][PIXELS], pairs[2][2 * PIXELS];
     for (int y = 0; y < SIDE; y++) {
@@ -113,7 +118,8 @@ void distort_image(const uint8_t* image, int64_t id, uint64_t stream, double str
                     place = fma(splat(columns[c][k]), load(table.weights[k] + first), place);
                 place = in_pixels(place);
                 whole[c] = __builtin_convertvector(place, Ints);
-                store(parts[c] + y * SIDE + first, place - __builtin_convertvector(whole[c], Floats));
+                Floats part = place - __builtin_convertvector(whole[c], Floats);
+                store(parts[c] + y * SIDE + first, part);
             }
             store(corners + y * SIDE + first, whole[1] * BORDERED + whole[0]);
         }
@@ -136,8 +142,8 @@ void distort_image(const uint8_t* image, int64_t id, uint64_t stream, double str
 
 // out [n, 1, 28, 28], in [0, 1], of images [n, 28, 28] with sample ids [n].
 extern "C" void distort(const uint8_t* images, const int64_t* ids, int n, uint64_t stream,
-                        double strength, double rotate, double translate, double scale, double shear,
-                        double elastic, float* out, int threads) {
+                        double strength, double rotate, double translate, double scale,
+                        double shear, double elastic, float* out, int threads) {
     constexpr int AT_ONCE = 8;
     in_parallel(threads, (n + AT_ONCE - 1) / AT_ONCE, [] {}, [&](int piece, int) {
         for (long i = piece * AT_ONCE; i < std::min(n, (piece + 1) * AT_ONCE); i++)

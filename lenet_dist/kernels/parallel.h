@@ -1,5 +1,5 @@
-// Work on several threads, which are started for a call and end with it: a pool that outlives calls
-// would have to survive forks, and saves little of the 10 to 20 us.
+// Work on several threads, which are started for a call and end with it: a pool that outlives
+// calls would have to survive forks, and saves little of the 10 to 20 us.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -8,9 +8,9 @@
 #include <thread>
 #include <vector>
 
-// Calls piece(number, thread) for each of `pieces`: the thread that is free takes the next. `prepare`
-// comes before all, while the other threads start. Where no more threads are to be had, those there
-// are do the work.
+// Calls piece(number, thread) for each of `pieces`: the thread that is free takes the next.
+// `prepare` comes before all, while the other threads start. Where no more threads are to be had,
+// those there are do the work.
 template <class Prepare, class Do>
 void in_parallel(int threads, int pieces, Prepare&& prepare, Do&& piece) {
     std::atomic<int> next{0};

@@ -18,8 +18,8 @@ struct Lanes {
     typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 };
 
-// `fma` is a * b + c, rounded once. `bits` has bit l set where all of lane l's are. `even` and `odd` are
-// those lanes of a, then of b.
+// `fma` is a * b + c, rounded once. `bits` has bit l set where all of lane l's are. `even` and
+// `odd` are those lanes of a, then of b.
 #if defined __AVX512F__ && defined __AVX512DQ__ && defined __AVX512VL__
 constexpr int LANES = 16, REGISTERS = 32;
 INLINE Lanes<16>::Floats fma(Lanes<16>::Floats a, Lanes<16>::Floats b, Lanes<16>::Floats c) {
