@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import struct
@@ -10,7 +11,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from lenet_dist.kernels import build, native
 from tests.processes import ROOT
@@ -48,7 +51,13 @@ def expected() -> bytes:
         weights(), pixels, labels, SHARDS, mean=MEAN, std=STD, smoothing=0.1, batch_size=len(pixels)
     )
     logits = native.logits(weights(), pixels, mean=MEAN, std=STD)
-    parts = (rows, native.tree_sum(rows), logits)
+    size = len(pixels) * 28 * 28
+    images = torch.from_numpy(weights().numpy().view(np.uint8)[:size]).view(-1, 28, 28)
+    distorted = native.distort(
+        images, labels, stream=12345, strength=0.9, rotate=math.degrees(0.2), translate=0.1,
+        scale=0.1, shear=0.1, elastic=0.05,
+    )  # fmt: skip
+    parts = (rows, native.tree_sum(rows.repeat(8, 1)), logits, distorted)
     return b"".join(part.numpy().tobytes() for part in parts)
 
 

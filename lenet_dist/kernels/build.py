@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-SOURCE = FOLDER / "lenet5.cpp"
+SOURCES = sorted(FOLDER.glob("*.cpp"))
 FLAGS = [
     "-std=c++17", "-O2", "-fPIC", "-pthread", "-Wall", "-Wextra", "-Wno-psabi",
     "-fno-math-errno",
@@ -48,7 +48,8 @@ def library(variant: str, folder: Path = FOLDER) -> Path:
 
 def fingerprint() -> str:
     """A hash of all that makes a library; each has that of its own inside."""
-    parts = [path.read_bytes() for path in (SOURCE, FOLDER / "vector.h", Path(__file__))]
+    files = [*SOURCES, *sorted(FOLDER.glob("*.h")), Path(__file__)]
+    parts = [file.read_bytes() for file in files]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
@@ -65,7 +66,7 @@ def run_compiler(compiler: list[str], variant: str, target: Path, *more: str) ->
     """Compile the kernels for a variant, of this kind of machine or another."""
     [chosen] = [of_kind[variant] for of_kind in VARIANTS.values() if variant in of_kind]
     defined = f'-DFINGERPRINT="{fingerprint()}"'
-    command = [*compiler, *FLAGS, *chosen, defined, str(SOURCE), *more, "-o", str(target)]
+    command = [*compiler, *FLAGS, *chosen, defined, *map(str, SOURCES), *more, "-o", str(target)]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except OSError as error:

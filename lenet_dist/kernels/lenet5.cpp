@@ -1,64 +1,62 @@
 // LeNet-5 in float32 on a CPU: the gradients of shards of images, and logits.
 //
-// The bits of a result depend on this file and on the numbers given, and on nothing else: not on the
-// number of threads, the images beside it, the compiler or the processor's vectors. The rules:
+// The bits of a result depend on this file and on the numbers given, and on nothing else: not on
+// the number of threads, the images beside it, the compiler or the width of the processor's
+// vectors. A multiply-add is one explicit fma, rounded once; nothing else is fused or reordered
+// (-ffp-contract=off, no -ffast-math), and exp and log are written out. Lanes of a vector hold
+// different results and are never added to one another. Sums are made in this order:
 //
-// - A multiply-add is one explicit fma, rounded once. Nothing else is contracted or reordered
-//   (-ffp-contract=off, no -ffast-math); exp and log are written out.
-// - Lanes of a vector hold different results. They are never added to one another.
-// - An output of a layer is its bias, then fma over its inputs in this order: C1 (row, column) of the
-//   patch; C3 (row, column, map); C5 (map, row, column), as torch lays out its weight; F6, OUT.
-// - The gradient of a linear layer's input is zero, then fma over its outputs; that of its weight,
-//   fma over the shard's images; of its bias, a plain sum over them.
-// - Of S2's gradient, C3's outputs add to it by pooling window, then by place in the window: at each
-//   place, zero, fma over the maps of C3 that have their maximum there, and this sum is added.
-// - C3's weight: zero, then fma over an image's windows and places; these sums are added image by
-//   image. C1's weight: the same by window, even ones and odd ones apart. Biases: the same, plain.
-// - Loss and correct count: plain sums over images; within an image, over classes.
+// - Forward. Each output starts from its bias; then one fma for each input: C1 by (row, column)
+//   of the patch, C3 by (row, column, map), C5 by (map, row, column), F6 and OUT by unit.
+// - Gradients of C5, F6 and OUT. For their inputs: from zero, one fma for each output unit. For
+//   their weights: one fma for each image of the shard, in order. For their biases: one addition
+//   each.
+// - Gradient of S2. By window of S4, then by place in it: from zero, one fma for each map of C3
+//   that has its maximum at this place; this sum is added to the gradient.
+// - Gradients of C3's weight and bias. In an image, from zero, one fma (addition) for each
+//   window, then place, with a maximum; these sums are added image after image.
+// - Gradients of C1's weight and bias. The same over the windows of S2, the even columns and the
+//   odd ones apart; the two are added, then image after image.
+// - Loss and correct count. Over the classes of an image, then image after image.
 //
-// ReLU and pooling keep NaN, as torch does: a weight or pixel that is not finite ends in the loss.
+// ReLU and pooling keep NaN, as torch's do: what is not finite shows in the loss.
 #include <algorithm>
-#include <atomic>
-#include <mutex>
-#include <system_error>
-#include <thread>
-#include <vector>
+#include <type_traits>
 
+#include "parallel.h"
 #include "vector.h"
 
 namespace {
 
 enum { C1W = 0, C1B = 150, C3W = 156, C3B = 2556, C5W = 2572, C5B = 50572, F6W = 50692 };
 enum { F6B = 60772, OUTW = 60856, OUTB = 61696, PARAMETERS = 61706, ROW = PARAMETERS + 2 };
-constexpr int BLOCK = 16;   // images that a linear layer takes at once
-constexpr int MAPS = 6;     // of S2, side by side in memory: [14, 14, 6]
-constexpr int PATCH = 32;   // floats of a row of C3's patch, [5, 6], filled up to whole vectors
+constexpr int BLOCK = 16;  // images that a linear layer takes at once
+constexpr int MAPS = 6;    // of S2, side by side in memory: [14, 14, 6]
+constexpr int PATCH = 32;  // floats of a row of C3's patch, [5, 6], filled up to whole vectors
 
-// Weights in the layouts that vectors can load.
+// The weights, and copies of them in layouts that vectors can load: input x output, but for
+// `_rows`.
 struct alignas(64) Weights {
-    float c1[25][MAPS], c1_bias[MAPS];
-    alignas(64) float c3[150][16];           // (row, column, map) x output
-    alignas(64) float c3_rows[16][5][PATCH]; // output x row x (column, map)
-    alignas(64) float c5[400][128], f6[120][96], out[84][16];  // input x output
-    alignas(64) float out_rows[10][96];
-    alignas(64) float c3_bias[16], c5_bias[128], f6_bias[96], out_bias[16];
-    const float *c5_rows, *f6_rows;  // output x input: torch's own
+    const float* plain;  // torch's own
+    alignas(64) float c3[150][16];            // (row, column, map) x output
+    alignas(64) float c3_rows[16][5][PATCH];  // output x row x (column, map)
+    alignas(64) float c5[400][128], f6[120][96], out[84][16], out_rows[10][96], out_bias[16];
 };
 
 // What the passes leave of an image for the gradients.
 struct alignas(64) Image {
-    float pixels[32 * 32 + 16];        // standardised, with C1's border of zeros
+    float pixels[32 * 32 + 16];  // standardised, with C1's border of zeros
     float s2[14 * 14 * MAPS + 16];
-    int32_t c1_patch[MAPS][14][16];    // where in `pixels` the patch of a window's maximum begins
-    uint16_t c3_chosen[25][4];         // maps of C3 with their maximum at that place of the window
+    int32_t c1_patch[MAPS][14][16];  // where in `pixels` the patch of a window's maximum begins
+    uint16_t c3_chosen[25][4];  // by window and place: bits of the maps with their maximum there
 };
 
-// What a thread works in.
+// What a thread works in. Names in _g are gradients.
 struct alignas(64) Work {
     Image images[BLOCK];
     alignas(64) float s4[BLOCK][400], c5[BLOCK][128], f6[BLOCK][96], logits[BLOCK][16];
     alignas(64) float s4_g[BLOCK][400], c5_g[BLOCK][128], f6_g[BLOCK][96], logits_g[BLOCK][16];
-    alignas(64) float columns[2][32 * 16 + 16];  // of an image: the even ones, the odd ones
+    alignas(64) float columns[2][32 * 16 + 16];  // of an image's pixels, even ones and odd ones
     alignas(64) float s2_g[14 * 14 * MAPS + 16];
     alignas(64) float conv[100][16];
     alignas(64) float c3_w[16][5][PATCH], c1_w[MAPS][5][8];
@@ -71,8 +69,8 @@ struct Matrix {
     long row, column = 1;
 };
 
-// R x N vectors of sums, which stay in registers: sum (r, v) is start (r, v), then fma of a (r, k)
-// and vector v of b's row k, for each k.
+// R x N vectors of sums, which stay in registers: sum (r, v) is start (r, v), then, for each k,
+// one fma of a (r, k) and the vector v of b's row k.
 template <int R, int N>
 struct Sums {
     Floats sum[R][N];
@@ -95,48 +93,48 @@ struct Sums {
     template <int TAIL = LANES>
     INLINE void finish(float* to, long row) {
         UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < N; v++)
-            memcpy(to + r * row + v * LANES, &sum[r][v], 4 * (v == N - 1 ? TAIL : LANES));
+            memcpy(to + r * row + v * LANES, &sum[r][v], 4 * (v < N - 1 ? LANES : TAIL));
     }
 };
 
 constexpr Matrix ZERO = {nullptr, 0};
 
-// out [rows, WIDTH] = start + a b, in tiles of R x N vectors. `rows` is a multiple of R. Rows of b and
-// of start are read in whole vectors.
-template <int R, int N, int WIDTH>
+// out [rows, WIDTH] = start + a b, in tiles of R rows, as wide as the registers allow; `rows` is
+// a multiple of R. Rows of b and of start are read in whole vectors.
+template <int WIDTH, int R>
 void product(int rows, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
-    constexpr int VECTORS = (WIDTH + LANES - 1) / LANES, WHOLE = (VECTORS - 1) / N * N;
-    constexpr int TAIL = WIDTH - (VECTORS - 1) * LANES;
+    constexpr int VECTORS = (WIDTH + LANES - 1) / LANES, N = REGISTERS == 32 ? 5 : 3;
+    constexpr int WHOLE = (VECTORS - 1) / N * N, TAIL = WIDTH - (VECTORS - 1) * LANES;
     for (int r = 0; r < rows; r += R) {
-        auto part = [&](auto sums, auto tail, int first) __attribute__((always_inline)) {
+        auto tile = [&](auto sums, auto tail, int first) __attribute__((always_inline)) {
             sums.start({start.at ? start.at + r * start.row + first : nullptr, start.row});
             sums.add(count, {a.at + r * a.row, a.row, a.column}, {b.at + first, b.row});
             sums.template finish<decltype(tail)::value>(out + r * out_row + first, out_row);
         };
         for (int v = 0; v < WHOLE; v += N)
-            part(Sums<R, N>(), std::integral_constant<int, LANES>(), v * LANES);
-        part(Sums<R, VECTORS - WHOLE>(), std::integral_constant<int, TAIL>(), WHOLE * LANES);
+            tile(Sums<R, N>(), std::integral_constant<int, LANES>(), v * LANES);
+        tile(Sums<R, VECTORS - WHOLE>(), std::integral_constant<int, TAIL>(), WHOLE * LANES);
     }
 }
 
-// Tiles for the images of a block, and for the weights' gradients: as many sums as registers hold.
-constexpr int IMAGES = REGISTERS == 32 ? 8 : 4, BY_IMAGES = REGISTERS == 32 ? 2 : 3;
-constexpr int OUTPUTS = 2, BY_OUTPUTS = 5;
-
+// out [images, WIDTH]. Up to three rows more are computed, and not used.
 template <int WIDTH>
 void layer(int images, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
-    int rows = (images + IMAGES - 1) / IMAGES * IMAGES;  // those past the last one are not used
-    product<IMAGES, BY_IMAGES, WIDTH>(rows, count, a, b, start, out, out_row);
+    product<WIDTH, 4>((images + 3) / 4 * 4, count, a, b, start, out, out_row);
 }
 
-template <int OUTPUTS_IN_ALL, int WIDTH>
-void weight_gradient(int images, bool add, const float* gradient, long g_row, Matrix in, float* out) {
-    product<OUTPUTS, BY_OUTPUTS, WIDTH>(OUTPUTS_IN_ALL, images, {gradient, 1, g_row}, in,
-                                        add ? Matrix{out, WIDTH} : ZERO, out, WIDTH);
+// out [OUTPUTS, WIDTH] from the gradients [images, g_row] of a block's outputs and from its
+// inputs; `add` continues the sums that are there.
+template <int OUTPUTS, int WIDTH>
+void weight_gradient(int images, bool add, const float* g, long g_row, Matrix inputs, float* out) {
+    Matrix start = add ? Matrix{out, WIDTH} : ZERO;
+    product<WIDTH, OUTPUTS % 4 ? 2 : 4>(OUTPUTS, images, {g, 1, g_row}, inputs, start, out, WIDTH);
 }
 
 template <class Vector>
-INLINE void add_to(float* sum, Vector v) { store(sum, load<Vector>(sum) + v); }
+INLINE void add_to(float* sum, Vector v) {
+    store(sum, load<Vector>(sum) + v);
+}
 
 INLINE Ints is_nan(Floats x) { return x != x; }
 
@@ -148,49 +146,46 @@ void relu(float* x, int count) {
     for (int i = 0; i < count; i += LANES) store(x + i, relu(load(x + i)));
 }
 void cut(float* gradient, const float* output, int count) {
-    for (int i = 0; i < count; i += LANES) store(gradient + i, cut(load(gradient + i), load(output + i)));
+    for (int i = 0; i < count; i += LANES)
+        store(gradient + i, cut(load(gradient + i), load(output + i)));
 }
 
 template <int AT_ONCE>
 void transpose(int rows, int columns, const float* from, float* to, long to_row) {
     for (int first = 0; first < rows; first += AT_ONCE) for (int k = 0; k < columns; k++)
-        UNROLL for (int r = first; r < first + AT_ONCE; r++) to[k * to_row + r] = from[r * columns + k];
+        UNROLL for (int r = first; r < first + AT_ONCE; r++)
+            to[k * to_row + r] = from[r * columns + k];
 }
 
-void arrange(const float* w, Weights& to) {
+void arrange(const float* plain, Weights& to) {
     memset(&to, 0, sizeof to);
-    for (int o = 0; o < 6; o++) for (int k = 0; k < 25; k++) to.c1[k][o] = w[C1W + o * 25 + k];
-    for (int o = 0; o < 16; o++) for (int i = 0; i < 6; i++) for (int k = 0; k < 25; k++) {
-        float value = w[C3W + (o * 6 + i) * 25 + k];
-        to.c3[k * 6 + i][o] = value;
-        to.c3_rows[o][k / 5][k % 5 * 6 + i] = value;
+    to.plain = plain;
+    for (int o = 0; o < 16; o++) for (int i = 0; i < MAPS; i++) for (int k = 0; k < 25; k++) {
+        float value = plain[C3W + (o * MAPS + i) * 25 + k];
+        to.c3[k * MAPS + i][o] = value;
+        to.c3_rows[o][k / 5][k % 5 * MAPS + i] = value;
     }
-    transpose<8>(120, 400, w + C5W, to.c5[0], 128);
-    transpose<4>(84, 120, w + F6W, to.f6[0], 96);
-    transpose<2>(10, 84, w + OUTW, to.out[0], 16);
-    for (int o = 0; o < 10; o++) memcpy(to.out_rows[o], w + OUTW + o * 84, 4 * 84);
-    memcpy(to.c1_bias, w + C1B, sizeof to.c1_bias);
-    memcpy(to.c3_bias, w + C3B, 4 * 16);
-    memcpy(to.c5_bias, w + C5B, 4 * 120);
-    memcpy(to.f6_bias, w + F6B, 4 * 84);
-    memcpy(to.out_bias, w + OUTB, 4 * 10);
-    to.c5_rows = w + C5W;
-    to.f6_rows = w + F6W;
+    transpose<8>(120, 400, plain + C5W, to.c5[0], 128);
+    transpose<4>(84, 120, plain + F6W, to.f6[0], 96);
+    transpose<2>(10, 84, plain + OUTW, to.out[0], 16);
+    for (int o = 0; o < 10; o++) memcpy(to.out_rows[o], plain + OUTW + o * 84, 4 * 84);
+    memcpy(to.out_bias, plain + OUTB, 4 * 10);
 }
 
-// A vector's lanes are adjacent pooling windows; each has four sums a map, one for each place.
-void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, Image& image, Work& t) {
+// A vector's lanes are adjacent windows of S2, each with four places: four sums a map.
+void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, Image& image,
+           Work& t) {
     for (int y = 0; y < 28; y++) for (int x = 0; x < 28; x += LANES) {
         int first = std::min(x, 28 - LANES);
         Floats values = load(pixels + y * 28 + first);
         store(image.pixels + (y + 2) * 32 + 2 + first, (values - mean) / deviation);
     }
-    for (int i = 0; i < 32 * 16; i += LANES / 2) {
-        Pairs pairs = load<Pairs>(image.pixels + 2 * i);
-        store(t.columns[0] + i, first_of(pairs));
-        store(t.columns[1] + i, second_of(pairs));
+    for (int i = 0; i < 32 * 16; i += LANES) {
+        Floats a = load(image.pixels + 2 * i), b = load(image.pixels + 2 * i + LANES);
+        store(t.columns[0] + i, even(a, b));
+        store(t.columns[1] + i, odd(a, b));
     }
-    constexpr int AT_ONCE = REGISTERS == 32 ? MAPS : MAPS / 2;
+    constexpr int AT_ONCE = REGISTERS == 32 ? MAPS : 2;
     Ints lane;
     UNROLL for (int l = 0; l < LANES; l++) lane[l] = l;
     for (int y = 0; y < 14; y++) {
@@ -198,7 +193,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
         for (int x = 0; x < 14; x += LANES) for (int first = 0; first < MAPS; first += AT_ONCE) {
             Floats sum[4][AT_ONCE];
             UNROLL for (int o = 0; o < AT_ONCE; o++) UNROLL for (int place = 0; place < 4; place++)
-                sum[place][o] = splat(w.c1_bias[first + o]);
+                sum[place][o] = splat(w.plain[C1B + first + o]);
             for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
                 Floats in[4];
                 UNROLL for (int place = 0; place < 4; place++) {
@@ -206,7 +201,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
                     in[place] = load(t.columns[column % 2] + row * 16 + x + column / 2);
                 }
                 UNROLL for (int o = 0; o < AT_ONCE; o++) {
-                    Floats weight = splat(w.c1[ky * 5 + kx][first + o]);
+                    Floats weight = splat(w.plain[C1W + (first + o) * 25 + ky * 5 + kx]);
                     UNROLL for (int place = 0; place < 4; place++)
                         sum[place][o] = fma(weight, in[place], sum[place][o]);
                 }
@@ -233,7 +228,7 @@ void c3_s4(const Weights& w, Image& image, float* s4, Work& t) {
     constexpr int PLACES = LANES == 16 ? 10 : 5;
     for (int y = 0; y < 10; y++) for (int x = 0; x < 10; x += PLACES) {
         Sums<PLACES, 16 / LANES> sums;
-        sums.start({w.c3_bias, 0});
+        sums.start({w.plain + C3B, 0});
         for (int ky = 0; ky < 5; ky++)
             sums.add(30, {image.s2 + ((y + ky) * 14 + x) * MAPS, MAPS}, {w.c3[ky * 30], 16});
         sums.finish(t.conv[y * 10 + x], 16);
@@ -260,21 +255,24 @@ void c3_s4(const Weights& w, Image& image, float* s4, Work& t) {
     }
 }
 
-void forward(const float* pixels, int images, float mean, float deviation, const Weights& w, Work& t) {
+void forward(const float* pixels, int images, float mean, float deviation, const Weights& w,
+             Work& t) {
     for (int i = 0; i < images; i++) {
         c1_s2(pixels + i * 784, mean, deviation, w, t.images[i], t);
         c3_s4(w, t.images[i], t.s4[i], t);
     }
-    layer<128>(images, 400, {t.s4[0], 400}, {w.c5[0], 128}, {w.c5_bias, 0}, t.c5[0], 128);
+    layer<128>(images, 400, {t.s4[0], 400}, {w.c5[0], 128}, {w.plain + C5B, 0}, t.c5[0], 128);
     relu(t.c5[0], images * 128);
-    layer<96>(images, 120, {t.c5[0], 128}, {w.f6[0], 96}, {w.f6_bias, 0}, t.f6[0], 96);
+    layer<96>(images, 120, {t.c5[0], 128}, {w.f6[0], 96}, {w.plain + F6B, 0}, t.f6[0], 96);
     relu(t.f6[0], images * 96);
     layer<16>(images, 84, {t.f6[0], 96}, {w.out[0], 16}, {w.out_bias, 0}, t.logits[0], 16);
 }
 
-// Where max-pooling and ReLU leave no gradient, nothing is computed.
+// Max-pooling and ReLU leave most of C3's outputs without a gradient: those are passed over.
+// First S2's gradient, then that of C3's weight, over lists of the values and patches of each
+// output map.
 void c3_gradient(const Weights& w, const float* gradient, const Image& image, Work& t) {
-    constexpr int WIDE = REGISTERS == 32 && LANES == 16 ? PATCH : PATCH / 2, N = WIDE / LANES;
+    constexpr int WIDE = LANES == 16 ? PATCH : PATCH / 2, N = WIDE / LANES;
     float values[16][25];
     int patches[16][25], counts[16] = {};
     memset(t.s2_g, 0, sizeof t.s2_g);
@@ -284,13 +282,14 @@ void c3_gradient(const Weights& w, const float* gradient, const Image& image, Wo
             Floats sum[5][N] = {};
             for (unsigned left = image.c3_chosen[p][place]; left; left &= left - 1) {
                 int o = __builtin_ctz(left);
-                float value = gradient[o * 25 + p];
+                float g = gradient[o * 25 + p];
                 if (column == 0) {
-                    values[o][counts[o]] = value;
+                    values[o][counts[o]] = g;
                     patches[o][counts[o]++] = patch;
                 }
+                const float* weight = w.c3_rows[o][0] + column;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                    sum[r][v] = fma(splat(value), load(w.c3_rows[o][r] + column + v * LANES), sum[r][v]);
+                    sum[r][v] = fma(splat(g), load(weight + r * PATCH + v * LANES), sum[r][v]);
             }
             UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                 add_to(t.s2_g + patch + r * 14 * MAPS + column + v * LANES, sum[r][v]);
@@ -303,9 +302,10 @@ void c3_gradient(const Weights& w, const float* gradient, const Image& image, Wo
         for (int column = 0; column < PATCH; column += WIDE) {
             Floats sum[5][N] = {};
             for (int e = 0; e < counts[o]; e++) {
+                Floats g = splat(values[o][e]);
                 const float* in = image.s2 + patches[o][e] + column;
                 UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                    sum[r][v] = fma(splat(values[o][e]), load(in + r * 14 * MAPS + v * LANES), sum[r][v]);
+                    sum[r][v] = fma(g, load(in + r * 14 * MAPS + v * LANES), sum[r][v]);
             }
             UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
                 add_to(t.c3_w[o][r] + column + v * LANES, sum[r][v]);
@@ -323,11 +323,13 @@ void c1_gradient(const Image& image, Work& t) {
         float bias[2] = {};
         for (int y = 0; y < 14; y++) for (int x = 0; x < 14; x += 2)
             UNROLL for (int odd = 0; odd < 2; odd++) {
-                float value = t.s2_g[(y * 14 + x + odd) * MAPS + o];
+                float g = t.s2_g[(y * 14 + x + odd) * MAPS + o];
                 const float* in = image.pixels + image.c1_patch[o][y][x + odd];
-                bias[odd] += value;
-                UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
-                    sum[odd][r][v] = fma(splat<Row>(value), load<Row>(in + r * 32 + v * WIDE), sum[odd][r][v]);
+                bias[odd] += g;
+                UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++) {
+                    Row row = load<Row>(in + r * 32 + v * WIDE);
+                    sum[odd][r][v] = fma(splat<Row>(g), row, sum[odd][r][v]);
+                }
             }
         t.c1_b[o] += bias[0] + bias[1];
         UNROLL for (int r = 0; r < 5; r++) UNROLL for (int v = 0; v < N; v++)
@@ -341,7 +343,8 @@ float exponential(float x) {
     const float shift = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are a rounded integer
     float shifted = fma(x, 1.44269504088896341f, shift), n = shifted - shift;
     float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)), p = 1.9875691500e-4f;
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                    5.0000001201e-1f})
         p = fma(p, r, c);
     p = fma(p, r * r, r) + 1.0f;
     uint32_t power;
@@ -396,7 +399,7 @@ void add(float* sum, const float* values, int count) {
     for (int i = 0; i < count; i++) sum[i] += values[i];
 }
 
-// row [ROW] of a shard: its gradient, its summed loss, and how many logits are greatest at the label.
+// row [ROW] of a shard: its gradient, its summed loss, and how many images are right.
 void shard_row(const float* pixels, const int64_t* labels, int images, float mean, float deviation,
                Loss loss, const Weights& w, Work& t, float* row) {
     memset(t.c1_w, 0, sizeof t.c1_w);
@@ -412,9 +415,9 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
         for (int i = 0; i < count; i++) loss.add(t.logits[i], labels[first + i], t.logits_g[i]);
         layer<96>(count, 10, {t.logits_g[0], 16}, {w.out_rows[0], 96}, ZERO, t.f6_g[0], 96);
         cut(t.f6_g[0], t.f6[0], count * 96);
-        layer<120>(count, 84, {t.f6_g[0], 96}, {w.f6_rows, 120}, ZERO, t.c5_g[0], 128);
+        layer<120>(count, 84, {t.f6_g[0], 96}, {w.plain + F6W, 120}, ZERO, t.c5_g[0], 128);
         cut(t.c5_g[0], t.c5[0], count * 128);
-        layer<400>(count, 120, {t.c5_g[0], 128}, {w.c5_rows, 400}, ZERO, t.s4_g[0], 400);
+        layer<400>(count, 120, {t.c5_g[0], 128}, {w.plain + C5W, 400}, ZERO, t.s4_g[0], 400);
         weight_gradient<10, 84>(count, first, t.logits_g[0], 16, {t.f6[0], 96}, row + OUTW);
         weight_gradient<84, 120>(count, first, t.f6_g[0], 96, {t.c5[0], 128}, row + F6W);
         weight_gradient<120, 400>(count, first, t.c5_g[0], 128, {t.s4[0], 400}, row + C5W);
@@ -436,52 +439,8 @@ void shard_row(const float* pixels, const int64_t* labels, int images, float mea
     row[PARAMETERS + 1] = loss.correct;
 }
 
-// Piece after piece goes to the thread that is free. Without a thread more, those there are do it.
-template <class Prepare, class Do>
-void in_parallel(int threads, int pieces, Prepare&& prepare, Do&& piece) {
-    std::atomic<int> next{0};
-    std::mutex preparing;
-    auto run = [&](int thread) {
-        for (int i; (i = next++) < pieces;) piece(i, thread);
-    };
-    std::vector<std::thread> others;
-    {
-        std::lock_guard until_prepared(preparing);
-        try {
-            for (int t = 1; t < std::min(threads, pieces); t++)
-                others.emplace_back([&, t] { std::lock_guard wait(preparing); run(t); });
-        } catch (const std::system_error&) {
-        }
-        prepare();
-    }
-    run(0);
-    for (auto& other : others) other.join();
-}
-
-constexpr int STRIP = 512;  // columns of the tree that are summed together
-
-// The sum of n rows: the tree's left half is the greatest power of two below n.
-void tree(const float* rows, long width, int n, int columns, float* sum, float (*spare)[STRIP]) {
-    if (n == 1) {
-        memcpy(sum, rows, 4 * columns);
-        return;
-    }
-    int half = 1;
-    while (2 * half < n) half *= 2;
-    const float *left = rows, *right = rows + half * width;
-    if (half > 1) {
-        tree(left, width, half, columns, sum, spare);
-        left = sum;
-    }
-    if (n - half > 1) {
-        tree(right, width, n - half, columns, *spare, spare + 1);
-        right = *spare;
-    }
-    for (int i = 0; i < columns; i++) sum[i] = left[i] + right[i];
-}
-
-// What a call works in. It is the caller's, so that calls at the same time, and those after a fork, have
-// nothing in common.
+// What a call works in: the caller's, so that calls at the same time share nothing. All zero at
+// first; borders and what fills up vectors stay so.
 struct Scratch {
     Weights weights;
     Work work[1];  // one a thread
@@ -491,29 +450,29 @@ struct Scratch {
 
 extern "C" {
 
-const char* lenet5_fingerprint() { return FINGERPRINT; }
-
 long lenet5_scratch_bytes(int threads) { return sizeof(Scratch) + (threads - 1) * sizeof(Work); }
 
-// rows [shards, ROW] of shards of `images` images each. False, and nothing done, for a wrong label.
+// rows [shards, ROW] of shards of `images` images each; false, and nothing done, for a label that
+// is no class.
 int lenet5_gradients(const float* weights, const float* pixels, const int64_t* labels, int shards,
                       int images, float mean, float deviation, float smoothing, float batch_size,
                       float* rows, int threads, void* memory) {
-    auto is_wrong = [](int64_t label) { return label < 0 || label > 9; };
-    if (std::any_of(labels, labels + (long)shards * images, is_wrong)) return false;
+    auto is_class = [](int64_t label) { return 0 <= label && label < 10; };
+    if (!std::all_of(labels, labels + (long)shards * images, is_class)) return false;
     auto scratch = static_cast<Scratch*>(memory);
     auto prepare = [&] { arrange(weights, scratch->weights); };
     in_parallel(threads, shards, prepare, [&](int s, int thread) {
         long first = (long)s * images;
-        shard_row(pixels + first * 784, labels + first, images, mean, deviation, {smoothing, batch_size},
-                  scratch->weights, scratch->work[thread], rows + (long)s * ROW);
+        shard_row(pixels + first * 784, labels + first, images, mean, deviation,
+                  {smoothing, batch_size}, scratch->weights, scratch->work[thread],
+                  rows + (long)s * ROW);
     });
     return true;
 }
 
 // logits [images, 10].
-void lenet5_logits(const float* weights, const float* pixels, int images, float mean, float deviation,
-                   float* logits, int threads, void* memory) {
+void lenet5_logits(const float* weights, const float* pixels, int images, float mean,
+                   float deviation, float* logits, int threads, void* memory) {
     auto scratch = static_cast<Scratch*>(memory);
     auto prepare = [&] { arrange(weights, scratch->weights); };
     in_parallel(threads, (images + BLOCK - 1) / BLOCK, prepare, [&](int block, int thread) {
@@ -521,16 +480,6 @@ void lenet5_logits(const float* weights, const float* pixels, int images, float 
         int first = block * BLOCK, count = std::min(images - first, BLOCK);
         forward(pixels + (long)first * 784, count, mean, deviation, scratch->weights, t);
         for (int i = 0; i < count; i++) memcpy(logits + (first + i) * 10L, t.logits[i], 40);
-    });
-}
-
-// sum [width] of rows [n, width], as a binary tree: rows 0 + 1, 2 + 3, ..., then their sums; a last one
-// without a partner is passed on.
-void tree_sum(const float* rows, int n, long width, float* sum, int threads) {
-    in_parallel(threads, (width + STRIP - 1) / STRIP, [] {}, [&](int strip, int) {
-        float spare[32][STRIP];
-        long first = (long)strip * STRIP;
-        tree(rows + first, width, n, std::min(width - first, (long)STRIP), sum + first, spare);
     });
 }
 }

@@ -1,4 +1,4 @@
-"""The compiled kernels: LeNet-5's gradients and logits on a CPU, and the sum of rows.
+"""The compiled kernels: LeNet-5's gradients and logits on a CPU, the sum of rows, distortion.
 
 Results have the same bits for any number of threads, whatever is computed beside them, and on every
 processor that has a variant.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import platform
 import threading
-from ctypes import c_float, c_int, c_long, c_void_p
+from ctypes import c_double, c_float, c_int, c_int64, c_long, c_void_p
 from pathlib import Path
 
 import torch
@@ -81,8 +82,8 @@ def shard_gradients(
     [P] are in the same order; `pixels` are [n, 1, 28, 28], `labels` [n].
     """
     images = _checked(weights, pixels)
-    if labels.dtype != torch.int64 or labels.shape != (images,) or not labels.is_contiguous():
-        raise ValueError(f"labels must be int64 [{images}] in a row, not {_told(labels)}")
+    if labels.shape != (images,) or not _is_plain(labels, torch.int64):
+        raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
     if shards < 1 or images == 0 or images % shards:
         raise ValueError(f"{images} images do not make {shards} equal shards")
     threads = threads or torch.get_num_threads()
@@ -119,14 +120,46 @@ def logits(
 def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = None) -> Tensor:
     """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
     last one without a partner is passed on."""
-    if rows.dtype != torch.float32 or rows.dim() != 2 or not rows.is_contiguous() or not len(rows):
-        raise ValueError(f"rows must be float32 [n, width] in a row, not {_told(rows)}")
+    if rows.dim() != 2 or not len(rows) or not _is_plain(rows):
+        raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
     total = torch.empty(rows.shape[1])
     _library(variant).tree_sum(
         rows.data_ptr(), len(rows), rows.shape[1], total.data_ptr(),
         threads or torch.get_num_threads(),
     )  # fmt: skip
     return total
+
+
+def distort(
+    images: Tensor,
+    ids: Tensor,
+    *,
+    stream: int,
+    strength: float,
+    rotate: float,
+    translate: float,
+    scale: float,
+    shear: float,
+    elastic: float,
+    threads: int | None = None,
+    variant: str | None = None,
+) -> Tensor:
+    """Pixels [n, 1, 28, 28] of uint8 `images` [n, 28, 28] with sample `ids` [n], each distorted by
+    random numbers that depend on `stream` and its id, within ranges multiplied by `strength`.
+
+    The ranges are those of the config's `augment`; what they mean is in data/augment.py.
+    """
+    if images.shape[1:] != (28, 28) or not _is_plain(images, torch.uint8):
+        raise ValueError(f"images must be uint8 [n, 28, 28], not {_told(images)}")
+    if ids.shape != (len(images),) or not _is_plain(ids, torch.int64):
+        raise ValueError(f"ids must be int64 [{len(images)}], not {_told(ids)}")
+    distorted = torch.empty(len(images), 1, 28, 28)
+    _library(variant).distort(
+        images.data_ptr(), ids.data_ptr(), len(images), stream, strength,
+        math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
+        threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return distorted
 
 
 def _checked(weights: Tensor, pixels: Tensor) -> int:
@@ -138,9 +171,9 @@ def _checked(weights: Tensor, pixels: Tensor) -> int:
     return len(pixels)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    is_float = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
-    return is_float and tensor.is_contiguous()
+def _is_plain(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether C++ finds what it expects behind the tensor's address."""
+    return tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
 def _told(tensor: Tensor) -> str:
@@ -178,6 +211,10 @@ def _loaded(path: Path) -> ctypes.CDLL:
     library.lenet5_logits.restype = None
     library.lenet5_scratch_bytes.argtypes = [c_int]
     library.lenet5_scratch_bytes.restype = c_long
+    library.distort.argtypes = [
+        c_void_p, c_void_p, c_int, c_int64, *[c_double] * 6, c_void_p, c_int,
+    ]  # fmt: skip
+    library.distort.restype = None
     library.tree_sum.argtypes = [c_void_p, c_int, c_long, c_void_p, c_int]
     library.tree_sum.restype = None
     return library
