@@ -27,6 +27,7 @@ _START_PROCESSES = (
     "report_in_browser",
     "your_own",
     "custom_models",
+    "kernels",
     "native_builds",
     "audit",
     "stop",

@@ -122,7 +122,8 @@ def test_processes_that_were_all_suspended_for_longer_than_the_timeout_go_on(
 def test_a_model_in_ddp_outlives_the_run_for_in_torch_2_11_its_destructor_may_hang(
     jobs: Jobs,
 ) -> None:
-    job = jobs.run("train.max_steps=2", world_size=2, module="tests.outliving")
+    how = ("train.max_steps=2", "train.reduction=ddp")
+    job = jobs.run(*how, world_size=2, module="tests.outliving")
     assert job.text().count("models in DDP: 1") == 2
 
 
@@ -251,7 +252,7 @@ def test_damaged_data_is_named_and_nothing_is_written(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 3 MB."""
-    with mounted(tmp_path / "disk", "3m") as disk:
+    with mounted(tmp_path / "disk", "5m") as disk:
         yield disk
 
 
