@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lenet_dist.exits import RequestError
 from lenet_dist.files import failures_named, write_atomically
 
 Line = dict[str, Any]
@@ -34,19 +35,11 @@ class LinesFile:
                 os.fsync(file.fileno())
 
     def read(self) -> list[Line]:
-        """Every whole line; one that a kill cut short is left out."""
-        lines: list[Line] = []
-        if not self.path.exists():
-            return lines
-        for text in self.path.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:  # Also of bytes that are no text.
-                break
-            if not (isinstance(line, dict) and "step" in line):
-                break
-            lines.append(line)
-        return lines
+        """Every line, without one at the end that a kill cut short.
+
+        Raises RequestError naming the file and the line if another is damaged.
+        """
+        return [line for line, _ in located(self.path)]
 
     def keep(self, wanted: Callable[[Line], bool]) -> None:
         """Remove all lines but the wanted ones."""
@@ -55,13 +48,12 @@ class LinesFile:
 
 
 class Tail:
-    """The lines of a metrics.jsonl that another process is writing."""
+    """The lines of a file that another process is writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bytes_read = 0
-        self.lines: list[Line] = []
-        """Every whole line, as of the last `read`."""
+        self._lines: list[Line] = []
 
     def read(self) -> list[Line]:
         """Look for new lines. Gives all lines so far."""
@@ -70,5 +62,37 @@ class Tail:
                 file.seek(self._bytes_read)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._bytes_read += len(whole + newline)
-            self.lines += [json.loads(text) for text in whole.splitlines()]
-        return self.lines
+            new = _parsed(whole + newline, self._path, len(self._lines))
+            self._lines += [line for line, _ in new]
+        return self._lines
+
+
+def located(path: Path) -> list[tuple[Line, str]]:
+    """Each line of a file, and where it is; none if there is no file.
+
+    A line at the end that a kill cut short is left out. Raises RequestError saying where another
+    is damaged.
+    """
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error}") from None
+    return _parsed(content, path)
+
+
+def _parsed(content: bytes, path: Path, before: int = 0) -> list[tuple[Line, str]]:
+    whole = content.split(b"\n")[:-1]
+    places = [f"{path}, line {number}" for number in range(before + 1, before + len(whole) + 1)]
+    return [(_line(text, place), place) for text, place in zip(whole, places, strict=True)]
+
+
+def _line(text: bytes, where: str) -> Line:
+    try:
+        line = json.loads(text)
+    except ValueError as error:  # Also of bytes that are no text.
+        raise RequestError(f"{where}: damaged: not JSON: {error}") from None
+    if not isinstance(line, dict):
+        raise RequestError(f"{where}: damaged: not a JSON object")
+    if "step" not in line:
+        raise RequestError(f"{where}: step: missing")
+    return line
