@@ -20,9 +20,11 @@ UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Create .venv and install the exact versions that were tested
+# Where there was no compiler before, there may be one now.
+setup: $(READY) ## Create .venv, install the exact versions that were tested, compile the kernels
+	@$(BIN)/python -m lenet_dist.kernels.build
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py $(wildcard lenet_dist/kernels/*.cpp lenet_dist/kernels/*.h) lenet_dist/kernels/build.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --quiet --constraint constraints.txt uv && $(UV) $(INSTALL) || $(PIP) $(INSTALL)

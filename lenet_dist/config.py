@@ -70,6 +70,9 @@ class Train:
     )
     batch_size: int = _key(256, "GLOBAL batch: images per optimizer step over all processes", low=1)
     shards: int = _key(16, "equal parts of the batch; gradients are summed in a fixed tree", low=1)
+    shards_at_once: int | Literal["auto"] = _key(
+        "auto", "shards whose gradients are computed together; 1 = one by one", low=1
+    )
     reduction: Literal["fixed", "ddp"] = _key(
         "fixed", "fixed: the same bits on any number of processes; ddp: DDP's own all-reduce"
     )
@@ -118,6 +121,9 @@ class Compute:
     """Precision, threads, kernels and timeout."""
 
     precision: Literal["no", "bf16", "fp16"] = _key("no", "mixed precision; fp16 needs a GPU")
+    kernels: Literal["auto", "native", "torch"] = _key(
+        "auto", "LeNet-5 in float32 on a CPU: by the package's compiled kernel, or by torch"
+    )
     threads: int | Literal["auto"] = _key(
         "auto", "CPU threads per process; auto = cores / processes on the node", low=1, high=1024
     )
@@ -196,10 +202,11 @@ TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000
 
 _DECIDES_NOTHING = (
     "run.", "checkpoint.", "wandb.", "log.trackers", "log.report", "data.root", "data.download",
-    "compute.threads", "compute.timeout_seconds", "compute.audit_every",
+    "compute.threads", "compute.kernels", "train.shards_at_once", "compute.timeout_seconds",
+    "compute.audit_every",
 )  # fmt: skip
-"""Keys that do not change weights or metrics. Threads can, but they are compared separately,
-because `auto` is resolved only when the run begins."""
+"""Keys that do not change weights or metrics. Three of them can, but they are compared separately,
+because `auto` is resolved only when the run begins: threads, kernels, shards_at_once."""
 
 
 def to_yaml(config: Config) -> str:

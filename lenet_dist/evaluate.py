@@ -40,10 +40,10 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
 
     from lenet_dist.data import dataset, fetch
     from lenet_dist.model import weights
+    from lenet_dist.model.inference import forward_of
     from lenet_dist.processes import accelerator as accelerators
     from lenet_dist.processes import slurm
     from lenet_dist.training.evaluation import evaluate
-    from lenet_dist.training.threads import settle_threads
 
     slurm.adopt_ranks()
     # Always in full precision, even if the weights were trained in less on another machine.
@@ -57,10 +57,8 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
         images = accelerators.on_each(lambda: dataset.load(config.data, "test"))
         device = accelerator.device
         chunk_size = config.evaluate.batch_size
-        if device.type == "cpu":
-            chunk = dataset.pixels(images.images[:chunk_size])
-            settle_threads(torch.no_grad()(lambda: model(chunk)))
-        result = evaluate(model.to(device), images.to(device), chunk_size, accelerator)
+        forward = forward_of(model.to(device), config.compute.kernels)
+        result = evaluate(forward, images.to(device), dataset.CLASSES, chunk_size, accelerator)
     if not math.isfinite(result.loss):
         raise RequestError(f"{weights_file}: its loss is {result.loss}")
     if as_json:

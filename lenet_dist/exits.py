@@ -8,12 +8,17 @@ import faulthandler
 import gc
 import io
 import os
+import re
 import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
+
+import psutil
+
+from lenet_dist.signals import Listener
 
 DONE = 0
 FAILED = 1
@@ -25,6 +30,8 @@ _OF_A_PATH = {
     errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EPERM, errno.EROFS,
 }  # fmt: skip
 """Errors by which a path that was named can't be used."""
+_TORCHRUN = re.compile(r"(^|/)(torchrun|accelerate)$|torch[./]distributed[./](run|launch)\b")
+"""A word of its command line."""
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
 
@@ -60,6 +67,10 @@ class Stopped(Exception):
         self.for_good = for_good
 
 
+Outcome = RequestError | RunFailed | Stopped
+"""How a command may end, besides well."""
+
+
 def is_main_process() -> bool:
     """Whether this process speaks for the job: rank 0, or the only one, by the launcher's
     variables."""
@@ -75,28 +86,59 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     SIGQUIT prints the stack of each thread and changes nothing else.
     """
     _open_standard_streams()
-    _escape_what_the_encoding_lacks()
+    _guard_standard_streams()
     faulthandler.register(signal.SIGQUIT)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    code = DONE
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _Interrupt().listen(signal.SIGINT)
+    outcome: Outcome | int = DONE
     try:
         with paths_named():
             main(sys.argv[1:])
         sys.stdout.flush()
-    except (RequestError, RunFailed, Stopped) as outcome:
-        code = _end(outcome)
+    except (RequestError, RunFailed, Stopped) as error:
+        outcome = error
     except KeyboardInterrupt:
-        code = _INTERRUPTED
-    except BrokenPipeError:
-        if not _has_no_reader(sys.stdout):
-            raise
-        code = _end(RunFailed("nobody reads the output any more"))
-    with suppress(BrokenPipeError):
+        outcome = _INTERRUPTED
+    except SystemExit as end:  # Of argparse, after --help.
+        outcome = end.code if isinstance(end.code, int) else DONE
+        try:
+            sys.stdout.flush()
+        except RunFailed as error:
+            outcome = error
+    leave(outcome)
+
+
+def leave(outcome: Outcome | int) -> NoReturn:
+    """End the process, from any thread, with an exit code or with that of an outcome, told first.
+
+    Not by sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts when
+    a thread of torch.distributed needs the interpreter while it is shutting down.
+    """
+    code = outcome if isinstance(outcome, int) else _end(outcome)
+    with suppress(RunFailed):
         sys.stdout.flush()
     sys.stderr.flush()
-    # Not sys.exit: Python's finalization waits for peers that are gone, and sometimes aborts
-    # when a thread of torch.distributed needs the interpreter while it is shutting down.
     os._exit(code)
+
+
+class _Interrupt(Listener):
+    """Ctrl-C: KeyboardInterrupt where the main thread hears it, and the process's end elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_heard = False
+
+    def hear(self, number: int) -> None:
+        self._is_heard = True
+        raise KeyboardInterrupt
+
+    def remind(self, number: int) -> None:
+        if not self._is_heard:
+            leave(_INTERRUPTED)
+
+    def insist(self) -> None:
+        leave(_INTERRUPTED)
 
 
 def _open_standard_streams() -> None:
@@ -109,17 +151,61 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(nowhere, mode, closefd=False))  # noqa: SIM115 (stays open)
 
 
-def _escape_what_the_encoding_lacks() -> None:
-    """A character that can't be printed here is no reason to fail. stderr escapes it anyway."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+def _guard_standard_streams() -> None:
+    """Let neither a stream that can't be written nor a character that the terminal's encoding lacks
+    end a command with a traceback."""
+    for name, is_answer in (("stdout", True), ("stderr", False)):
+        stream = getattr(sys, name)
+        guarded = io.TextIOWrapper(
+            io.BufferedWriter(_Output(stream.fileno(), is_answer)),
+            encoding=stream.encoding, errors="backslashreplace",
+            line_buffering=not is_answer or stream.isatty(),
+        )  # fmt: skip
+        setattr(sys, name, guarded)
 
 
-def _has_no_reader(stream: TextIO) -> bool:
-    """Whether what a stream leads to, such as `head`, has ended."""
-    poll = select.poll()
-    poll.register(stream, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def go_on_without_output() -> None:
+    """From now on what is printed is no answer, only word of what is done: if it can't be written,
+    it is dropped, with one warning."""
+    _Output.is_answered_elsewhere = True
+
+
+class _Output(io.RawIOBase):
+    """The file behind stdout or stderr. What can't be written is dropped; if it is the command's
+    answer, that raises RunFailed, once."""
+
+    is_answered_elsewhere = False
+
+    def __init__(self, descriptor: int, is_answer: bool) -> None:
+        self._descriptor = descriptor
+        self._is_answer = is_answer
+        self._is_lost = False
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Write some of it, or drop all of it. Gives how many bytes that are."""
+        try:
+            return os.write(self._descriptor, data)
+        except BlockingIOError:
+            select.select([], [self._descriptor], [])
+            return 0
+        except OSError as error:
+            if self._is_answer and not self._is_lost:
+                self._is_lost = True
+                nobody = "nobody reads the output any more"
+                text = nobody if error.errno == errno.EPIPE else f"can't print: {error.strerror}"
+                if not self.is_answered_elsewhere:
+                    raise RunFailed(text) from None
+                print(f"warning: {text}; the job goes on", file=sys.stderr, flush=True)
+            return len(data)
 
 
 @contextmanager
@@ -133,18 +219,33 @@ def paths_named() -> Iterator[None]:
         raise RequestError(f"{error.filename}: {error.strerror}") from None
 
 
-def _end(outcome: RequestError | RunFailed | Stopped) -> int:
+def _end(outcome: Outcome) -> int:
     """Say how the command ended, and end a launcher that would start it again in vain. Gives the
     exit code."""
     tell(outcome)
-    if is_elastic() and not _may_be_mended_by_restart(outcome):
-        os.kill(os.getppid(), signal.SIGTERM)  # Ends the launcher.
+    if is_elastic() and not _may_be_mended_by_restart(outcome) and (found := launcher()):
+        with suppress(psutil.Error):
+            found.terminate()
     return _said_and_code(outcome)[1]
 
 
 def is_elastic() -> bool:
     """Whether a torchrun that restarts failed processes started this one."""
     return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") not in ("", "0")
+
+
+def launcher() -> psutil.Process | None:
+    """The torchrun that started this process, maybe through scripts; None if there is none.
+
+    What it starts has its variables; it has not. A notebook may launch as well, but is not to be
+    ended.
+    """
+    with suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if "TORCHELASTIC_RUN_ID" not in parent.environ():
+                is_torchrun = any(_TORCHRUN.search(word) for word in parent.cmdline())
+                return parent if is_torchrun else None
+    return None
 
 
 def _may_be_mended_by_restart(outcome: Exception) -> bool:
@@ -157,7 +258,7 @@ def _may_be_mended_by_restart(outcome: Exception) -> bool:
             return False
 
 
-def tell(outcome: RequestError | RunFailed | Stopped) -> None:
+def tell(outcome: Outcome) -> None:
     """Print an outcome's text, once. Call it early if there is still something to wait for."""
     everywhere = isinstance(outcome, NodeError | LostProcess)
     if outcome not in _told and (everywhere or is_main_process()):
@@ -168,7 +269,7 @@ def tell(outcome: RequestError | RunFailed | Stopped) -> None:
 _told: list[Exception] = []
 
 
-def _said_and_code(outcome: Exception) -> tuple[str, int]:
+def _said_and_code(outcome: Outcome) -> tuple[str, int]:
     match outcome:
         case RequestError():
             return f"error: {outcome}", WRONG_REQUEST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lenet_dist.exits import RequestError, RunFailed
+
+_CAN_NOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What CIFS and many FUSE file systems answer to the fsync of a folder."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -31,14 +35,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
     """Make the folder at `path` hold exactly these files, durably, or leave it unchanged.
 
-    A kill between the two renames leaves the old folder beside it, as `.NAME.old`. Raises RunFailed
-    naming the folder and the reason.
+    A kill between the two renames leaves the old folder beside it, as `.NAME.*.old`. Raises
+    RunFailed naming the folder and the reason.
     """
-    temporary, previous = (path.with_name(f".{path.name}.{kind}") for kind in ("tmp", "old"))
+    token = secrets.token_hex(4)
+    temporary, previous = (
+        path.with_name(f".{path.name}.{token}.{kind}") for kind in ("tmp", "old")
+    )
     with failures_named(path):
         write_folder(temporary, content)
         if path.exists():
-            shutil.rmtree(previous, ignore_errors=True)
             os.rename(path, previous)
         os.rename(temporary, path)
         sync_folder(path.parent)
@@ -46,8 +52,7 @@ def replace_folder(path: Path, content: Mapping[str, bytes]) -> None:
 
 
 def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write a folder of these files, durably, in place of what is there; if it fails, of none."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Write a new folder of these files, durably; if it fails, none."""
     try:
         folder.mkdir()
         for name, file_content in content.items():
@@ -98,16 +103,25 @@ def write_durably(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        sync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
     """Wait until the disk has the folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Wait until the disk has what was written, on a file system that can tell."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CAN_NOT_SYNC:
+            raise
 
 
 @contextmanager

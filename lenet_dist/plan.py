@@ -27,9 +27,9 @@ class Plan:
         return self.batch_size // self.shards
 
     @property
-    def dealt(self) -> list[range]:
+    def shards_by_rank(self) -> list[range]:
         """The shards of each process, by rank."""
-        return deal(self.shards, self.world_size)
+        return partition(self.shards, self.world_size)
 
     @property
     def advice(self) -> str | None:
@@ -63,7 +63,7 @@ class Plan:
 
     def __str__(self) -> str:
         epochs = self.total_steps / self.steps_per_epoch
-        most, least = len(self.dealt[0]), len(self.dealt[-1])
+        most, least = len(self.shards_by_rank[0]), len(self.shards_by_rank[-1])
         each = _count(most, "shard") if most == least else f"{least} or {_count(most, 'shard')}"
         dropped = self.training_images - self.steps_per_epoch * self.batch_size
         return (
@@ -74,21 +74,21 @@ class Plan:
         )
 
 
-def deal(shards: int, world_size: int) -> list[range]:
+def partition(shards: int, world_size: int) -> list[range]:
     """The shards of each process, by rank: in order, as evenly as possible."""
     each, more = divmod(shards, world_size)
     stops = [each * rank + min(rank, more) for rank in range(1, world_size + 1)]
     return [range(start, stop) for start, stop in pairwise([0, *stops])]
 
 
-def validate(config: Config, world_size: int) -> Plan:
+def validate(config: Config, world_size: int, images: int | None = None) -> Plan:
     """The batch arithmetic of a config on `world_size` processes.
 
-    Raises RequestError if the batch is larger than the training set or does not divide evenly; then
-    the text names batch sizes that do.
+    `images`: how many a task's own data set has for training. Raises RequestError if the batch is
+    larger than the training set or does not divide evenly; then the text names batch sizes that do.
     """
     train = config.train
-    images = TRAINING_IMAGES[config.data.name] - config.data.validation
+    images = (images or TRAINING_IMAGES[config.data.name]) - config.data.validation
     if images < train.batch_size:
         raise RequestError(
             f"data.validation={config.data.validation} leaves {max(images, 0)} training images,"

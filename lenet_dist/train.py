@@ -45,16 +45,16 @@ def main(arguments: list[str], task: Task | None = None) -> None:
         if exits.is_main_process():
             print(configuration.to_yaml(config), end="")
         return
-    stop = StopRequest()
-    stop.install()
-    memory.keep_freed()
-    slurm.adopt_ranks()
-    from lenet_dist.run.result import table
-    from lenet_dist.training.start import start
+    exits.go_on_without_output()
+    with StopRequest() as stop:
+        memory.keep_freed()
+        slurm.adopt_ranks()
+        from lenet_dist.run.result import table
+        from lenet_dist.training.start import start
 
-    result = start(config, task, stop, Clock(started), _report)
-    if exits.is_main_process():
-        print(table(result, RunDirectory.of(config)))
+        result = start(config, task, stop, Clock(started), _report)
+        if exits.is_main_process():
+            print(table(result, RunDirectory.of(config)))
 
 
 def _report(run: RunDirectory) -> None:

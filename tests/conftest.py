@@ -26,6 +26,8 @@ _START_PROCESSES = (
     "report_of_several",
     "report_in_browser",
     "your_own",
+    "custom_models",
+    "native_builds",
     "audit",
     "stop",
     "failures",
@@ -43,6 +45,7 @@ _START_PROCESSES = (
     "slurm_nodes",
     "slurm_elastic",
     "elastic",
+    "restarts",
     "wandb",
     "wandb_names",
     "wandb_faults",
@@ -163,6 +166,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
     """The run that all others are compared with: SMALL on one process, from start to end."""
     with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
         return started.run()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """SMALL on one process by torch's kernels, from start to end."""
+    with Jobs(tmp_path_factory.mktemp("by_torch")) as started:
+        return started.run("compute.kernels=torch")
 
 
 TWENTY_EPOCHS = (

@@ -11,7 +11,7 @@ STRIKE = signal.SIGWINCH
 """Changes one weight by a little; a process that is not struck ignores it."""
 
 STRIKE_AVERAGE = signal.SIGURG
-"""The same in the running mean of the weights."""
+"""Changes one value of the weights' moving average."""
 
 
 def main(arguments: list[str]) -> None:
@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> None:
         # Through `data`, autograd does not notice it, as it does not notice a fault of the memory.
         bias = next(job.state.model.parameters()).data.view(-1)
         signal.signal(STRIKE, lambda *_: bias[0].add_(1e-6))
-        mean = next(iter(job.state.average.means.values())).view(-1)
+        mean = job.state.average.mean
         signal.signal(STRIKE_AVERAGE, lambda *_: mean[0].add_(1e-6))
         return job
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lenet_dist.machine.hardware import cpu_name
-from lenet_dist.plan import deal
-from lenet_dist.training.audit import pairs
+from lenet_dist.plan import partition
+from lenet_dist.training.audit import audited_ranks
 from lenet_dist.training.verdict import judge
 from tests.outcome import checkpoint_steps, outcome
 from tests.processes import Job, Jobs
@@ -29,24 +29,16 @@ convolutions alone, or what the optimizer does, too."""
 def test_all_pairs_of_processes_meet_and_nobody_audits_himself(
     world_size: int, shards: int
 ) -> None:
-    dealt = deal(shards, world_size)
-    owners = {rank for rank, own in enumerate(dealt) if own}
+    by_rank = partition(shards, world_size)
+    owners = {rank for rank, own in enumerate(by_rank) if own}
     met = set()
-    for number in range((world_size - 1 or 1) * shards):
-        all_pairs = pairs(dealt, number)
-        # Of each owner one shard is looked at, so that it has one to keep.
-        assert len(set(all_pairs)) == len({pair.owner for pair in all_pairs})
-        for rank, pair in enumerate(all_pairs):
-            assert pair.shard in dealt[pair.owner]
-            assert rank != pair.owner or owners == {rank}
-            met.add((rank, pair))
-    wanted = {
-        (rank, owner, shard)
-        for rank, owner in itertools.product(range(world_size), owners)
-        for shard in dealt[owner]
-        if rank != owner or owners == {rank}
-    }
-    assert {(rank, pair.owner, pair.shard) for rank, pair in met} == wanted
+    for number in range(world_size - 1 or 1):
+        for rank, owner in enumerate(audited_ranks(by_rank, number)):
+            assert owner in owners
+            assert rank != owner or owners == {rank}
+            met.add((rank, owner))
+    everyone = itertools.product(range(world_size), owners)
+    assert met == {(rank, owner) for rank, owner in everyone if rank != owner or len(owners) == 1}
 
 
 def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too() -> None:
@@ -88,13 +80,13 @@ def test_nothing_is_reported_in_twenty_clean_runs_on_1_to_8_processes(jobs: Jobs
 
 
 def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(
-    jobs: Jobs, uninterrupted: Job
+    jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    often = ("compute.audit_every=25", "checkpoint.keep=5")
+    often = ("compute.audit_every=25", "checkpoint.keep=5", "compute.kernels=torch")
     job = jobs.start(*often, world_size=4, own_environment={2: OTHER_CONVOLUTIONS}).expect(1)
     name = re.escape(f"rank 2 on {socket.gethostname()} ({cpu_name()})")
     found = re.findall(
-        rf"failed: {name} got different bits in shard (\d+) of step 25 than most of the 4"
+        rf"failed: {name} got different bits in shards 8 to (11) of step 25 than most of the 4"
         r" processes: ([\d,]+) of 61,708 values differ, by up to \S+\. Leave that machine out",
         job.text(),
     )
@@ -104,7 +96,7 @@ def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_other
     names = {folder.name for folder in (job.directory / "checkpoints").iterdir()}
     assert names == {"step-00000010.suspect", "step-00000020.suspect"}
     again = jobs.run(*often, world_size=3)
-    assert outcome(again.directory) == outcome(uninterrupted.directory)
+    assert outcome(again.directory) == outcome(uninterrupted_by_torch.directory)
 
 
 def test_a_process_that_updates_with_other_kernels_is_named_before_a_checkpoint_is_written(
@@ -117,7 +109,8 @@ def test_a_process_that_updates_with_other_kernels_is_named_before_a_checkpoint_
 
 
 def test_of_two_processes_both_are_named(jobs: Jobs) -> None:
-    job = jobs.start(OFTEN, world_size=2, own_environment={1: OTHER_CONVOLUTIONS}).expect(1)
+    how = (OFTEN, "compute.kernels=torch")
+    job = jobs.start(*how, world_size=2, own_environment={1: OTHER_CONVOLUTIONS}).expect(1)
     (said,) = re.findall(r"failed: .*", job.text())
     assert "rank 0 on " in said and "rank 1 on " in said and "no majority" in said
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from lenet_dist import files
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.run import checkpoint
 from lenet_dist.run.checkpoint import Checkpoint
+from tests.disk import bound
 from tests.properties import PROPERTY
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -193,7 +196,7 @@ def test_if_none_is_good_all_are_named_and_nothing_is_touched(tmp_path: Path) ->
 
 def test_what_an_unfinished_write_left_is_removed(tmp_path: Path) -> None:
     checkpoints = save_all(tmp_path, 1)
-    unfinished = checkpoints / ".step-00000002.tmp"
+    unfinished = checkpoints / ".step-00000002.0.tmp"
     shutil.copytree(checkpoints / "step-00000001", unfinished)
     (unfinished / "state.json").unlink()
     assert_is(checkpoint.load_newest(checkpoints)[0], 1)
@@ -202,15 +205,52 @@ def test_what_an_unfinished_write_left_is_removed(tmp_path: Path) -> None:
 
 def test_what_an_unfinished_write_left_does_not_get_into_the_next(tmp_path: Path) -> None:
     checkpoints = save_all(tmp_path, 1)
-    (checkpoints / ".step-00000002.tmp").mkdir()
-    (checkpoints / ".step-00000002.tmp" / "more").touch()
+    (checkpoints / ".step-00000002.0.tmp").mkdir()
+    (checkpoints / ".step-00000002.0.tmp" / "more").touch()
     save_all(tmp_path, 2)
     assert content(checkpoints / "step-00000002").keys() == set(FILES)
 
 
 def test_only_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".step-00000002.tmp").mkdir()
+    (tmp_path / ".step-00000002.0.tmp").mkdir()
     assert checkpoint.load_newest(tmp_path) == (None, [])
+
+
+@pytest.mark.parametrize("busy", ["model.safetensors", ""])
+def test_an_old_checkpoint_that_can_not_be_removed_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], busy: str
+) -> None:
+    # A file that something is mounted on is busy, like one that NFS keeps for who has it open.
+    checkpoints = save_all(tmp_path, 1)
+    with bound(checkpoints / "step-00000001" / busy):
+        save_all(tmp_path, 2, 3, 4, keep=1)
+        told = capsys.readouterr().err
+        warning = f"warning: can't remove {checkpoints / 'step-00000001'}: Device or resource busy"
+        assert told.splitlines() == [warning]
+        for _ in range(2):
+            assert_is(checkpoint.load_newest(checkpoints)[0], 4)
+    checkpoint.load_newest(checkpoints)
+    left = {path.name for path in checkpoints.iterdir()}
+    assert left == {"step-00000004"} | (set() if busy else {"step-00000001"})
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_can_not_be_synced_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    files.write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    files.replace_folder(tmp_path / "folder", {"file": b"content"})
+    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
+    assert_is(checkpoint.load_newest(save_all(tmp_path, 1, 2))[0], 2)
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_no_pickle(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def override_of(name: str, value: Any) -> str:
 
 DECIDES_NOTHING = (
     {"data.root", "data.download", "compute.threads", "compute.timeout_seconds", "log.report"}
-    | {"compute.audit_every"}
+    | {"compute.audit_every", "compute.kernels", "train.shards_at_once"}
     | {"run.name", "run.root", "run.resume", "run.inexact"}
     | {"checkpoint.every_steps", "checkpoint.every_seconds", "checkpoint.keep"}
     | {"wandb.mode", "wandb.project", "wandb.entity", "wandb.group", "wandb.tags", "log.trackers"}
@@ -105,7 +105,7 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
         return text
     if isinstance(key.default, list):
         return st.lists(text, max_size=3)
-    whole = st.integers(int(low) if low > 0 else 0, 2**40)
+    whole = st.integers(int(low) if low > 0 else 0, int(min(high, 2**40)))
     if choices == ["auto"]:
         return whole | st.just("auto")
     if key.type is int:

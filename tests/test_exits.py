@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -59,20 +61,52 @@ def test_a_port_that_can_not_be_is_refused() -> None:
     assert "--port 99999999: must be" in refusal(forked("lenet_dist.rendezvous", "--port=99999999"))
 
 
-@pytest.mark.processes
-@pytest.mark.parametrize("arguments", [("--print-config",), (*SMALL, "train.max_steps=20")])
-def test_a_command_whose_output_nobody_reads_ends_with_one_line(
-    tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    reader, unread = os.pipe()
-    os.close(reader)
+def printing_to(output: int | IO[bytes], *arguments: str) -> tuple[int, str]:
+    """The exit code and the stderr of `lenet_dist.train` that prints there."""
     done = subprocess.run(
-        [sys.executable, "-m", "lenet_dist.train", *arguments, f"run.root={tmp_path}"], cwd=ROOT,
-        stdout=unread, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False,
+        [sys.executable, "-m", "lenet_dist.train", *arguments], cwd=ROOT, stdout=output,
+        stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False,
     )  # fmt: skip
-    os.close(unread)
-    said = "failed: nobody reads the output any more\n"
-    assert (done.returncode, done.stderr) == (1, said)
+    return done.returncode, done.stderr
+
+
+@pytest.fixture(params=["nobody reads the output any more", "can't print: No space left on device"])
+def lost_output(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
+    """A pipe that nobody reads, or a full device, and why it can't be written."""
+    if "nobody" in request.param:
+        reader, output = os.pipe()
+        os.close(reader)
+    else:
+        output = os.open("/dev/full", os.O_WRONLY)
+    yield output, request.param
+    os.close(output)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("asked", ["--print-config", "--help"])
+def test_an_answer_that_can_not_be_printed_is_a_failure_in_one_line(
+    lost_output: tuple[int, str], asked: str
+) -> None:
+    output, reason = lost_output
+    assert printing_to(output, asked) == (1, f"failed: {reason}\n")
+
+
+@pytest.mark.processes
+def test_training_goes_on_though_what_it_prints_is_lost(
+    lost_output: tuple[int, str], tmp_path: Path
+) -> None:
+    output, reason = lost_output
+    asked = (*SMALL, "train.max_steps=20", f"run.root={tmp_path}", "run.name=run")
+    assert printing_to(output, *asked) == (0, f"warning: {reason}; the job goes on\n")
+    assert result(tmp_path / "run")["steps"] == 20
+
+
+@pytest.mark.processes
+def test_training_goes_on_where_not_even_a_warning_can_be_printed(tmp_path: Path) -> None:
+    asked = " ".join((*SMALL, "train.max_steps=2", f"run.root={tmp_path}", "run.name=run"))
+    job = f"{sys.executable} -m lenet_dist.train {asked} wandb.mode=offline > /dev/full 2>&1"
+    assert command("bash", "-c", job).returncode == 0
+    assert result(tmp_path / "run")["steps"] == 2
 
 
 @pytest.mark.processes

@@ -17,6 +17,7 @@ from tests.properties import PROPERTY
 SOUND = Rank(
     rank=0, host="n0", local_rank=0, device="H200", driver="580.1",
     memory_free=10**11, memory_total=15 * 10**10, host_memory_free=10**11, cores=16, threads=8,
+    kernels="x86-64-v4",
     versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
     data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,
     link_mb_s=2e4, write_mb_s=800.0, rename_ms=0.3, clock_ms=0.0, clock_error_ms=0.1,
@@ -38,6 +39,7 @@ DEFECTS: dict[str, dict[str, Any]] = {
     "device memory (bytes)": {"memory_total": 10**10},
     "cores": {"cores": 15},
     "threads": {"threads": 7},
+    "kernels": {"kernels": "torch"},
     "version of torch": {"versions": {"torch": "2.14.0", "cuda": None}},
     "git commit": {"git_commit": None},
     "config (hash)": {"config_hash": "2"},

@@ -20,13 +20,15 @@ from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
 from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.request import load
-from lenet_dist.training import gradient
 from lenet_dist.training import state as states
+from lenet_dist.training.ddp_gradient import DdpGradient
 from lenet_dist.training.graph import CapturedStep
-from lenet_dist.training.rows import COUNTS, ByAutograd, ByHand, filled, one_by_one, side_by_side
-from lenet_dist.training.step import TrainStep
+from lenet_dist.training.local_sums import LocalSums
+from lenet_dist.training.shard_gradients import COUNTS, ManyAtOnce, OneByOne
+from lenet_dist.training.step import ShardedGradient, TrainStep
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import LENET5
+from lenet_dist.training.tree_allreduce import TreeAllReduce
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Jobs
 
@@ -48,18 +50,28 @@ def pieces(*overrides: str, captured: bool = False) -> tuple[Any, Any, Any, data
     plan = validate(config, 1)
     accelerator = accelerators.start(config.compute)
     images = dataset.synthetic("train").to(accelerator.device)
-    model = LENET5.build(config).to(accelerator.device)
-    state = states.build(model, config, accelerator, Clock(0.0), capturable=captured)
+    state = states.build(LENET5, config, accelerator, Clock(0.0), capturable=captured)
     return plan, accelerator, state, images
+
+
+def step_of(plan: Any, accelerator: Any, state: Any) -> TrainStep:
+    """A step as a job on one process has it."""
+    config, stopwatch = plan.config, Stopwatch(accelerator.device)
+    if config.train.reduction == "ddp":
+        by_ddp = DdpGradient(state, LENET5.loss, config, 0, stopwatch, draws_random_numbers=False)
+        return TrainStep(plan, state, by_ddp)
+    at_once = min(16, plan.shards)
+    local_sums = LocalSums(plan, ManyAtOnce(state, LENET5.loss, config, at_once, size=at_once))
+    width, shards = state.flat.numel() + COUNTS, plan.shards_by_rank
+    all_reduce = TreeAllReduce(shards, 0, width, accelerator.gather, stopwatch)
+    return TrainStep(plan, state, ShardedGradient(shards[0], local_sums, all_reduce))
 
 
 def trained(captured: bool, *overrides: str) -> list[Tensor]:
     """Weights, running mean and the last step's numbers after STEPS steps on synthetic images."""
     plan, accelerator, state, images = pieces(*overrides, captured=captured)
     ids = torch.arange(len(images), device=accelerator.device)
-    stopwatch = Stopwatch(accelerator.device, accelerator.gather)
-    of_batch = gradient.build(plan, accelerator, LENET5, state, stopwatch, images)
-    step = TrainStep(plan, of_batch, state)
+    step = step_of(plan, accelerator, state)
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS
     )
@@ -108,29 +120,6 @@ def test_a_captured_step_has_the_bits_of_an_uncaptured_one_and_neither_waits_for
     assert all(torch.equal(a, b) for a, b in zip(plain, captured, strict=True))
 
 
-# The streams part from the current one and join it by events, which a capture takes as edges of
-# its graph. Memory that a stream has allocated goes back to that stream alone; it is written
-# again after the next parting, which waits for the sum. cuBLAS has a workspace per stream and
-# thread, so products at the same time have the bits of products in turn. The scaler's scale is
-# made before the first parting.
-@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
-@pytest.mark.parametrize("shards", [1, 3, 16])
-def test_shards_side_by_side_have_the_bits_of_one_by_one_without_waiting_for_the_gpu(
-    precision: str, shards: int
-) -> None:
-    plan, accelerator, state, images = pieces(f"compute.precision={precision}")
-    row_of_shard = ByAutograd(accelerator, state, LENET5, plan.config.train)
-    beside = side_by_side(row_of_shard, accelerator.device)
-    count = shards * plan.shard_size
-    for turn in range(20):
-        chosen = slice(turn * count, (turn + 1) * count)
-        inputs, labels = dataset.pixels(images.images[chosen]), images.labels[chosen]
-        torch.cuda.set_sync_debug_mode("error" if turn > 1 else "default")
-        found = beside(inputs, labels, shards)
-        torch.cuda.set_sync_debug_mode("default")
-        assert torch.equal(found, one_by_one(row_of_shard)(inputs, labels, shards)), turn
-
-
 def samples(count: int) -> tuple[Tensor, Tensor]:
     images = dataset.synthetic("train")
     return dataset.pixels(images.images[:count]), images.labels[:count]
@@ -140,36 +129,39 @@ def samples(count: int) -> tuple[Tensor, Tensor]:
 # on for cuDNN's convolutions unless torch.backends.cudnn.conv.fp32_precision says otherwise, as
 # `start` has it say. The old switch, cudnn.allow_tf32, warns in some versions of torch; reading it
 # fails once the new one is set, and only the compiler's max-autotune does that.
-def test_float32_is_float32_in_the_written_out_passes_and_in_autograds() -> None:
+def test_float32_is_float32_many_at_once_and_one_by_one() -> None:
     plan, accelerator, state, _ = pieces()
-    train, device = plan.config.train, accelerator.device
-    images, labels = samples(64)
-    of_cpu = ByHand(LENET5.build(plan.config), train)(images, labels, 4)  # type: ignore[arg-type]
-    on_gpu = (images.to(device), labels.to(device), 4)
-    by_hand = ByHand(state.model, train)(*on_gpu)
-    by_autograd = one_by_one(ByAutograd(accelerator, state, LENET5, train))(*on_gpu)
-    expected = of_cpu[:, :-COUNTS]
-    for rows in (by_hand, by_autograd):
-        error = (rows.cpu()[:, :-COUNTS] - expected).norm() / expected.norm()
-        assert error < 1e-4
+    config, device = plan.config, accelerator.device
+    inputs, labels = samples(64)
+    on_gpu = (inputs.to(device), labels.to(device), range(4), 0)
+    ways = (
+        ManyAtOnce(state, LENET5.loss, config, 4),
+        OneByOne(state, LENET5.loss, config, draws_random_numbers=False),
+    )
+    found = [rows(*on_gpu).cpu()[:, :-COUNTS] for rows in ways]
+    state.model.double()
+    state.trainable = dict(state.model.named_parameters())
+    exact = OneByOne(state, LENET5.loss, config, draws_random_numbers=False)
+    expected = exact(inputs.to(device).double(), *on_gpu[1:]).cpu()[:, :-COUNTS]
+    for rows in found:
+        assert (rows - expected).norm() / expected.norm() < 1e-5
 
 
-# cuDNN and cuBLAS choose kernels by size, so a block has one size, whatever of it is used.
-# Whether an image's place in the block changes its bits is what each start finds out. If this
-# fails, no run does: it says so and computes its shards side by side, in more time and with the
+# cuDNN and cuBLAS choose kernels by size, so a part has one size, whatever of it is used.
+# Whether a shard's place in it changes its bits is what each start finds out. If this
+# fails, no run does: it says so and computes its shards one at a time, in more time and with the
 # same bits.
 @pytest.mark.parametrize("size", [4, 16, 64, 256])
-def test_a_shard_has_the_same_bits_at_every_place_of_its_block(size: int) -> None:
-    _, accelerator, state, _ = pieces()
+def test_a_shard_has_the_same_bits_at_every_place_of_its_part(size: int) -> None:
+    plan, accelerator, state, _ = pieces()
     at_once = min(16, 1024 // size)
-    rows = filled(ByHand(state.model, load().train), at_once)
-    images, labels = (t.to(accelerator.device) for t in samples(at_once * size))
-    together = rows(images, labels, at_once)
-    assert torch.equal(together, one_by_one(rows)(images, labels, at_once))
-    fewer = at_once // 2
-    assert torch.equal(
-        together[:fewer], rows(images[: fewer * size], labels[: fewer * size], fewer)
-    )
+    rows = ManyAtOnce(state, LENET5.loss, plan.config, at_once, size=at_once)
+    inputs, labels = (t.to(accelerator.device) for t in samples(at_once * size))
+    together = rows(inputs, labels, range(at_once), 0)
+    for shard in range(at_once):
+        own = slice(shard * size, (shard + 1) * size)
+        alone = rows(inputs[own], labels[own], range(shard, shard + 1), 0)
+        assert torch.equal(alone[0], together[shard])
 
 
 def test_by_default_a_run_is_captured_and_has_the_bits_of_one_that_is_not(jobs: Jobs) -> None:
@@ -192,8 +184,7 @@ def test_a_captured_run_learns_and_has_the_bits_of_one_that_was_stopped_in_betwe
     assert outcome(again.directory) == outcome(whole.directory)
 
 
-# A graph gives no rows, so the audit computes a process's own a second time, outside of it. Step
-# 12 is both captured and audited: what the audit watches then becomes a copy within the graph.
+# An audited step is not replayed, and has the bits of a replay.
 @pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
 def test_an_audit_finds_nothing_in_a_captured_run_and_changes_no_bit(
     jobs: Jobs, precision: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 
 from lenet_dist.exits import RequestError
 from lenet_dist.run import lock
+from tests.refusing import refuse
 
 HOLD = """
 import sys
@@ -105,3 +108,22 @@ def test_the_owners_slurm_job_is_named_too(path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     lock.hold(path)
     assert '"slurm_job": "4711"' in refusal(path)
+
+
+def _hold_without_locks(path: str, number: int) -> None:
+    refuse("flock", number)
+    try:
+        lock.hold(Path(path))
+    except RequestError as error:
+        Path(path).write_text(str(error))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused_as_that(path: Path, number: int) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=_hold_without_locks, args=(str(path), number)
+    )
+    process.start()
+    process.join(60)
+    said = f"{path}: the file system has no locks (flock: {os.strerror(number)})"
+    assert path.read_text().startswith(said)

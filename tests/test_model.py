@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from lenet_dist.benchmarking.baselines import DocumentLeNet
 from lenet_dist.exits import RequestError
+from lenet_dist.kernels import native
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import MovingAverage
+from lenet_dist.model.inference import forward_of
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.request import load
-from lenet_dist.training.rows import ByHand
 from tests.processes import PATIENCE
 from tests.properties import PROPERTY
 
@@ -55,13 +55,13 @@ def test_weights_of_the_seed_documents_class_load_and_give_the_same_logits(count
     assert torch.equal(logits.argmax(1), expected.argmax(1))
 
 
-@pytest.mark.parametrize("count", [0, 1, 255, 257, 1000, 2049])
-def test_logits_without_a_gradient_are_computed_in_blocks_with_the_same_bits(count: int) -> None:
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_the_forward_pass_alone_gives_the_models_logits(count: int, kernels: str) -> None:
     model, pixels = LeNet5(0.13, 0.31), random_pixels(count)
-    at_once = model(pixels)
-    with torch.no_grad():
-        assert torch.equal(model(pixels), at_once.detach())
-    assert at_once.shape == (count, 10)
+    logits = forward_of(model, kernels)(pixels)
+    assert logits.shape == (count, 10) and not logits.requires_grad
+    torch.testing.assert_close(logits, model(pixels).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_are_those_of_the_seed_documents_class() -> None:
@@ -78,23 +78,21 @@ def test_gradients_are_those_of_the_seed_documents_class() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_shards_gradient_by_hand_is_that_of_the_seed_documents_class(smoothing: float) -> None:
+def test_the_native_kernels_gradient_is_that_of_the_seed_documents_class(smoothing: float) -> None:
     original, model = seed_document_model(), LeNet5(mean=0.13, std=0.31)
     model.load_state_dict(original.state_dict())
     pixels, labels = random_pixels(32), torch.arange(32) % 10
-    config = load(None, [f"train.label_smoothing={smoothing}"])
-    by_hand = ByHand(model, config.train)
-    rows = by_hand(pixels, labels), by_hand.of_all(pixels, labels)
+    rows = native.shard_gradients(
+        torch.cat([p.detach().flatten() for p in model.parameters()]), pixels, labels, 1,
+        mean=0.13, std=0.31, smoothing=smoothing, batch_size=256,
+    )  # fmt: skip
     logits = original((pixels - 0.13) / 0.31)
     loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-    (loss / config.train.batch_size).backward()
+    (loss / 256).backward()
     expected = [p.grad.flatten() for p in original.parameters() if p.grad is not None]
     correct = (logits.argmax(1) == labels).sum()
-    for row in rows:
-        torch.testing.assert_close(
-            row, torch.cat([*expected, loss.detach()[None], correct[None]])[None],
-            rtol=1e-4, atol=1e-6,
-        )  # fmt: skip
+    whole = torch.cat([*expected, loss.detach()[None], correct[None]])[None]
+    torch.testing.assert_close(rows, whole, rtol=1e-4, atol=1e-6)
 
 
 def test_our_weights_load_into_the_seed_documents_class() -> None:
@@ -133,46 +131,24 @@ def test_building_leaves_torchs_global_generator_alone() -> None:
 
 @PROPERTY
 @given(decay=st.sampled_from([0.5, 0.9, 0.99, 0.999]), steps=st.integers(1, 40))
-def test_the_running_mean_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
-    model = nn.Linear(3, 2)
-    generator = torch.Generator().manual_seed(steps)
-    average = MovingAverage(model, decay)
-    expected = {name: p.detach().double().clone() for name, p in model.named_parameters()}
+def test_the_moving_average_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
+    weights, generator = torch.zeros(8), torch.Generator().manual_seed(steps)
+    average, expected = MovingAverage(weights, decay), weights.double()
     for step in range(1, steps + 1):
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        weights.copy_(torch.randn(8, generator=generator))
         average.update(average.share(step))
         kept = min(decay, (1 + step) / (10 + step))
-        for name, parameter in model.named_parameters():
-            expected[name] = kept * expected[name] + (1 - kept) * parameter.detach().double()
-    assert average.means.keys() == expected.keys()
-    for name, mean in average.means.items():
-        torch.testing.assert_close(mean.double(), expected[name], rtol=1e-4, atol=1e-6)
+        expected = kept * expected + (1 - kept) * weights.double()
+    torch.testing.assert_close(average.mean.double(), expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_running_mean_that_is_loaded_goes_on_as_the_one_it_was_taken_from() -> None:
-    model = lenet5.build(0, 0.0, 1.0)
-    first = MovingAverage(model, 0.9)
-    with torch.no_grad():
-        model.F6.weight.add_(1)
-    first.update(first.share(1))
-    second = MovingAverage(model, 0.9)
-    second.load({name: mean.clone() for name, mean in first.means.items()})
-    for average in (first, second):
-        average.update(average.share(2))
-    assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
-    assert first.means.keys() == model.state_dict().keys()
-
-
-def test_a_running_mean_takes_its_share_from_the_device_too() -> None:
-    model = lenet5.build(0, 0.0, 1.0)
-    first, second = MovingAverage(model, 0.9), MovingAverage(model, 0.9)
-    with torch.no_grad():
-        model.F6.weight.add_(1)
+def test_the_moving_average_takes_its_share_from_the_device_too() -> None:
+    weights = torch.randn(100)
+    first, second = MovingAverage(weights, 0.9), MovingAverage(weights, 0.9)
+    weights.add_(1)
     first.update(0.25)
     second.update(torch.tensor(0.25))
-    assert all(torch.equal(first.means[name], second.means[name]) for name in first.means)
+    assert torch.equal(first.mean, second.mean)
 
 
 PRINT_DIGEST = """

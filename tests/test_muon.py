@@ -17,15 +17,16 @@ from lenet_dist.training.muon import orthogonalised
 CONFIG = Optimizer(name="muon", lr=0.01, weight_decay=0.1, beta1=0.95)
 
 
-def trained(model: nn.Module, steps: int = 3) -> torch.optim.Optimizer:
-    """Some steps of Muon on a model, by gradients that are the same each time."""
+def trained(model: nn.Module, steps: int = 3) -> tuple[torch.optim.Optimizer, nn.Parameter]:
+    """Muon after some steps on a model, by gradients that are the same each time, and the flat
+    weights."""
     generator = torch.Generator().manual_seed(0)
-    optimizer = optimizers.build(CONFIG, model, flatten(model))
+    weights = flatten(list(model.parameters()))
+    optimizer = optimizers.build(CONFIG, dict(model.named_parameters()), weights)
     for _ in range(steps):
-        weights = optimizers.weights_of(optimizer)
         weights.grad = torch.randn(weights.shape, generator=generator)
         optimizer.step()
-    return optimizer
+    return optimizer, weights
 
 
 def gradients(model: nn.Module, steps: int = 3) -> list[list[torch.Tensor]]:
@@ -88,8 +89,8 @@ def test_all_else_is_updated_as_by_adamw() -> None:
 
 def test_a_step_that_a_gradient_scaler_skips_changes_nothing() -> None:
     model = lenet5.build(0, 0.0, 1.0)
-    muon: Any = trained(model)
-    weights = optimizers.weights_of(muon)
+    trained_by, weights = trained(model)
+    muon: Any = trained_by
     before = weights.detach().clone()
     weights.grad = torch.full_like(weights, torch.inf)
     muon.grad_scale, muon.found_inf = None, torch.tensor(1.0)

@@ -41,10 +41,10 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
     except RequestError:
         assume(False)
     assert plan.shard_size * plan.shards == plan.batch_size == config.train.batch_size
-    dealt = plan.dealt
-    assert [shard for shards in dealt for shard in shards] == list(range(plan.shards))
-    assert len(dealt) == world_size and len(dealt[0]) - len(dealt[-1]) in (0, 1)
-    assert (plan.advice is None) == all(dealt)
+    by_rank = plan.shards_by_rank
+    assert [shard for shards in by_rank for shard in shards] == list(range(plan.shards))
+    assert len(by_rank) == world_size and len(by_rank[0]) - len(by_rank[-1]) in (0, 1)
+    assert (plan.advice is None) == all(by_rank)
     assert plan.training_images == TRAINING_IMAGES[config.data.name] - config.data.validation
     used = plan.steps_per_epoch * plan.batch_size
     assert 0 < used <= plan.training_images < used + plan.batch_size
@@ -53,7 +53,7 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
     assert plan.epoch_of(1) == 1
     assert plan.epoch_of(whole) == config.train.epochs
     if config.train.reduction == "ddp":
-        assert {len(shards) for shards in dealt} == {1}
+        assert {len(shards) for shards in by_rank} == {1}
     else:
         assert plan.shards == config.train.shards
     numbers = {int(number) for number in re.findall(r"\d+", str(plan))}
@@ -101,7 +101,7 @@ def test_the_number_of_shards_in_the_advice_gives_every_process_one(
     assert bool(fitting) == (advice is not None and world_size <= config.train.batch_size)
     for number in fitting:
         config.train.shards = number
-        assert all(validate(config, world_size).dealt)
+        assert all(validate(config, world_size).shards_by_rank)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_shards_are_dealt_as_evenly_as_they_can_be(
     world_size: int, sizes: list[int], advice: str | None
 ) -> None:
     plan = validate(load(None, ["train.batch_size=64", "train.shards=8"]), world_size)
-    assert [len(shards) for shards in plan.dealt] == sizes
+    assert [len(shards) for shards in plan.shards_by_rank] == sizes
     assert (advice or "") in (plan.advice or "") and (advice is None) == (plan.advice is None)
 
 

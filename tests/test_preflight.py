@@ -161,7 +161,8 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
 def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(
     jobs: Jobs, world_size: int, variable: dict[str, str], others: str
 ) -> None:
-    job = preflight(jobs, world_size=world_size, own_environment={1: variable}).expect(1)
+    how = {"world_size": world_size, "own_environment": {1: variable}}
+    job = preflight(jobs, "compute.kernels=torch", **how).expect(1)
     (found,) = [line for line in findings_of(job) if "different bits" in line]
     assert found.strip().startswith(
         f"rank 1 on {socket.gethostname()} computes different bits than"
@@ -252,6 +253,13 @@ def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> 
     assert all(
         file.name.startswith(".preflight-") and file.suffix == ".tmp" for file in root.iterdir()
     )
+
+
+def test_a_run_root_in_which_folders_can_not_be_renamed_is_named(jobs: Jobs) -> None:
+    job = jobs.start(module="tests.without_folder_renames", base=BASE).expect(1)
+    said = f"failed: {jobs.folder}: folders can't be renamed there: Operation not supported\n"
+    assert said in job.text() and "Traceback" not in job.text()
+    assert not list(jobs.folder.glob(".preflight*"))
 
 
 def test_a_rank_that_hangs_ends_it_within_the_timeout(jobs: Jobs) -> None:

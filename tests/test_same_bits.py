@@ -23,6 +23,15 @@ def test_any_number_of_processes_ends_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 5, 16])
+def test_without_the_native_kernel_any_number_of_processes_ends_with_the_bits_of_one(
+    jobs: Jobs, uninterrupted_by_torch: Job, world_size: int
+) -> None:
+    run = jobs.run("compute.kernels=torch", world_size=world_size)
+    assert result(run.directory)["kernels"] == "torch"
+    assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 8, 14, 32])
 def test_several_threads_end_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, threads: int
@@ -52,6 +61,15 @@ def test_bf16_has_other_bits_than_float32(of_one_in_bf16: Job, jobs: Jobs) -> No
     assert outcome(of_one_in_bf16.directory) != outcome(exact.directory)
 
 
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_a_sum_that_each_process_adds_a_slice_of_has_the_same_bits(
+    jobs: Jobs, uninterrupted: Job, world_size: int
+) -> None:
+    run = jobs.run(world_size=world_size, module="tests.sliced")
+    assert run.text().count("a slice of the sum") == world_size
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
+
+
 def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs) -> None:
     one = jobs.run(SHORT, name="on-1")
     for world_size in (2, 3, 16):
@@ -62,26 +80,22 @@ def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs) -> None:
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_a_machine_on_which_shards_are_computed_one_by_one_has_the_same_bits(
-    jobs: Jobs, uninterrupted: Job, world_size: int
+def test_a_machine_on_which_shards_are_computed_one_at_a_time_has_the_same_bits(
+    jobs: Jobs, uninterrupted_by_torch: Job, world_size: int
 ) -> None:
-    assert "16 shards are computed at once" in uninterrupted.text()
-    run = jobs.run(world_size=world_size, module="tests.one_by_one")
-    assert "shards are computed one by one on every rank" in run.text()
-    assert outcome(run.directory) == outcome(uninterrupted.directory)
+    run = jobs.run("compute.kernels=torch", world_size=world_size, module="tests.one_by_one")
+    assert "bit-equality check failed on every rank" in run.text()
+    assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_threads_and_processes(
+def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(
     jobs: Jobs,
 ) -> None:
     without = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    one = jobs.run(SHORT, name="one", environment=without)
-    for threads, world_size in ((4, 1), (5, 3)):
-        asked = (SHORT, f"compute.threads={threads}")
-        run = jobs.run(*asked, name=f"on-{threads}", world_size=world_size, environment=without)
-        assert "shards are computed at once, with the same bits" in run.text()
-        assert "CPU threads instead of" not in run.text()
-        assert outcome(run.directory) == outcome(one.directory)
+    how = (SHORT, "compute.kernels=torch", "compute.threads=2")
+    one = jobs.run(*how, name="one", environment=without)
+    run = jobs.run(*how, name="three", world_size=3, environment=without)
+    assert outcome(run.directory) == outcome(one.directory)
 
 
 def test_a_run_may_go_on_with_any_number_of_processes(jobs: Jobs, uninterrupted: Job) -> None:

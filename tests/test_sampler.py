@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lenet_dist.data import sampler
 from lenet_dist.data.dataset import Batch, Images
-from lenet_dist.plan import deal
+from lenet_dist.plan import partition
 from tests.properties import PROPERTY
 
 SEEDS = st.integers(0, 2**63 - 1)
@@ -178,34 +178,34 @@ def test_accelerate_deals_each_global_batch_to_the_processes_in_order(
     steps: Any = sampler.GlobalBatches(
         torch.arange(images), batch_size=batch_size, seed=3, first_step=0, last_step=total
     )
-    dealt: list[list[Tensor]] = [
+    by_rank: list[list[Tensor]] = [
         list(BatchSamplerShard(steps, world_size, rank, split_batches=True, even_batches=False))
         for rank in range(world_size)
     ]
-    together = [torch.cat(shares).tolist() for shares in zip(*dealt, strict=True)]
+    together = [torch.cat(shares).tolist() for shares in zip(*by_rank, strict=True)]
     assert together == [batch.tolist() for batch in steps]
-    assert all(len(shares) == share for rank in dealt for shares in rank)
+    assert all(len(shares) == share for rank in by_rank for shares in rank)
 
 
 @PROPERTY
 @given(world_size=st.integers(1, 8), shards=st.integers(1, 9), size=st.integers(1, 4))
-def test_shares_that_differ_are_dealt_in_order_with_empty_places_at_their_ends(
+def test_shares_that_differ_are_in_order_with_padding_at_their_ends(
     world_size: int, shards: int, size: int
 ) -> None:
     batch_size = shards * size
     steps = sampler.GlobalBatches(
         torch.arange(2 * batch_size), batch_size=batch_size, seed=3, first_step=0, last_step=5
     )
-    shares = [len(dealt) * size for dealt in deal(shards, world_size)]
+    shares = [len(by_rank) * size for by_rank in partition(shards, world_size)]
     padded: Any = sampler.DealtBatches(steps, shares)
     assert len(padded) == 5
-    dealt: list[list[Tensor]] = [
+    by_rank: list[list[Tensor]] = [
         list(BatchSamplerShard(padded, world_size, rank, split_batches=True, even_batches=False))
         for rank in range(world_size)
     ]
-    for batch, *parts in zip(steps, *dealt, strict=True):
+    for batch, *parts in zip(steps, *by_rank, strict=True):
         real = [part[:share] for part, share in zip(parts, shares, strict=True)]
         assert torch.equal(torch.cat(real), batch)
         empty = [part[share:] for part, share in zip(parts, shares, strict=True)]
-        assert torch.cat(empty).eq(-1).all()
+        assert torch.cat(empty).eq(0).all()
         assert len({len(part) for part in parts}) == 1

@@ -28,7 +28,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     both = [tmp_path / f"smoke-seed-{seed}" for seed in range(2)]
     while first.poll() is None and not all(has_line(directory, 10) for directory in both):
         time.sleep(0.02)
-    first.send_signal(signal.SIGTERM)
+    first.send_signal(signal.SIGHUP)
     _, errors = first.communicate(timeout=PATIENCE)
     assert first.returncode == 75, errors
     assert "run the same command again" in errors

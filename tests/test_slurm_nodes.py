@@ -17,11 +17,10 @@ from tests.outcome import checkpoint_steps, outcome
 
 @pytest.fixture
 def batch_beside_a_wrong_node(tmp_path: Path) -> Iterator[Batch]:
-    """Three nodes; what runs on n2 computes its convolutions by other instructions."""
+    """Three nodes; what runs on n2 computes its updates by other instructions."""
     prolog = tmp_path / "prolog"
-    prolog.write_text(
-        '#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && echo export ONEDNN_MAX_CPU_ISA=SSE41\nexit 0\n'
-    )
+    told = "export ATEN_CPU_CAPABILITY=default"
+    prolog.write_text(f'#!/bin/sh\n[ "$SLURMD_NODENAME" = n2 ] && echo {told}\nexit 0\n')
     prolog.chmod(0o755)
     cluster = Cluster(tmp_path / "cluster")
     up = cluster.up(f"TaskProlog={prolog}", nodes=3)

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import psutil
 import pytest
+import torch
+from accelerate import Accelerator
+from torchvision import datasets
 
+from lenet_dist import exits, train
+from lenet_dist.processes.stop import Action, Agreement, StopRequest
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
-from tests.processes import Job, Jobs, is_pending
+from tests.processes import PATIENCE, ROOT, SMALL, Job, Jobs, fork, free_port, is_pending
+from tests.trickling import Trickling
 
+SOON = 10
+"""Seconds: on a busy machine, what takes one or two."""
 NO_CHECKPOINTS = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_each_signal_stops_with_a_checkpoint_and_a_second_one_changes_nothing(
     jobs: Jobs, number: signal.Signals
 ) -> None:
@@ -75,6 +91,143 @@ def test_a_stop_during_an_evaluation_is_heard_between_its_chunks(
     job.expect(75)
     assert [line["kind"] for line in read_lines(job.directory)] == ["train", "train"]
     assert outcome(jobs.run(*slow).directory) == outcome(whole.directory)
+
+
+def _hang_up_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        stop.training_begins()
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.1)
+        assert not stop.is_made()
+
+
+def test_a_hangup_that_was_ignored_from_the_start_stops_nothing() -> None:
+    process = fork(_hang_up_under_nohup)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+
+
+def test_a_second_ctrl_c_ends_a_process_that_waits_for_another(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2)
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGSTOP)
+    time.sleep(0.1)
+    job.main.send(signal.SIGINT)
+    time.sleep(0.1)
+    assert job.main.process.is_alive()
+    job.main.send(signal.SIGINT)
+    assert job.main.wait(SOON) == 1
+    assert "failed: interrupted twice: ended without a checkpoint" in job.main.text()
+
+
+@pytest.mark.parametrize(
+    ("module", "number", "code"),
+    [
+        ("train", signal.SIGTERM, 75),
+        ("train", signal.SIGINT, 75),
+        ("train", signal.SIGHUP, 75),
+        ("evaluate", signal.SIGINT, 130),
+    ],
+)
+def test_a_signal_ends_a_command_that_waits_for_its_peers_to_come(
+    jobs: Jobs, module: str, number: signal.Signals, code: int
+) -> None:
+    port = free_port()
+    alone = {
+        "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
+    weights = (
+        str(ROOT / "lenet_dist/pretrained/lenet5.safetensors"),
+        "compute.timeout_seconds=600",
+    )
+    base = SMALL if module == "train" else weights
+    job = jobs.start(environment=alone, module=f"lenet_dist.{module}", base=base)
+    job.until(lambda: is_open(port))
+    time.sleep(0.2)
+    job.main.send(number)
+    job.expect(code, seconds=SOON)
+    said = f"stopped by {number.name} before training began; run the same command again"
+    assert (said in job.text()) == (module == "train") and "Traceback" not in job.text()
+
+
+def is_open(port: int) -> bool:
+    """Whether a process listens there. A connection would be a peer that has come."""
+    return any(c.laddr.port == port for c in psutil.net_connections("tcp") if c.status == "LISTEN")
+
+
+def _train_from(mirror: str, arguments: list[str]) -> None:
+    datasets.MNIST.mirrors = [mirror]
+    sys.argv[1:] = arguments
+    exits.run(train.main)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_whose_download_trickles(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with Trickling() as mirror:
+        data = ["data.name=mnist", f"data.root={tmp_path}", f"run.root={tmp_path}"]
+        process = fork(_train_from, mirror.url, data)
+        assert mirror.is_asked.wait(PATIENCE) and process.pid
+        os.kill(process.pid, number)
+        process.join(SOON)
+        assert process.exitcode == 75
+
+
+class Together:
+    """The agreements of processes that take their steps in threads here, at their own pace."""
+
+    def __init__(self, *paces: Callable[[int], float]) -> None:
+        self.paces = paces
+        self.requests = [StopRequest() for _ in paces]
+        self.rows = [torch.zeros(0)] * len(paces)
+        self.meet = threading.Barrier(len(paces))
+
+    def steps_agreed(self, first: int, count: int) -> list[int]:
+        """The steps after which all agreed, of `count` steps."""
+        with ThreadPoolExecutor() as pool:
+            agreed = list(
+                pool.map(lambda rank: self._run(rank, first, count), range(len(self.paces)))
+            )
+        assert all(steps == agreed[0] for steps in agreed), "or some would wait for ever"
+        return agreed[0]
+
+    def _run(self, rank: int, first: int, count: int) -> list[int]:
+        def gather(rows: torch.Tensor) -> torch.Tensor:
+            self.rows[rank] = rows
+            self.meet.wait(PATIENCE)
+            gathered = torch.cat(self.rows)
+            self.meet.wait(PATIENCE)
+            return gathered
+
+        here = SimpleNamespace(num_processes=len(self.paces), device="cpu")
+        agreement = Agreement(self.requests[rank], cast(Accelerator, here), gather)
+        agreed = []
+        for step in range(first, first + count):
+            time.sleep(self.paces[rank](step))
+            if agreement.is_due(step):
+                agreed.append(step)
+                if agreement.reach(step) is not Action.GO_ON:
+                    break
+        return agreed
+
+
+def test_quick_steps_are_agreed_on_every_eighth_and_slow_ones_each() -> None:
+    quick = Together(lambda step: 0.001, lambda step: 0.0)
+    assert quick.steps_agreed(first=1001, count=20) == [1001, 1002, 1010, 1018]
+    slow = Together(lambda step: 0.0, lambda step: 0.6)
+    assert slow.steps_agreed(first=1, count=4) == [1, 2, 3, 4]
+
+
+def test_a_stop_is_agreed_on_soon_though_steps_have_become_slower() -> None:
+    slowing = Together(lambda step: 0.01 if step < 10 else 0.3, lambda step: 0.0)
+    asked = threading.Timer(1.5, lambda: setattr(slowing.requests[1], "reason", "SIGTERM"))
+    asked.start()
+    began = time.monotonic()
+    slowing.steps_agreed(first=1, count=1000)
+    assert time.monotonic() - began < 1.5 + 5
 
 
 LAUNCHERS = {

@@ -13,6 +13,8 @@ from tests.processes import ROOT, Job, Jobs
 
 EXAMPLE = ROOT / "docs" / "your_own.py"
 RESNET = {"module": "docs.your_own"}
+DIGITS = {"module": "docs.own_data"}
+OF_DIGITS = ("data.validation=200", "train.epochs=2", "train.max_steps=null", "log.report=true")
 FASHION = (
     "data.name=fashion_mnist",
     "data.validation=500",
@@ -32,8 +34,9 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Job:
         return hold_until(job, has_segment(job)).expect(0)
 
 
-def test_the_example_is_short_and_outside_the_package() -> None:
-    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 60
+@pytest.mark.parametrize("example", [EXAMPLE, EXAMPLE.with_name("own_data.py")])
+def test_an_example_is_short_and_outside_the_package(example: Path) -> None:
+    assert len(example.read_text(encoding="utf-8").splitlines()) < 60
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -77,3 +80,28 @@ def test_it_starts_by_the_commands_that_it_names(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     hashes = {result(folder)["weights_sha256"] for folder in tmp_path.iterdir()}
     assert len(hashes) == 1
+
+
+def test_data_of_another_shape_has_the_same_bits_on_any_number_of_processes_and_over_a_stop(
+    jobs: Jobs,
+) -> None:
+    alone = jobs.run(*OF_DIGITS, name="alone", **DIGITS)
+    ended = result(alone.directory)
+    assert ended["test"]["count"] == 300 and ended["validation"]["count"] == 200
+    assert ended["test"]["accuracy"] > 0.5
+    page = (alone.directory / "report.html").read_text(encoding="utf-8")
+    assert "<h1>alone: another model on a data set of its own</h1>" in page
+    for world_size in (2, 3):
+        job = jobs.run(*OF_DIGITS, name=f"on-{world_size}", world_size=world_size, **DIGITS)
+        assert outcome(job.directory) == outcome(alone.directory)
+    stopped = jobs.start(*OF_DIGITS, name="stopped", **DIGITS)
+    stopped.until_checkpoint(20)
+    stopped.main.send(15)
+    stopped.expect(75)
+    again = jobs.run(*OF_DIGITS, name="stopped", world_size=2, **DIGITS)
+    assert outcome(again.directory) == outcome(alone.directory)
+
+
+def test_more_validation_images_than_a_data_set_has_are_refused(jobs: Jobs) -> None:
+    job = jobs.start(*OF_DIGITS, "data.validation=1490", **DIGITS).expect(2)
+    assert "data.validation=1490 leaves 7 training images" in job.text()

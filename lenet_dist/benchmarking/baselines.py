@@ -142,15 +142,28 @@ def arithmetic_limit(trial: Trial) -> dict[str, float]:
 
 def gradients_alone(trial: Trial) -> dict[str, float]:
     """The job's gradients of 16 shards, over batches that lie in memory."""
-    from lenet_dist.config import Train
-    from lenet_dist.model.lenet5 import LeNet5
-    from lenet_dist.training.rows import ByHand
+    from accelerate import Accelerator
 
+    from lenet_dist.config import Config
+    from lenet_dist.kernels import native
+    from lenet_dist.machine.clock import Clock
+    from lenet_dist.training import state
+    from lenet_dist.training.shard_gradients import ManyAtOnce, NativeKernel
+    from lenet_dist.training.task import LENET5
+
+    config, accelerator = Config(), Accelerator()
+    config.train.batch_size = trial.batch_size
+    initial = state.build(LENET5, config, accelerator, Clock(0.0), capturable=False)
+    is_native = native.variant() and accelerator.device.type == "cpu"
+    gradients_of = (
+        NativeKernel(initial, config)
+        if is_native
+        else ManyAtOnce(initial, LENET5.loss, config, 16, size=16)
+    )
     batches = _batches_in_memory(trial)
-    gradients_of = ByHand(LeNet5().to(_device()), Train(batch_size=trial.batch_size))
     while not trial.is_over:
         for x, y in trial.batches(batches):
-            gradients_of(x, y, 16)
+            gradients_of(x, y, range(16), 0)
     return trial.result()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lenet_dist.config import Augment
 from lenet_dist.data import counter
+from lenet_dist.exits import RequestError
 
 _DRAWS = 5
 """Random numbers per image: rotation, shift right, shift down, scale, shear."""
@@ -83,6 +84,17 @@ class Distortion:
         draws = (counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1) * strength
         # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
         return (2 * self.config.elastic * draws).view(-1, 2, _KNOTS, _KNOTS)
+
+
+def check(config: Augment, inputs: Tensor) -> None:
+    """Raise RequestError if the config asks to distort inputs that are no images [n, c, h, w]."""
+    if inputs.dim() != 4 and not Distortion(config, 0).is_identity:
+        names = ("rotate", "translate", "scale", "shear", "elastic")
+        off = " ".join(f"augment.{name}=0" for name in names if getattr(config, name))
+        raise RequestError(
+            f"augment: only images [n, channels, height, width] can be distorted, and these samples"
+            f" are {['n', *inputs.shape[1:]]}; write {off}".replace("'n'", "n")
+        )
 
 
 def strength(config: Augment, epoch: int, epochs: int) -> float:

@@ -32,21 +32,21 @@ _SYNTHETIC_TEST_IMAGES = 2_000
 
 
 class Batch(NamedTuple):
-    """Images [n, 28, 28] uint8, their labels [n] int64, and their sample ids [n] int64."""
+    """Images [n, ...], their labels [n] int64, and their sample ids [n] int64."""
 
     images: Tensor
     labels: Tensor
     ids: Tensor
 
-    def split(self, sizes: Sequence[int]) -> list[Batch]:
-        """Parts of these sizes, from the first image on; the rest is left out."""
-        parts = (t[: sum(sizes)].split(list(sizes)) for t in self)
-        return [Batch(*of_part) for of_part in zip(*parts, strict=True)]
+    def part(self, first: int, stop: int) -> Batch:
+        """The samples from number `first` up to, but not including, `stop`."""
+        return Batch(*(t[first:stop] for t in self))
 
 
 @dataclass(frozen=True)
 class Images(Dataset[Batch]):
-    """A split of a data set, on one device: images [N, 28, 28] uint8 and labels [N] int64."""
+    """A split of a data set, on one device: images [N, ...], uint8 or float32 (MNIST's are uint8
+    [N, 28, 28]), and labels [N] int64."""
 
     images: Tensor
     labels: Tensor
@@ -57,7 +57,8 @@ class Images(Dataset[Batch]):
     def batch_of(self, ids: Tensor) -> Batch:
         """The batch of these sample ids."""
         ids = ids.to(self.images.device)
-        return Batch(self.images[ids], self.labels[ids], ids)
+        # Six times as fast as an index on a CPU.
+        return Batch(self.images.index_select(0, ids), self.labels.index_select(0, ids), ids)
 
     __getitems__ = batch_of
     """By this name DataLoader asks for a whole batch at once."""
@@ -75,8 +76,13 @@ class SampleIds(Dataset[Tensor]):
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 images [n, 28, 28] as the model takes them: float32 [n, 1, 28, 28] in [0, 1]."""
-    return images.unsqueeze(1).float().div_(255)
+    """Images as a model takes them: uint8 ones as float32 in [0, 1], with a channel [n, 1, h, w] if
+    they are [n, h, w]; float ones as they are."""
+    if images.dtype != torch.uint8:
+        return images
+    if images.dim() == 3:
+        images = images.unsqueeze(1)
+    return images.float().div_(255)
 
 
 def load(data: Data, split: Split) -> Images:
@@ -96,10 +102,17 @@ def load(data: Data, split: Split) -> Images:
 def data_hash(data: Data) -> str:
     """SHA-256 (hex) of the data set, test images included."""
     if data.name == "synthetic":
-        sets = (synthetic(split) for split in ("train", "test"))
-        parts = [part.numpy().tobytes() for s in sets for part in (s.images, s.labels)]
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        return hash_of([synthetic("train"), synthetic("test")])
     return hashlib.sha256("".join(fetch.SHA256[data.name].values()).encode()).hexdigest()
+
+
+def hash_of(splits: Sequence[Images]) -> str:
+    """SHA-256 (hex) of the images and labels of splits."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for part in (split.images, split.labels):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @functools.cache

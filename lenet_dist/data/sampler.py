@@ -63,8 +63,8 @@ class GlobalBatches:
 class DealtBatches:
     """Global batches of which process number r gets the next `shares[r]` samples, for a DataLoader.
 
-    Accelerate deals equal shares, so smaller ones are filled up with empty places: the id -1. It
-    fetches an image like any other id, but the image is never used.
+    Accelerate cuts a batch evenly, so smaller shares are padded with the id 0. It fetches an image
+    like any other id, but the image is never used.
     """
 
     drop_last = True
@@ -75,7 +75,7 @@ class DealtBatches:
         """Empty places included."""
         ends = torch.tensor(shares).cumsum(0)
         places = torch.arange(max(shares)) + (ends - torch.tensor(shares))[:, None]
-        places[places >= ends[:, None]] = -1
+        places[places >= ends[:, None]] = -1  # The id that is added at the end.
         self.places = places.flatten().to(batches.ids.device)
 
     def __len__(self) -> int:
@@ -84,4 +84,4 @@ class DealtBatches:
     def __iter__(self) -> Iterator[Tensor]:
         for batch in self.batches:
             is_full = len(batch) == self.batch_size
-            yield batch if is_full else F.pad(batch, (0, 1), value=-1)[self.places]
+            yield batch if is_full else F.pad(batch, (0, 1))[self.places]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import socket
 import statistics
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lenet_dist.exits import RequestError, RunFailed
-from lenet_dist.files import failures_named, sync_folder, write_durably
+from lenet_dist.files import failures_named, sync, sync_folder, write_durably, write_folder
 
 _CHUNK, _CHUNKS = 4 * 2**20, 8
 _WRITE_SECONDS = 2.0
@@ -55,7 +56,7 @@ def write_speed(folder: Path) -> float:
         written, began = 0, time.perf_counter()
         for _ in range(_CHUNKS):
             written += file.write(chunk)
-            os.fsync(file.fileno())
+            sync(file.fileno())
             seconds = time.perf_counter() - began
             if seconds > _WRITE_SECONDS:
                 break
@@ -65,8 +66,15 @@ def write_speed(folder: Path) -> float:
 def rename_milliseconds(folder: Path) -> float:
     """Median milliseconds of a rename over another file, synced to the disk.
 
-    Raises RunFailed naming the file and the reason.
+    Raises RunFailed naming the file and the reason, or the folder if folders can't be renamed: a
+    checkpoint is one.
     """
+    with _temporary(folder) as old, _temporary(folder) as path:
+        write_folder(old, {"file": b"new"})
+        try:
+            os.rename(old, path)
+        except OSError as error:
+            raise RunFailed(f"{folder}: folders can't be renamed there: {error.strerror}") from None
     taken: list[float] = []
     with _temporary(folder) as old, _temporary(folder) as path, failures_named(path):
         write_durably(path, b"old")
@@ -132,4 +140,4 @@ def _temporary(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

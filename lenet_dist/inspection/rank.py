@@ -29,6 +29,8 @@ class Rank:
     host_memory_free: int
     cores: int
     threads: int
+    kernels: str
+    """The native kernel's variant; torch where there is none."""
     versions: dict[str, str | None]
     git_commit: str | None
     config_hash: str
@@ -58,6 +60,7 @@ class Rank:
             "device": self.device,
             "driver": self.driver,
             "threads": self.threads,
+            "kernels": self.kernels,
             **{f"version of {name}": self.versions.get(name) for name in DECIDE_BITS},
             **{n: v for n, v in self.environment.items() if not n.startswith(_OF_NETWORK)},
         }
@@ -71,6 +74,7 @@ class Rank:
             "device memory (bytes)": self.memory_total if self.driver else None,
             "cores": self.cores,
             "threads": self.threads,
+            "kernels": self.kernels,
             **{f"version of {name}": version for name, version in self.versions.items()},
             "git commit": self.git_commit,
             "config (hash)": self.config_hash,

@@ -20,6 +20,7 @@ from lenet_dist.inspection import device as devices
 from lenet_dist.inspection import disk, network
 from lenet_dist.inspection.network import AllReduce
 from lenet_dist.inspection.rank import DATA, Rank, environment
+from lenet_dist.kernels import native
 from lenet_dist.machine import hardware
 from lenet_dist.machine.versions import git_commit, versions
 from lenet_dist.model import lenet5
@@ -80,6 +81,7 @@ class RollCall:
             host_memory_free=hardware.memory()[0],
             cores=hardware.cores(),
             threads=threads,
+            kernels=native.variant() or "torch",
             versions=versions(),
             git_commit=git_commit(),
             config_hash=configuration.config_hash(self.config),

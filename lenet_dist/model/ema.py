@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class MovingAverage:
-    """The running mean of a model's weights: `means`, by parameter name."""
+    """The moving average of flat weights [P]: `mean` [P]."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.weights = {name: p.detach() for name, p in model.named_parameters()}
-        self.means = {name: weight.clone() for name, weight in self.weights.items()}
+    def __init__(self, weights: Tensor, decay: float) -> None:
+        self.weights = weights.detach()
+        self.mean = self.weights.clone()
         self.decay = decay
 
     def share(self, step: int) -> float:
@@ -22,10 +22,4 @@ class MovingAverage:
 
     def update(self, share: float | Tensor) -> None:
         """Add the present weights to the mean by `share`, a number or a scalar on the device."""
-        for mean, weight in zip(self.means.values(), self.weights.values(), strict=True):
-            mean.lerp_(weight, share)
-
-    def load(self, means: dict[str, Tensor]) -> None:
-        """Replace the means by these."""
-        for name, mean in self.means.items():
-            mean.copy_(means[name])
+        self.mean.lerp_(self.weights, share)

@@ -1,20 +1,40 @@
-"""A model's parameters as one vector."""
+"""Parameters as one vector, and tensors as files take them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def flatten(model: nn.Module) -> nn.Parameter:
-    """One vector [P] of all the model's parameters, in their order; they become views of it.
+def flatten(parameters: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One vector [P] of the parameters, in their order; they become views of it.
 
     The optimizer then updates one tensor instead of ten: for a network this small, most of its time
     was spent between tensors.
     """
-    parameters = list(model.parameters())
     vector = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
-    pieces = vector.detach().split([p.numel() for p in parameters])
-    for parameter, piece in zip(parameters, pieces, strict=True):
-        parameter.data = piece.view_as(parameter)
+    for parameter, piece in zip(parameters, pieces(vector.detach(), parameters), strict=True):
+        parameter.data = piece
     return vector
+
+
+def pieces(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Views of a vector [P], one for each of the parameters, of its shape."""
+    parts = vector.split([p.numel() for p in parameters])
+    return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+
+
+def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, detached and contiguous; of those that share memory, as tied weights
+    do, all but the first are copies, because safetensors refuses others."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        is_shared = tensor.numel() > 0 and tensor.data_ptr() in seen
+        found[name] = tensor.detach().cpu().contiguous()
+        if is_shared:
+            found[name] = found[name].clone()
+        seen.add(tensor.data_ptr())
+    return found

@@ -9,8 +9,10 @@ import torch
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw torch's random numbers on the CPU from this seed, and leave its generator as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Draw torch's random numbers from this seed, on the CPU and on `device`, and leave their
+    generators as they were."""
+    on_gpu = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.manual_seed(seed) if on_gpu else torch.default_generator.manual_seed(seed)
         yield

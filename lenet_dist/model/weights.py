@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lenet_dist.exits import RequestError
 from lenet_dist.files import is_special
+from lenet_dist.model.flat import on_cpu
 from lenet_dist.model.lenet5 import LeNet5
 
 _ENTRY = "lenet_dist"
@@ -29,12 +30,11 @@ def to_bytes(
 
     `temperature`: the fitted number to divide the logits by before the softmax.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     header = {"mean": mean, "std": std}
     if temperature != 1:
         header[_TEMPERATURE] = temperature
     # One entry only: the order in which safetensors writes several varies.
-    return safetensors.torch.save(tensors, {_ENTRY: json.dumps(header)})
+    return safetensors.torch.save(on_cpu(weights), {_ENTRY: json.dumps(header)})
 
 
 def read(path: Path) -> LeNet5:

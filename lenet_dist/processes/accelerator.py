@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,9 +32,16 @@ from lenet_dist.exits import (
 )
 from lenet_dist.machine.hardware import cores, cpu_name
 from lenet_dist.machine.place import Place
-from lenet_dist.processes import slurm
+from lenet_dist.processes import slurm, waiting
 
 T = TypeVar("T")
+
+_OF_A_LOST_PEER = re.compile(
+    r"connection (closed|reset|refused|was aborted)|time(d |-)?out|broken pipe|not connected"
+    r"|unreachable|no route to host|connectfullmesh failed",
+    re.IGNORECASE,
+)
+"""In what gloo says. Its other errors are no peer's fault, and a restart does not mend them."""
 
 _NEUTRAL = {
     "ACCELERATE_MIXED_PRECISION": ("no", "write compute.precision=... instead"),
@@ -96,6 +104,10 @@ def start(compute: Compute) -> Accelerator:
     world_size = world_size_of_environment()
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    timeout = timedelta(seconds=compute.timeout_seconds)
+    if on_cpu and world_size > 1:
+        waiting.limit_waits(compute.timeout_seconds)
+        timeout = waiting.NO_LIMIT
     with peer_watch(compute.timeout_seconds):
         accelerator = Accelerator(
             cpu=on_cpu,
@@ -103,7 +115,7 @@ def start(compute: Compute) -> Accelerator:
             gradient_accumulation_steps=1,
             dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False),
             kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(seconds=compute.timeout_seconds)),
+                InitProcessGroupKwargs(timeout=timeout),
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
@@ -225,10 +237,14 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = " ".join(str(error).split())
-        is_lost = isinstance(error, torch.distributed.DistError) or "gloo" in text
-        if isinstance(error, RunFailed) or not is_lost:
+        if isinstance(error, RunFailed):
             raise
         rank = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        if "gloo" in text and "Unable to find" in text:
+            raise NodeError(f"{rank} can't use its network: {text[:300]}") from None
+        is_of_gloo = "gloo" in text and _OF_A_LOST_PEER.search(text)
+        if not (is_of_gloo or isinstance(error, torch.distributed.DistError)):
+            raise
         if "Duplicate GPU" in text:
             raise NodeError(
                 f"{rank} has the same GPU as another process, which NCCL refuses: start"

@@ -11,6 +11,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from accelerate import Accelerator
@@ -36,22 +37,25 @@ def gather_of(accelerator: Accelerator, numbers: int, timeout_seconds: int) -> G
         return accelerator.gather
     rank, world_size = accelerator.process_index, accelerator.num_processes
     memory, peers = connection.share(2 * world_size * numbers * _FLOAT_BYTES)
-    for peer in peers:
-        peer.settimeout(timeout_seconds)
-    return Exchange(rank, world_size, torch.frombuffer(memory, dtype=torch.float32), peers).gather
+    shared = torch.frombuffer(memory, dtype=torch.float32)
+    return Exchange(rank, world_size, shared, peers, timeout_seconds).gather
 
 
 class Exchange:
     """A part of shared `memory` for each process, and a socket to each peer that says "written"."""
 
     def __init__(
-        self, rank: int, world_size: int, memory: Tensor, peers: list[socket.socket]
-    ) -> None:
+        self, rank: int, world_size: int, memory: Tensor, peers: list[socket.socket],
+        timeout_seconds: int,
+    ) -> None:  # fmt: skip
         self._rank = rank
         self._world_size = world_size
         self._halves = memory.view(2, -1)
         self._turn = 0
         self._peers = peers
+        self._tries = timeout_seconds
+        for peer in peers:
+            peer.settimeout(1)  # A try: so a process that is suspended loses no more than one.
 
     def gather(self, rows: Tensor) -> Tensor:
         """See Gather. The next call but one overwrites the result.
@@ -67,11 +71,18 @@ class Exchange:
             for peer in self._peers:
                 peer.send(b".")
             for peer in self._peers:
-                if not peer.recv(1):
-                    raise ConnectionError("it closed its socket")
+                self._wait_for(peer)
         except OSError as error:
             raise torch.distributed.DistNetworkError(f"gathering rows: {error}") from error
         return parts.flatten(0, 1)
+
+    def _wait_for(self, peer: socket.socket) -> None:
+        for _ in range(self._tries):
+            with suppress(TimeoutError):
+                if not peer.recv(1):
+                    raise ConnectionError("it closed its socket")
+                return
+        raise TimeoutError(f"it said nothing for {self._tries} s")
 
 
 class _Connection:

@@ -16,7 +16,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet_dist import config as configuration
 from lenet_dist.config import Config, keys, value_of
-from lenet_dist.data.dataset import CLASS_NAMES, CLASSES, NAMES
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison, curves, pictures
@@ -49,8 +48,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         why_no_pictures = str(reason)
     else:
         shown = pictures.make(model, test)
-    data = run.config.data.name
-    names = CLASS_NAMES.get(data) or [str(label) for label in range(CLASSES)]
+    names = run.class_names
     confusion = run.latest.confusion if run.latest else []
     most, worst = _greatest(confusion)
     return _render(
@@ -61,7 +59,7 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         confusion=confusion,
         most=most,
         worst=worst,
-        data_name=NAMES[data],
+        data_name=run.data_name,
         names=names,
         interval=_interval(run.latest),
         plots=curves.of_run(run),

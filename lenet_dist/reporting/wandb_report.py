@@ -14,7 +14,6 @@ import wandb
 import wandb_workspaces.reports.v2 as wr
 from wandb.errors import AuthenticationError, CommError, UsageError
 
-from lenet_dist.data.dataset import NAMES
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison
@@ -137,7 +136,7 @@ def _report(runs: Sequence[Run], project: Project, runsets_project: Project) -> 
 
 
 def _title(runs: Sequence[Run]) -> str:
-    data = NAMES[runs[0].config.data.name]
+    data = runs[0].data_name
     if len(runs) > 1:
         return f"LeNet-5 on {data}: {len(runs)} runs"
     result = runs[0].result

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,21 +43,23 @@ class BadCheckpoint(Exception):
 
 
 def save(checkpoints: Path, checkpoint: Checkpoint, keep: int) -> None:
-    """Write it durably under a temporary name, rename it, and remove all but the newest `keep`.
+    """Write it durably under a temporary name, rename it, and remove all but the newest `keep` and
+    the newest that an audit has shown to be sound.
 
     Raises RunFailed if it can't be written; earlier checkpoints are then unchanged.
     """
     folder = checkpoints / f"step-{checkpoint.state['step']:08d}"
-    temporary = checkpoints / f".{folder.name}.tmp"
+    temporary = _temporary(folder)
     with failures_named(folder, _CHECKPOINTS_STAND):
         checkpoints.mkdir(exist_ok=True)
         write_folder(temporary, _files(checkpoint))
         os.rename(temporary, folder)
         sync_folder(checkpoints)
-        for _, old in complete_checkpoints(checkpoints)[:-keep]:
-            # Rename first, so that a kill here leaves nothing that looks whole but isn't.
-            os.rename(old, temporary)
-            shutil.rmtree(temporary)
+    saved = complete_checkpoints(checkpoints)
+    trusted = [step for step, _ in saved if step <= checkpoint.state.get("trusted_step", 0)]
+    for step, old in saved[:-keep]:
+        if step not in trusted[-1:]:
+            _remove(old)
 
 
 def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -64,9 +68,8 @@ def load_newest(checkpoints: Path) -> tuple[Checkpoint | None, list[str]]:
 
     Raises RequestError if there are checkpoints but none is usable.
     """
-    with failures_named(checkpoints):
-        for leftover in checkpoints.glob(".step-*.tmp"):
-            shutil.rmtree(leftover)
+    for leftover in checkpoints.glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
     wrong: dict[Path, str] = {}
     for _, folder in reversed(complete_checkpoints(checkpoints)):
         try:
@@ -139,7 +142,31 @@ def _digest_of_state(state: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def _temporary(folder: Path) -> Path:
+    # A new name each time: what is left under an old one can't always be removed.
+    return folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint. On a network file system that can fail while someone has a file of it
+    open, and is no reason to stop."""
+    temporary = _temporary(folder)
+    try:
+        # Rename first, so that a kill here leaves nothing that looks whole but isn't.
+        os.rename(folder, temporary)
+        shutil.rmtree(temporary)
+    except OSError as error:
+        if folder not in _kept:
+            print(f"warning: can't remove {folder}: {error.strerror}", file=sys.stderr, flush=True)
+        _kept.add(folder)
+
+
+_kept: set[Path] = set()
+"""Checkpoints that could not be removed: said once."""
+
+
 def _set_aside(folder: Path, why: str) -> None:
     aside = folder.with_name(f"{folder.name}.{why}")
-    shutil.rmtree(aside, ignore_errors=True)
+    if aside.exists():
+        os.rename(aside, _temporary(folder))
     os.rename(folder, aside)

@@ -34,6 +34,7 @@ class RunDirectory:
         self.result = self.path / "result.json"
         self.report = self.path / "report.html"
         self.stop = self.path / "STOP"
+        self.error = self.path / "error.txt"
         self.lock = self.path / ".lock"
 
     @classmethod

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lenet_dist.exits import RequestError
-from lenet_dist.files import failures_named, write_atomically
+from lenet_dist.files import failures_named, sync, write_atomically
 
 Line = dict[str, Any]
 
@@ -32,12 +31,12 @@ class LinesFile:
         """
         if self.path.exists():
             with failures_named(self.path), open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
 
     def read(self) -> list[Line]:
-        """Every line, without one at the end that a kill cut short.
+        """Every line, but for a last one that a kill cut short.
 
-        Raises RequestError naming the file and the line if another is damaged.
+        Raises RequestError naming the file and the line if another one is damaged.
         """
         return [line for line, _ in located(self.path)]
 
@@ -47,52 +46,63 @@ class LinesFile:
         write_atomically(self.path, content.encode())
 
 
+def located(path: Path) -> list[tuple[Line, str]]:
+    """Each line of a file, and where it is; none if there is no file.
+
+    A last line that a kill cut short is left out. Raises RequestError saying where another one is
+    damaged.
+    """
+    try:
+        *whole, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error}") from None
+    # A write that was cut short may lack no more than its newline.
+    return _parsed(path, [*whole, last] if _line(last) else whole)
+
+
+def _parsed(path: Path, texts: list[bytes], first: int = 1) -> list[tuple[Line, str]]:
+    """Lines that were written whole. `first`: the first one's number in the file."""
+    lines = []
+    for number, text in enumerate(texts, start=first):
+        line, where = _line(text), f"{path}, line {number}"
+        if line is None:
+            raise RequestError(
+                f"{where}: damaged; it and what follows it were left as they are:"
+                " restore the file, or remove that line"
+            )
+        lines.append((line, where))
+    return lines
+
+
+def _line(text: bytes) -> Line | None:
+    """A line's object; None if it is damaged."""
+    try:
+        line = json.loads(text)
+    except ValueError:  # Also of bytes that are no text.
+        return None
+    return line if isinstance(line, dict) and "step" in line else None
+
+
 class Tail:
     """The lines of a file that another process is writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._bytes_read = 0
-        self._lines: list[Line] = []
+        self.lines: list[Line] = []
+        """Every whole line, as of the last `read`."""
 
     def read(self) -> list[Line]:
-        """Look for new lines. Gives all lines so far."""
+        """Look for new lines. Gives all lines so far.
+
+        Raises RequestError naming the file and the line if one is damaged.
+        """
         if self._path.exists():
             with open(self._path, "rb") as file:
                 file.seek(self._bytes_read)
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._bytes_read += len(whole + newline)
-            new = _parsed(whole + newline, self._path, len(self._lines))
-            self._lines += [line for line, _ in new]
-        return self._lines
-
-
-def located(path: Path) -> list[tuple[Line, str]]:
-    """Each line of a file, and where it is; none if there is no file.
-
-    A line at the end that a kill cut short is left out. Raises RequestError saying where another
-    is damaged.
-    """
-    try:
-        content = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise RequestError(f"{path}: can't be read: {error}") from None
-    return _parsed(content, path)
-
-
-def _parsed(content: bytes, path: Path, before: int = 0) -> list[tuple[Line, str]]:
-    whole = content.split(b"\n")[:-1]
-    places = [f"{path}, line {number}" for number in range(before + 1, before + len(whole) + 1)]
-    return [(_line(text, place), place) for text, place in zip(whole, places, strict=True)]
-
-
-def _line(text: bytes, where: str) -> Line:
-    try:
-        line = json.loads(text)
-    except ValueError as error:  # Also of bytes that are no text.
-        raise RequestError(f"{where}: damaged: not JSON: {error}") from None
-    if not isinstance(line, dict):
-        raise RequestError(f"{where}: damaged: not a JSON object")
-    if "step" not in line:
-        raise RequestError(f"{where}: step: missing")
-    return line
+            texts = whole.split(b"\n") if newline else []
+            new = _parsed(self._path, texts, first=1 + len(self.lines))
+            self.lines += [line for line, _ in new]
+        return self.lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,8 @@ from lenet_dist.exits import RequestError
 
 _TRY_EVERY_SECONDS = 0.2
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What NFS, Lustre and FUSE answer where locks are not set up."""
 
 _held: list[IO[str]] = []
 """Open until the process ends, because closing a file would release its lock."""
@@ -23,7 +26,8 @@ def hold(path: Path, patience_seconds: float = 0) -> None:
     """Hold the lock on this file until the process ends, however it ends: the kernel releases it.
 
     The file remains and names the last owner; only the kernel's lock on it counts. Raises
-    RequestError naming the owner if another process still holds it after `patience_seconds`.
+    RequestError naming the owner if another process still holds it after `patience_seconds`, or
+    naming the file if the file system has no locks.
     """
     file = open(path, "a+")  # noqa: SIM115 (see _held)
     deadline = time.monotonic() + patience_seconds
@@ -47,6 +51,13 @@ def _try_to_lock(file: IO[str]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise RequestError(
+            f"{file.name}: the file system has no locks (flock: {error.strerror}), so two jobs"
+            " could work on one run: mount it with locks, or choose a run.root on another one"
+        ) from None
     return True
 
 

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from lenet_dist.config import Config
-from lenet_dist.data.dataset import CLASSES
+from lenet_dist.data.dataset import CLASS_NAMES, NAMES
 from lenet_dist.exits import RequestError
 from lenet_dist.machine.place import Place
 from lenet_dist.model.lenet5 import PARAMETERS
@@ -63,6 +63,8 @@ class Start:
     time: str
     wandb_id: str
     places: list[Place]
+    own_images: int | None = None
+    """Training images of a task's own data set; None for one that the config names."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,20 @@ class Run:
         return "another model" if is_other else "LeNet-5"
 
     @property
+    def data_name(self) -> str:
+        """The data set's name, as people write it."""
+        is_own = bool(self.starts) and self.starts[0].own_images is not None
+        return "a data set of its own" if is_own else NAMES[self.config.data.name]
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each class, in the order of the labels."""
+        named = CLASS_NAMES.get(self.config.data.name, ())
+        count = len(self.latest.confusion) if self.latest else 0
+        is_named = self.data_name == NAMES[self.config.data.name] and len(named) == count
+        return list(named) if is_named else [str(label) for label in range(count)]
+
+    @property
     def interruptions(self) -> list[int]:
         """The steps from which it resumed after an interruption."""
         return [start.step for start in self.starts[1:]]
@@ -148,16 +164,17 @@ def read(path: Path) -> Run:
     run.check_is_run()
     config = load(run.config)
     lines = located(run.metrics.path)
+    starts = [typed(Start, *line) for line in located(run.starts.path)]
     return Run(
         path=path,
         config=config,
-        plan=validate(config, world_size=1),
+        plan=validate(config, 1, starts[0].own_images if starts else None),
         train=[typed(TrainLine, *line) for line in lines if line[0].get("kind") == "train"],
         validation=[
             typed(EvaluationLine, *line) for line in lines if line[0].get("kind") == "validation"
         ],
         ranks=[typed(RanksLine, *line) for line in located(run.ranks.path)],
-        starts=[typed(Start, *line) for line in located(run.starts.path)],
+        starts=starts,
         saved_step=max((step for step, _ in complete_checkpoints(run.checkpoints)), default=0),
         result=typed(Result, _json(run.result), str(run.result)) if run.result.exists() else None,
     )
@@ -179,7 +196,7 @@ def _typed(hint: Any, found: Any, where: str) -> Any:
         schema = cast(type, hint)
         values = {name: _typed(h, known[name], f"{where}: {name}") for name, h in _hints(schema)}
         confusion = values.get("confusion")
-        if confusion is not None and [len(row) for row in confusion] != [CLASSES] * CLASSES:
+        if confusion is not None and {len(row) for row in confusion} != {len(confusion)}:
             raise RequestError(f"{where}: confusion: damaged")
         return schema(**values)
     container, parts = get_origin(hint), get_args(hint)

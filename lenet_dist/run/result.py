@@ -13,7 +13,7 @@ from lenet_dist.machine.versions import git_commit
 from lenet_dist.plan import Plan
 from lenet_dist.run.directory import RunDirectory
 
-_RECORDED = ("bit_exact", "resumes", "world_size", "device", "threads")
+_RECORDED = ("bit_exact", "resumes", "world_size", "device", "threads", "kernels")
 _HASHED = ("config_hash", "data_sha256", "versions", "kernel_variables")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from lenet_dist import config as configuration
-from lenet_dist.config import Config
+from lenet_dist.config import Config, value_of
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.machine.place import Place
@@ -23,6 +23,8 @@ from lenet_dist.run import checkpoint as checkpoints
 from lenet_dist.run.checkpoint import Checkpoint
 from lenet_dist.run.directory import RunDirectory, config_changes, refusal
 from lenet_dist.run.lines import Line, LinesFile
+from lenet_dist.run.restarts import check_progress
+from lenet_dist.training.gradient_choice import GradientChoice
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Beginning:
     record: dict[str, Any]
     """The circumstances under which the run goes on, as checkpoints and the result record them."""
     resumes: int
+    trusted_step: int
+    """Step of the last audit that held before this start."""
 
 
 def begin(
@@ -41,10 +45,14 @@ def begin(
     places: list[Place],
     directory: RunDirectory,
     data_sha256: str,
+    choice: GradientChoice,
+    *,
+    has_own_data: bool,
 ) -> Beginning:
     """Open the run directory and bring it to the state of its newest checkpoint.
 
-    `places`: where the processes of this start are, by rank.
+    `places`: where the processes of this start are, by rank. `choice`: what this start would
+    choose if the run were new. `has_own_data`: the task has a data set that no config names.
     """
     config = plan.config
     begun = directory.open(config)
@@ -53,12 +61,26 @@ def begin(
     if begun:
         checkpoint, warnings = checkpoints.load_newest(directory.checkpoints)
     step = checkpoint.state["step"] if checkpoint else 0
-    threads = _threads(config, begun, checkpoint)
+    saved = checkpoint.state if checkpoint else {}
+    threads = _kept("compute.threads", config, begun, saved) or auto_threads()
+    kernels = _kept("compute.kernels", config, begun, saved) or choice.kernels
+    if kernels == "native" and choice.obstacle:
+        if not config.run.inexact:
+            raise RequestError(
+                f"{directory.path} began with compute.kernels=native, which can't be used now:"
+                f" {choice.obstacle}. Go on where it can, or write run.inexact=true to go on with"
+                " torch's kernels"
+            )
+        kernels = "torch"
+    at_once = _kept("train.shards_at_once", config, begun, saved) or choice.shards_at_once
+    resolved = resolve(config, threads=threads, kernels=kernels, shards_at_once=at_once)
     circumstances = {
         "config_hash": configuration.config_hash(config),
         "data_sha256": data_sha256,
         "world_size": plan.world_size,
         "threads": threads,
+        "kernels": kernels,
+        "shards_at_once": at_once,
         "device": device_name(accelerator),
         "versions": versions(),
         "kernel_variables": kernel_variables(),
@@ -67,7 +89,9 @@ def begin(
     if begun and checkpoint:
         differences += _state_differences(checkpoint.state, circumstances, begun, config)
     elif begun:
-        differences += _config_differences(begun, config, threads)
+        differences += config_changes(begun, config) + _resolved_differences(
+            {key: value_of(begun, name) for name, key in _RESOLVED.items()}, circumstances
+        )
     if differences and not config.run.inexact:
         raise RequestError(refusal(directory.path, differences))
     if checkpoint:
@@ -75,7 +99,7 @@ def begin(
     for warning in warnings:
         print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
 
-    resolved = with_threads(config, threads)
+    launcher = check_progress(directory, directory.starts.read(), step)
     write_atomically(directory.config, configuration.to_yaml(resolved).encode())
     directory.metrics.keep(lambda line: _is_before(line, step))
     directory.ranks.keep(lambda line: line["step"] <= step)
@@ -89,26 +113,54 @@ def begin(
         "time": now,
         "wandb_id": wandb_id,
         "places": [asdict(place) for place in places],
+        **({"own_images": plan.training_images + config.data.validation} if has_own_data else {}),
+        **({"launcher": launcher} if launcher else {}),
     })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
     record = {**circumstances, "wandb_id": wandb_id, "bit_exact": bit_exact}
-    return Beginning(checkpoint, record, resumes=len(earlier_starts))
+    return Beginning(checkpoint, record, len(earlier_starts), saved.get("trusted_step", 0))
 
 
-def with_threads(config: Config, threads: int) -> Config:
-    """The config with `auto` resolved."""
-    return replace(config, compute=replace(config.compute, threads=threads))
+_RESOLVED = {
+    "compute.threads": "threads",
+    "compute.kernels": "kernels",
+    "train.shards_at_once": "shards_at_once",
+}
+"""Keys of which `auto` is resolved when a run begins, and their names in a checkpoint's state."""
 
 
-def _threads(config: Config, begun: Config | None, checkpoint: Checkpoint | None) -> int:
-    """CPU threads per process: as requested, else as the run had, else this node's share."""
-    if config.compute.threads != "auto":
-        return config.compute.threads
-    if checkpoint:
-        return checkpoint.state["threads"]
-    before = begun.compute.threads if begun else "auto"
-    return before if before != "auto" else auto_threads()
+def resolve(config: Config, *, threads: int, kernels: Any, shards_at_once: int) -> Config:
+    """The config with every `auto` that decides bits replaced by what it means for this run."""
+    return replace(
+        config,
+        compute=replace(config.compute, threads=threads, kernels=kernels),
+        train=replace(config.train, shards_at_once=shards_at_once),
+    )
+
+
+def _kept(name: str, config: Config, begun: Config | None, saved: dict[str, Any]) -> Any:
+    """The key as asked for, else as the run has it; None if that is still open."""
+    asked = value_of(config, name)
+    if asked != "auto":
+        return asked
+    kept = saved.get(_RESOLVED[name]) or (value_of(begun, name) if begun else None)
+    return None if kept == "auto" else kept
+
+
+def _resolved_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The keys of _RESOLVED that would change bits, as ``key: before -> now``."""
+    changed = []
+    for name, key in _RESOLVED.items():
+        old, new = before.get(key), now[key]
+        if key == "shards_at_once" and old not in (None, "auto"):
+            # From 2 on all numbers have the same bits, and the native kernel has one set for all.
+            is_other = (old == 1) != (new == 1) and now["kernels"] == "torch"
+        else:
+            is_other = old != new
+        if is_other:
+            changed.append(f"{name}: {old} -> {new}")
+    return changed
 
 
 def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> str:
@@ -116,12 +168,6 @@ def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> st
     if starts:
         return starts[-1]["wandb_id"]
     return checkpoint.state["wandb_id"] if checkpoint else secrets.token_hex(4)
-
-
-def _config_differences(begun: Config, config: Config, threads: int) -> list[str]:
-    before = begun.compute.threads
-    of_threads = [f"compute.threads: {before} -> {threads}"] if threads != before else []
-    return config_changes(begun, config) + of_threads
 
 
 def _check_can_go_on(directory: RunDirectory, saved: dict[str, Any], plan: Plan) -> None:
@@ -146,7 +192,7 @@ def _state_differences(
 
     `begun`: the config of the newest start. It is not the checkpoint's if that start saved nothing.
     """
-    names = {"data_sha256": "data_sha256", "device": "device", "threads": "compute.threads"}
+    names = {"data_sha256": "data_sha256", "device": "device"}
     of_config = config_changes(begun, config) if before["config_hash"] != now["config_hash"] else []
     if not of_config:
         names["config_hash"] = "config_hash"
@@ -157,6 +203,7 @@ def _state_differences(
     new = now["kernel_variables"]
     old = before.get("kernel_variables", new)  # Older checkpoints do not say.
     pairs += [(name, old.get(name), new.get(name)) for name in sorted({*old, *new})]
+    of_config += _resolved_differences(before, now)
     return of_config + [f"{name}: {old} -> {new}" for name, old, new in pairs if old != new]
 
 

@@ -46,35 +46,42 @@ class CapturedStep:
     def __init__(self, step: TrainStep, images: Images) -> None:
         self.step = step
         self.images = images
-        share = len(step.plan.dealt[0]) * step.plan.shard_size  # Empty places included.
-        self.ids = torch.zeros(share, dtype=torch.int64, device=images.labels.device)
+        plan = step.plan
+        samples = len(plan.shards_by_rank[0]) * plan.shard_size  # Padding included.
+        self.ids = torch.zeros(samples, dtype=torch.int64, device=images.labels.device)
         self.steps_to_warm_up = _WARM_UP_STEPS
         self.graph: torch.cuda.CUDAGraph | None = None
         self.stats: StepStats
 
     def __call__(self, ids: Tensor, step: int) -> StepStats:
-        """Take step number `step` (from 0) on the samples `ids`, this process's share."""
+        """Take step number `step` (from 0) on the samples `ids`, this process's."""
+        if not self.is_replayed(step):
+            self.steps_to_warm_up = max(0, self.steps_to_warm_up - 1)
+            return self.step(self.images.batch_of(ids), step)
         self.ids.copy_(ids)
         self.step.set_numbers(step)
-        if self.steps_to_warm_up:
-            self.steps_to_warm_up -= 1
-            return self._take()
         if self.graph is None:
-            self.graph = self._capture()
+            self.graph = self._capture(step)
         self.graph.replay()
         # The next replay overwrites them.
         return StepStats(*(number.clone() for number in self.stats))
 
-    def _take(self) -> StepStats:
-        return self.step.take(self.images.batch_of(self.ids))
+    def is_replayed(self, step: int) -> bool:
+        """Whether step number `step` is a replay. An audited one is not: a graph keeps its sums to
+        itself. It has the same bits either way."""
+        audit = self.step.audit
+        return self.steps_to_warm_up == 0 and not (audit and audit.is_due(step))
 
-    def _capture(self) -> torch.cuda.CUDAGraph:
+    def _take(self, step: int) -> StepStats:
+        return self.step.take(self.images.batch_of(self.ids), step)
+
+    def _capture(self, step: int) -> torch.cuda.CUDAGraph:
         """Capturing runs nothing: the step is taken by the replay."""
         graph = torch.cuda.CUDAGraph()
-        self.step.weights.grad = None
+        self.step.state.flat.grad = None
         # Other threads, such as NCCL's watchdog, go on using the GPU meanwhile.
         with torch.cuda.graph(
             graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"
         ):
-            self.stats = self._take()
+            self.stats = self._take(step)
         return graph

@@ -6,10 +6,10 @@ import math
 import time
 from typing import Any
 
-from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
 from lenet_dist.exits import RunFailed, Stopped
 from lenet_dist.model import weights
+from lenet_dist.model.inference import forward_of
 from lenet_dist.processes.accelerator import on_each, on_main
 from lenet_dist.processes.stop import Action
 from lenet_dist.run import checkpoint as checkpoints
@@ -17,9 +17,10 @@ from lenet_dist.run import result as results
 from lenet_dist.run.evaluation import Evaluation
 from lenet_dist.run.result import Ended
 from lenet_dist.training.evaluation import evaluate
+from lenet_dist.training.graph import CapturedStep
 from lenet_dist.training.job import Job, Saved
-from lenet_dist.training.optimizer import weights_of
 from lenet_dist.training.schedule import learning_rate
+from lenet_dist.training.window import StepStats
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -32,22 +33,34 @@ def train(job: Job) -> dict[str, Any]:
     state.clock.switch("train")
     validation = _validate_if_due(job)  # A checkpoint is written before its step's validation.
     for batch in job.batches:
-        stats = job.take_step(batch, state.step)
-        state.window.add(stats)
+        state.window.add(_take_step(job, batch))
         state.step += 1
         job.progress.advance()
         if plan.is_line_due(state.step):
             _write_ranks_line(job)
             _write_train_line(job)
         action = _agree(job)
-        if action is not Action.GO_ON or _is_save_due(job):
+        if action is Action.AUDIT:
+            job.audit.request(state.step)
+        if action >= Action.SAVE or _is_save_due(job):
             _save(job)
         if action >= Action.STOP:
             raise _stopped(job, action)
         validation = _validate_if_due(job)
-    test_set = on_each(lambda: dataset.load(plan.config.data, "test"))
+    test_set = on_each(lambda: job.task.load(plan.config, "test"))
     test = _evaluate(job, "test", test_set.to(job.accelerator.device))
     return on_main(job.accelerator, lambda: _write_result(job, validation, test))
+
+
+def _take_step(job: Job, batch: Any) -> StepStats:
+    step, take_step = job.state.step, job.take_step
+    if job.audit.is_due(step):
+        job.audit.compare_weights(step)
+    began = job.stopwatch.mark()
+    is_replayed = isinstance(take_step, CapturedStep) and take_step.is_replayed(step)
+    stats = take_step(batch, step)
+    job.stopwatch.add_step(began, is_replayed=is_replayed)
+    return stats
 
 
 def _write_train_line(job: Job) -> None:
@@ -76,7 +89,7 @@ def _write_train_line(job: Job) -> None:
 def _write_ranks_line(job: Job) -> None:
     """Before the train line: whoever reads that one may look for this one."""
     step, steps = job.state.step, job.stopwatch.steps
-    seconds = job.stopwatch.read_all()
+    seconds = job.stopwatch.read_all(job.gather)
     if job.accelerator.is_main_process:
         computed, waited = zip(*seconds, strict=True)
         line = {"step": step, "steps": steps, "computed": computed, "waited": waited}
@@ -97,7 +110,8 @@ def _agree(job: Job) -> Action:
         return Action.GO_ON
     every = job.plan.config.checkpoint.every_seconds
     is_late = every > 0 and time.monotonic() - job.saved.time >= every
-    return job.agreement.reach(Action.SAVE if is_late else Action.GO_ON)
+    wish = Action.AUDIT if job.audit.is_overdue() else Action.GO_ON
+    return job.agreement.reach(job.state.step, Action.SAVE if is_late else wish)
 
 
 def _is_save_due(job: Job) -> bool:
@@ -123,8 +137,11 @@ def _save(job: Job) -> None:
 
 def _write_checkpoint(job: Job) -> None:
     job.directory.metrics.sync()
-    samples = job.state.step * job.plan.batch_size
-    checkpoint = job.state.checkpoint({"samples": samples, **job.beginning.record})
+    position = {
+        "samples": job.state.step * job.plan.batch_size,
+        "trusted_step": job.audit.trusted_step,
+    }
+    checkpoint = job.state.checkpoint({**position, **job.beginning.record})
     checkpoints.save(job.directory.checkpoints, checkpoint, job.plan.config.checkpoint.keep)
 
 
@@ -151,7 +168,7 @@ def _validate_if_due(job: Job) -> Evaluation | None:
 
 def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     def between_chunks() -> None:
-        action = job.agreement.reach()
+        action = job.agreement.reach(state.step)
         if action >= Action.STOP:
             _save(job)
             raise _stopped(job, action)
@@ -161,8 +178,10 @@ def _evaluate(job: Job, kind: str, images: Images) -> Evaluation:
     # A fresh model: Accelerate has put mixed precision into the one that is trained.
     model = job.task.build(config).to(job.accelerator.device)
     model.load_state_dict(state.weights())
-    chunk_size = config.evaluate.batch_size
-    evaluation = evaluate(model, images, chunk_size, job.accelerator, between_chunks, job.task.loss)
+    evaluation = evaluate(
+        forward_of(model, config.compute.kernels), images, job.classes,
+        config.evaluate.batch_size, job.accelerator, between_chunks, job.task.loss,
+    )  # fmt: skip
     state.clock.switch(previous)
     if not math.isfinite(evaluation.loss):
         raise RunFailed(f"the {kind} loss is {evaluation.loss} after step {state.step}")
@@ -177,7 +196,7 @@ def _write_result(job: Job, validation: Evaluation | None, test: Evaluation) -> 
     scale = job.plan.config.model
     ended = Ended(
         weights=weights.to_bytes(job.state.weights(), scale.mean, scale.std),
-        parameters=weights_of(job.state.optimizer).numel(),
+        parameters=sum(p.numel() for p in job.state.model.parameters()),
         test=test.summary(),
         validation=validation.summary() if validation else None,
         seconds=job.state.clock.read(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -23,10 +24,10 @@ class Matrix(NamedTuple):
     columns: int
 
 
-def hidden_matrices(model: nn.Module) -> list[Matrix]:
+def hidden_matrices(parameters: Iterable[nn.Parameter]) -> list[Matrix]:
     """The weights of all layers but the first and the last; a convolution's kernel is a row."""
     matrices, start = [], 0
-    for parameter in model.parameters():
+    for parameter in parameters:
         place = slice(start, start := start + parameter.numel())
         if parameter.dim() > 1:
             rows = len(parameter)

@@ -1,4 +1,4 @@
-"""The optimizers, by name; their state, by the parameters' names."""
+"""The optimizers, by name or a task's own; their state, by the parameters' names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lenet_dist.config import Optimizer
+from lenet_dist.exits import RequestError
+from lenet_dist.model.flat import pieces
 from lenet_dist.training.muon import Muon, hidden_matrices
 
 _ADAMS: dict[str, type[torch.optim.Adam]] = {
@@ -25,13 +27,14 @@ T = TypeVar("T", bound=torch.optim.Optimizer)
 
 def build(
     config: Optimizer,
-    model: nn.Module,
+    trainable: dict[str, nn.Parameter],
     weights: nn.Parameter,
     *,
     capturable: bool = False,
     skips: bool = False,
 ) -> torch.optim.Optimizer:
-    """The optimizer of the model's flat weights [P], fused: one kernel for the whole update.
+    """The optimizer of the flat weights [P] of the trainable parameters, fused: one kernel for the
+    whole update.
 
     `capturable`: its step can be part of a CUDA graph. `skips`: a gradient scaler may have it skip
     steps.
@@ -52,7 +55,7 @@ def build(
     # Otherwise it warns of steps that are taken uncaptured, as the first few are.
     adam._warned_capturable_if_run_uncaptured = True
     if isinstance(adam, Muon):
-        adam.matrices = hidden_matrices(model)
+        adam.matrices = hidden_matrices(trainable.values())
     return adam
 
 
@@ -67,34 +70,74 @@ def _without_compiler(kind: type[T]) -> type[T]:
     return type(kind.__name__, (kind,), plain)
 
 
-def weights_of(optimizer: torch.optim.Optimizer) -> nn.Parameter:
-    """The flat weights that the optimizer updates."""
-    return optimizer.param_groups[0]["params"][0]
+def check_own(optimizer: object, trainable: dict[str, nn.Parameter]) -> None:
+    """Raise RequestError if a task's optimizer is none, or leaves out a trainable parameter."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise RequestError(
+            f"the task's optimizer gives no torch.optim.Optimizer but {type(optimizer).__name__}"
+        )
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in trainable.items():
+        if id(parameter) not in updated:
+            raise RequestError(
+                f"the task's optimizer leaves out the parameter {name}: put it into a group, or set"
+                " its requires_grad to False in the model"
+            )
 
 
-def tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state, each parameter's part under the parameter's name."""
-    sizes = [p.numel() for p in model.parameters()]
+def tensors(
+    optimizer: torch.optim.Optimizer, trainable: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The optimizer's state, each parameter's part under the parameter's name.
+
+    Raises RequestError if a task's own optimizer keeps something else than tensors.
+    """
+    names = {id(parameter): name for name, parameter in trainable.items()}
     named: dict[str, Tensor] = {}
-    for key, tensor in optimizer.state[weights_of(optimizer)].items():
-        if tensor is None:  # SGD without momentum has such a state.
-            continue
-        parts = tensor.split(sizes) if tensor.dim() else [tensor] * len(sizes)
-        for (name, parameter), part in zip(model.named_parameters(), parts, strict=True):
-            named[f"{name}.{key}"] = part.view_as(parameter) if tensor.dim() else part.clone()
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value is None:  # SGD without momentum has such a state.
+                continue
+            if not isinstance(value, Tensor):
+                raise RequestError(
+                    f"{type(optimizer).__name__} keeps {key!r} as {type(value).__name__}, and a"
+                    " checkpoint holds tensors alone: use another optimizer"
+                )
+            if id(parameter) in names:
+                named[f"{names[id(parameter)]}.{key}"] = value
+                continue
+            # Flat weights: each parameter gets its piece.
+            parts = pieces(value, [*trainable.values()]) if value.dim() else None
+            for number, name in enumerate(trainable):
+                named[f"{name}.{key}"] = parts[number] if parts else value.clone()
     return named
 
 
-def load(optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+def load(
+    optimizer: torch.optim.Optimizer,
+    trainable: dict[str, nn.Parameter],
+    tensors: dict[str, Tensor],
+) -> None:
     """Restore a state that `tensors` gave. If it is another kind's, this one begins without."""
-    names = [name for name, _ in model.named_parameters()]
-    first = f"{names[0]}."
-    keys = {name.removeprefix(first) for name in tensors if name.startswith(first)}
-    if keys != (_OF_SGD if isinstance(optimizer, torch.optim.SGD) else _OF_ADAM):
-        return
-    state = {}
-    for key in sorted(keys):
-        parts = [tensors[f"{name}.{key}"] for name in names]
-        state[key] = torch.cat([part.flatten() for part in parts]) if parts[0].dim() else parts[0]
+    saved: dict[str, dict[str, Tensor]] = {name: {} for name in trainable}
+    for entry, tensor in tensors.items():
+        name, _, key = entry.rpartition(".")
+        if name in saved:
+            saved[name][key] = tensor
+    names = {id(parameter): name for name, parameter in trainable.items()}
+    state: dict[int, dict[str, Tensor]] = {}
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    for number, parameter in enumerate(parameters):
+        if id(parameter) in names:
+            state[number] = saved[names[id(parameter)]]
+            continue
+        parts = list(saved.values())
+        if set(parts[0]) != (_OF_SGD if isinstance(optimizer, torch.optim.SGD) else _OF_ADAM):
+            return
+        state[number] = {
+            key: torch.cat([part[key].flatten() for part in parts]) if first.dim() else first
+            for key, first in parts[0].items()
+        }
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {0: state}, "param_groups": groups})
+    state = {number: of_parameter for number, of_parameter in state.items() if of_parameter}
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -7,15 +7,19 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from lenet_dist.config import Config, keys, value_of
+from lenet_dist.data import augment
+from lenet_dist.data.dataset import Images, pixels
 from lenet_dist.exits import RequestError
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
 from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.processes.stop import StopRequest
 from lenet_dist.run.directory import RunDirectory
+from lenet_dist.run.restarts import error_kept
 from lenet_dist.tracking import pictures
 from lenet_dist.tracking.environment import active_trackers
 from lenet_dist.tracking.follower import followed
@@ -37,7 +41,9 @@ def start(
     page of a new result, on the main process, while the trackers finish. Raises RequestError for
     what can't be done, and Stopped and RunFailed as the loop does.
     """
-    plan = validate(config, accelerators.world_size_of_environment())
+    task = task or LENET5
+    world_size = accelerators.world_size_of_environment()
+    plan = validate(config, world_size) if task.dataset is None else None
     trackers = active_trackers(config)
     directory = RunDirectory.of(config)
     accelerator = accelerators.start(config.compute)
@@ -46,17 +52,19 @@ def start(
         _check_asked_alike(config)
         result = accelerators.on_main(accelerator, lambda: directory.completed(config))
         if result is None:
+            training_set = _load(task, config, accelerator)
+            plan = plan or validate(config, world_size, len(training_set))
             accelerators.say(accelerator, plan)
             if plan.advice and accelerator.is_main_process:
                 print(f"warning: {plan.advice}", file=sys.stderr, flush=True)
-            job = assemble(plan, task or LENET5, accelerator, directory, stop, clock)
+            job = assemble(plan, task, accelerator, directory, stop, clock, training_set)
             has_follower = trackers and accelerator.is_main_process
             say = job.progress.say
             with (
                 accelerators.stopping_together(accelerator),
                 followed(directory.path, say) if has_follower else nullcontext() as complete,
             ):
-                with watch(config.compute.timeout_seconds):
+                with error_kept(directory), watch(config.compute.timeout_seconds):
                     result = train(job)
                 if complete:
                     if "wandb" in trackers:
@@ -68,6 +76,15 @@ def start(
             accelerators.say(accelerator, f"{directory.path} is complete; nothing to do")
     accelerator.end_training()
     return result
+
+
+def _load(task: Task, config: Config, accelerator: Accelerator) -> Images:
+    """The training images, on this process's device. One process of a node reads them first, so
+    that only one fetches what is missing."""
+    accelerators.on_each_node(accelerator, lambda: task.fetch(config))
+    images = accelerators.on_each(lambda: task.load(config, "train"))
+    accelerators.on_each(lambda: augment.check(config.augment, pixels(images.images[:1])))
+    return images.to(accelerator.device)
 
 
 def _check_asked_alike(config: Config) -> None:

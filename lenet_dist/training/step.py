@@ -1,106 +1,117 @@
-"""One optimizer step on a process's share of a global batch."""
+"""One optimizer step: gradient, clipping, the update, the moving average."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lenet_dist.data import augment
 from lenet_dist.data.augment import Distortion
-from lenet_dist.data.dataset import Batch, pixels
+from lenet_dist.data.dataset import Batch
 from lenet_dist.plan import Plan
-from lenet_dist.training.gradient import Gradient
-from lenet_dist.training.optimizer import weights_of
+from lenet_dist.training.audit import Audit
+from lenet_dist.training.ddp_gradient import DdpGradient
+from lenet_dist.training.local_sums import LocalSums, StepNumbers, model_inputs
 from lenet_dist.training.schedule import learning_rate
 from lenet_dist.training.state import TrainState
+from lenet_dist.training.tree_allreduce import Sums, TreeAllReduce
 from lenet_dist.training.window import StepStats
 
 
-class StepNumbers(NamedTuple):
-    """What depends on a step's number alone."""
+class ShardedGradient(NamedTuple):
+    """The gradient as a sum over shards, of which `shards` are this process's."""
 
-    lr: float | Tensor
-    stream: int | Tensor
-    """The distortion's random numbers, 64 bits as int64."""
-    strength: float | Tensor
-    """The distortion's strength; 1 is full."""
-    average_share: float | Tensor
-    """The share of the new weights in the running mean."""
+    shards: range
+    local_sums: LocalSums
+    all_reduce: TreeAllReduce
 
 
 class TrainStep:
-    """The gradient, clipping, the update, the moving average."""
+    """Takes optimizer steps on this process's part of the global batches.
 
-    def __init__(self, plan: Plan, gradient: Gradient, state: TrainState) -> None:
-        config = plan.config
-        self.config = config
+    `audit` compares what the processes compute, where that is due.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: TrainState,
+        gradient: ShardedGradient | DdpGradient,
+        audit: Audit | None = None,
+    ) -> None:
         self.plan = plan
+        self.config = plan.config
+        self.state = state
         self.gradient = gradient
-        self.optimizer = state.optimizer
-        self.weights = weights_of(state.optimizer)
-        self.scaler = state.scaler
-        self.average = state.average
-        self.distortion = Distortion(config.augment, config.seed)
-        device = self.weights.device
+        self.audit = audit
+        self.augmentation = Distortion(plan.config.augment, plan.config.seed)
+        device = state.flat.device
         # On a GPU they are scalars in its memory, so that a captured step sees each step's values.
-        self.scalars = _scalars(device) if device.type == "cuda" else None
-        self.numbers = StepNumbers(*(self.scalars or (0.0, 0, 0.0, 0.0)))
+        self.on_device = _on_device(device, len(state.peaks)) if device.type != "cpu" else None
+        self.numbers = self.on_device or StepNumbers([], 0, 0.0, 0.0)
 
     def __call__(self, batch: Batch, step: int) -> StepStats:
-        """Take step number `step` (from 0) on this process's share of its global batch."""
+        """Take step number `step` (from 0) on this process's samples."""
         self.set_numbers(step)
-        return self.take(batch)
+        return self.take(batch, step)
 
     def set_numbers(self, step: int) -> None:
         """Make ready for step number `step` (from 0), without waiting for the device."""
-        epoch = step // self.plan.steps_per_epoch
-        epochs = self.plan.epoch_of(self.plan.total_steps)
+        plan, config = self.plan, self.config
+        epoch, epochs = step // plan.steps_per_epoch, plan.epoch_of(plan.total_steps)
+        average = self.state.average
         numbers = StepNumbers(
-            lr=learning_rate(
-                self.config.schedule, self.config.optimizer.lr, step, self.plan.total_steps
-            ),
-            stream=self.distortion.stream(epoch),
-            strength=augment.strength(self.config.augment, epoch, epochs),
-            average_share=self.average.share(step + 1) if self.average else 0.0,
+            lrs=[
+                learning_rate(config.schedule, peak, step, plan.total_steps)
+                for peak in self.state.peaks
+            ],
+            stream=self.augmentation.stream(epoch),
+            strength=augment.strength(config.augment, epoch, epochs),
+            average_share=average.share(step + 1) if average else 0.0,
         )
-        if self.scalars is None:
+        if self.on_device is None:
             self.numbers = numbers
         else:
-            for scalar, number in zip(self.scalars, numbers, strict=True):
+            for scalar, number in zip(_scalars(self.on_device), _scalars(numbers), strict=True):
                 scalar.fill_(number)
 
-    def take(self, batch: Batch) -> StepStats:
+    def take(self, batch: Batch, step: int) -> StepStats:
         """Take the step that `set_numbers` made ready, entirely on the device."""
-        numbers = self.numbers
-        for group in self.optimizer.param_groups:
-            group["lr"] = numbers.lr
-        row = self.gradient(batch, self.inputs_of)
-        gradient, loss_sum, correct = row.split([self.weights.numel(), 1, 1])
-        self.weights.grad = gradient
-        grad_norm = self._clip()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.average is not None:
-            self.average.update(numbers.average_share)
-        return StepStats(loss_sum[0], correct[0], grad_norm)
-
-    def inputs_of(self, part: Batch) -> Tensor:
-        """A part of the batch as the model sees it in this step: distorted, float32."""
-        numbers, images = self.numbers, pixels(part.images)
-        return self.distortion.distort(images, part.ids, numbers.stream, numbers.strength)
-
-    def _clip(self) -> Tensor:
-        """Shorten the gradient to ``train.clip_norm`` if it is longer; gives its norm before."""
-        self.scaler.unscale_(self.optimizer)
-        assert self.weights.grad is not None
-        norm = torch.linalg.vector_norm(self.weights.grad)
+        state, numbers = self.state, self.numbers
+        sums: Sums | None = None  # DDP has none.
+        for group, lr in zip(state.optimizer.param_groups, numbers.lrs, strict=True):
+            group["lr"] = lr
+        if isinstance(self.gradient, DdpGradient):
+            inputs = model_inputs(self.augmentation, batch, numbers)
+            row = self.gradient(inputs, batch.labels, step)
+        else:
+            sums = self.gradient.local_sums(batch, self.gradient.shards, step, numbers)
+            if self.audit and self.audit.is_due(step):
+                self.audit.compare_sums(step, sums, numbers)
+            row = self.gradient.all_reduce(sums)
+        gradient, loss_sum, correct = row.split([state.flat.numel(), 1, 1])
+        state.set_gradient(gradient)
+        state.scaler.unscale_(state.optimizer)
+        norm = torch.linalg.vector_norm(gradient)
+        if self.audit and sums is not None and self.on_device is None:
+            # On a GPU, reading them would wait: the next train line looks there.
+            self.audit.check_finite(step, float(loss_sum), float(norm), sums, numbers)
         if self.config.train.clip_norm:
-            nn.utils.clip_grads_with_norm_(self.weights, self.config.train.clip_norm, norm)
-        return norm
+            nn.utils.clip_grads_with_norm_(state.flat, self.config.train.clip_norm, norm)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        if state.average is not None:
+            state.average.update(numbers.average_share)
+        return StepStats(loss_sum[0], correct[0], norm)
 
 
-def _scalars(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    lr, strength, share = torch.zeros(3, device=device)
-    return lr, torch.zeros((), dtype=torch.int64, device=device), strength, share
+def _scalars(numbers: StepNumbers) -> list[Any]:
+    return [*numbers.lrs, *numbers[1:]]
+
+
+def _on_device(device: torch.device, groups: int) -> StepNumbers:
+    strength, share = torch.zeros(2, device=device)
+    stream = torch.zeros((), dtype=torch.int64, device=device)
+    return StepNumbers(torch.zeros(groups, device=device), stream, strength, share)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lenet_dist.processes.exchange import Gather
-from lenet_dist.training.window import StepStats
 
 Mark = Any
 """A moment on the device's clock: a float on a CPU, an event on a GPU."""
-
-TakeStep = Callable[[Any, int], StepStats]
 
 
 class Seconds(NamedTuple):
@@ -26,37 +22,14 @@ class Seconds(NamedTuple):
 
 
 class Stopwatch:
-    """Counts a process's seconds by its device's clock; only `read` waits for the device.
+    """Counts a process's seconds by its device's clock; only `read` waits for the device."""
 
-    `gather`: how the processes exchange rows.
-    """
-
-    def __init__(self, device: torch.device, gather: Gather) -> None:
-        self._device = device
-        self._gather = gather
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._steps: list[tuple[Mark, Mark]] = []
         self._waits: list[tuple[Mark, Mark]] = []
         self._waits_of_graph: list[tuple[Mark, Mark]] = []
         self._replays = 0
-
-    def in_steps(self, take_step: TakeStep) -> TakeStep:
-        """The same step, its time counted."""
-
-        def timed(batch: Any, step: int) -> StepStats:
-            waits, began = len(self._waits), self.mark()
-            stats = take_step(batch, step)
-            self._steps.append((began, self.mark()))
-            self._replays += len(self._waits) == waits
-            return stats
-
-        return timed
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """See Gather; its time is counted as waiting. Call it within a step."""
-        began = self.mark()
-        gathered = self._gather(rows)
-        self.add_wait(began)
-        return gathered
 
     @property
     def steps(self) -> int:
@@ -64,8 +37,8 @@ class Stopwatch:
         return len(self._steps)
 
     def mark(self) -> Mark:
-        """Now."""
-        if self._device.type == "cpu":
+        """The present moment on the device's clock."""
+        if self.device.type == "cpu":
             return time.perf_counter()
         # In a graph, only an external event is recorded anew by each replay.
         is_captured = torch.cuda.is_current_stream_capturing()
@@ -73,9 +46,14 @@ class Stopwatch:
         event.record()
         return event
 
+    def add_step(self, began: Mark, *, is_replayed: bool) -> None:
+        """Count the time from `began` to now as a step, `is_replayed` from a captured graph."""
+        self._steps.append((began, self.mark()))
+        self._replays += is_replayed
+
     def add_wait(self, began: Mark) -> None:
         """Count the time from `began` to now as waiting. Call it within a step."""
-        is_captured = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        is_captured = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         (self._waits_of_graph if is_captured else self._waits).append((began, self.mark()))
 
     def read(self) -> Seconds:
@@ -90,10 +68,10 @@ class Stopwatch:
         self._replays = 0
         return Seconds(in_steps - waited, waited)
 
-    def read_all(self) -> list[Seconds]:
+    def read_all(self, gather: Gather) -> list[Seconds]:
         """What each process reads now, by rank. A collective."""
-        mine = torch.tensor([self.read()], dtype=torch.float32, device=self._device)
-        return [Seconds(*(round(n, 6) for n in both)) for both in self._gather(mine).tolist()]
+        mine = torch.tensor([self.read()], dtype=torch.float32, device=self.device)
+        return [Seconds(*(round(n, 6) for n in both)) for both in gather(mine).tolist()]
 
 
 def _seconds(spans: Iterable[tuple[Mark, Mark]]) -> float:

@@ -1,4 +1,4 @@
-"""How many CPU threads compute: as many as do not change a bit."""
+"""Whether the number of CPU threads changes a bit."""
 
 from __future__ import annotations
 
@@ -10,17 +10,6 @@ from torch import Tensor
 
 Compute = Callable[[], Tensor]
 """Gives float32 numbers whose bits must not depend on the number of threads."""
-
-
-def settle_threads(compute: Compute) -> int:
-    """Use all of torch's threads, or a half, a quarter ...: as many as give the bits of one. Gives
-    their number.
-
-    No library promises those bits. MKL splits the sums of a matrix product over many threads.
-    """
-    while not has_bits_of_one(compute):
-        torch.set_num_threads(torch.get_num_threads() // 2)
-    return torch.get_num_threads()
 
 
 def has_bits_of_one(compute: Compute) -> bool:

@@ -78,18 +78,23 @@ class Window:
         ]
 
     def _add_step(self, step: int, loss_sum: float, correct: float, grad_norm: float) -> None:
-        if not math.isfinite(loss_sum):
-            raise RunFailed(
-                f"the loss is {loss_sum} at step {step}; no checkpoint holds it:"
-                " lower optimizer.lr, or set train.clip_norm"
-            )
-        if not math.isfinite(grad_norm):
-            if self._accelerator.mixed_precision != "fp16":
-                raise RunFailed(
-                    f"the gradient's norm is {grad_norm} at step {step}; no checkpoint holds it:"
-                    " lower optimizer.lr"
-                )
-            self._sums["skipped_steps"] += 1
+        is_skipped = not math.isfinite(grad_norm) and self._accelerator.mixed_precision == "fp16"
+        if not math.isfinite(loss_sum) or not (math.isfinite(grad_norm) or is_skipped):
+            raise RunFailed(not_finite(loss_sum, grad_norm, step))
+        self._sums["skipped_steps"] += is_skipped
         self._sums["loss_sum"] += loss_sum
         self._sums["correct"] += correct
         self._sums["grad_norm"] = grad_norm
+
+
+def not_finite(loss: float, grad_norm: float, step: int) -> str:
+    """What to say of step number `step` (from 1), whose loss or gradient is not finite."""
+    if not math.isfinite(loss):
+        return (
+            f"the loss is {loss} at step {step}; no checkpoint holds it:"
+            " lower optimizer.lr, or set train.clip_norm"
+        )
+    return (
+        f"the gradient's norm is {grad_norm} at step {step}; no checkpoint holds it:"
+        " lower optimizer.lr"
+    )

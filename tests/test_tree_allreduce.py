@@ -9,8 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenet_dist.plan import deal
-from lenet_dist.training.reduction import ShardSum, add_pairs, block_sum, blocks, rows_sent
+from lenet_dist.plan import partition
+from lenet_dist.training.local_sums import parts
+from lenet_dist.training.stopwatch import Stopwatch
+from lenet_dist.training.tree_allreduce import (
+    TreeAllReduce,
+    blocks,
+    merge_siblings,
+    rows_sent,
+    tree_sum,
+)
 
 
 def random_rows(count: int, width: int = 9, seed: int = 0) -> Tensor:
@@ -39,17 +47,14 @@ def test_the_order_matters_for_these_rows() -> None:
 
 
 @pytest.mark.parametrize("count", range(1, 18))
-def test_a_row_without_a_partner_is_passed_on(count: int) -> None:
+def test_the_sum_of_rows_is_that_of_the_tree(count: int) -> None:
     rows = random_rows(count)
-    level = add_pairs(rows)
-    assert len(level) == (count + 1) // 2
-    if count % 2:
-        assert torch.equal(level[-1], rows[-1])
+    assert torch.equal(tree_sum(rows), tree(list(rows)))
 
 
-def on_many(rows: Tensor, world_size: int, largest: int | None = None) -> list[Tensor]:
+def on_many(rows: Tensor, world_size: int, at_once: int = 64) -> list[Tensor]:
     """The sum as each process has it: processes are threads here, with the product's own code."""
-    count, dealt = len(rows), deal(len(rows), world_size)
+    count, by_rank = len(rows), partition(len(rows), world_size)
     sent: list[Tensor] = [rows] * world_size
     barrier = threading.Barrier(world_size, timeout=60)
 
@@ -59,9 +64,13 @@ def on_many(rows: Tensor, world_size: int, largest: int | None = None) -> list[T
             barrier.wait()
             return torch.cat(sent)
 
-        of_all = ShardSum(dealt, rank, rows.shape[1], gather, rows.device)
-        mine = blocks(dealt[rank], count, largest)
-        return of_all((block, block_sum(rows[block.first : block.stop])) for block in mine)
+        of_all = TreeAllReduce(by_rank, rank, rows.shape[1], gather, Stopwatch(rows.device))
+        sums = (
+            (block, tree_sum(rows[block.first : block.stop]))
+            for part in parts(by_rank[rank], at_once)
+            for block in blocks(part, count)
+        )
+        return of_all(merge_siblings(sums, count))
 
     with ThreadPoolExecutor(world_size) as processes:
         return list(processes.map(total, range(world_size)))
@@ -76,30 +85,39 @@ def test_any_number_of_processes_has_the_bits_of_the_tree(world_size: int) -> No
             assert torch.equal(total, expected), count
 
 
-@pytest.mark.parametrize("largest", [1, 2, 3, 4, 7, 16])
-def test_the_size_of_blocks_changes_no_bit(largest: int) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4, 7, 16])
+def test_how_many_shards_are_computed_at_once_changes_no_bit(at_once: int) -> None:
     for count in range(1, 26):
         rows = random_rows(count, seed=count)
         for world_size in (1, 2, 3, 5):
-            for total in on_many(rows, world_size, largest):
+            for total in on_many(rows, world_size, at_once):
                 assert torch.equal(total, tree(list(rows))), (count, world_size)
 
 
-@pytest.mark.parametrize("largest", [1, 2, 5, 8, None])
-def test_blocks_are_all_the_shards_in_order_none_larger_than_asked(largest: int | None) -> None:
+def test_parts_are_all_the_shards_in_order_none_larger_than_asked_or_much_smaller() -> None:
+    for at_once in (1, 2, 5, 8, 64):
+        for first in range(3):
+            for stop in range(first, 40):
+                found = parts(range(first, stop), at_once)
+                assert [shard for part in found for shard in part] == list(range(first, stop))
+                sizes = {len(part) for part in found}
+                assert not sizes or (max(sizes) <= at_once and max(sizes) - min(sizes) <= 1)
+
+
+def test_blocks_are_all_the_shards_in_order() -> None:
     for count in range(1, 40):
         for first in range(count):
             for stop in range(first, count + 1):
-                found = blocks(range(first, stop), count, largest)
+                found = blocks(range(first, stop), count)
                 covered = [n for block in found for n in range(block.first, block.stop)]
                 assert covered == list(range(first, stop))
-                assert all(block.stop - block.first <= (largest or count) for block in found)
 
 
 def test_a_process_adds_what_it_can_before_it_sends() -> None:
     assert blocks(range(0, 8), 16) == [(0, 8)]
     assert blocks(range(3, 6), 8) == [(3, 4), (4, 6)]
-    assert [rows_sent(deal(16, n)) for n in (1, 2, 3, 4, 5, 8, 16, 20)] == [1, 1, 3, 1, 2, 1, 1, 1]
+    rows = [rows_sent(partition(16, n)) for n in (1, 2, 3, 4, 5, 8, 16, 20)]
+    assert rows == [1, 1, 3, 1, 2, 1, 1, 1]
 
 
 def test_of_one_shard_every_process_has_a_sum_of_its_own() -> None:

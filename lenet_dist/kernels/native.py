@@ -1,0 +1,230 @@
+"""The compiled kernels: LeNet-5's gradients and logits on a CPU, the sum of rows, distortion.
+
+Results have the same bits for any number of threads, whatever is computed beside them, and on every
+processor that has a variant.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import platform
+import threading
+from ctypes import c_double, c_float, c_int, c_int64, c_long, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lenet_dist.kernels import build
+
+PARAMETERS = 61_706
+COUNTS = 2
+CLASSES = 10
+_FLAGS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
+    "aarch64": set(),
+}
+"""What a processor must have for a variant, by Linux's names."""
+
+_scratch = threading.local()
+
+
+def variant() -> str | None:
+    """The name of the variant in use; None where there is none, for the `reason` given there."""
+    return next(iter(variants()), None)
+
+
+def reason() -> str | None:
+    """Why there is no kernel here and what to do, in a line; None where there is one."""
+    of_machine = build.variants_of_machine()
+    runnable = [name for name in of_machine if _FLAGS[name] <= _processor_flags()]
+    if variants():
+        return None
+    if not of_machine:
+        return f"there is no compiled kernel for {platform.machine()}"
+    if not runnable:
+        return "this processor lacks AVX2 and fused multiply-add, which the compiled kernel needs"
+    if not any(build.library(name).exists() for name in runnable):
+        return "no compiled kernel: install g++ or clang++ and run `make setup` again"
+    return "the compiled kernel is of another version of its source: run `make setup` again"
+
+
+@functools.cache
+def variants() -> tuple[str, ...]:
+    """The variants that are compiled and that this processor can run, the fastest first."""
+    return tuple(
+        name
+        for name in build.variants_of_machine()
+        if _FLAGS[name] <= _processor_flags() and build.is_current(build.library(name))
+    )
+
+
+def shard_gradients(
+    weights: Tensor,
+    pixels: Tensor,
+    labels: Tensor,
+    shards: int,
+    *,
+    mean: float,
+    std: float,
+    smoothing: float,
+    batch_size: int,
+    threads: int | None = None,
+    variant: str | None = None,
+) -> Tensor:
+    """A row [P + 2] for each of `shards` equal shards in a row: [shards, P + 2].
+
+    It holds the gradient of the shard's summed loss divided by `batch_size`, in the order of
+    LeNet5's parameters, then the summed loss, then the number of images that are right. `weights`
+    [P] are in the same order; `pixels` are [n, 1, 28, 28], `labels` [n].
+    """
+    images = _checked(weights, pixels)
+    if labels.shape != (images,) or not _is_plain(labels, torch.int64):
+        raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
+    if shards < 1 or images == 0 or images % shards:
+        raise ValueError(f"{images} images do not make {shards} equal shards")
+    threads = threads or torch.get_num_threads()
+    rows = torch.empty(shards, PARAMETERS + COUNTS)
+    is_right = _library(variant).lenet5_gradients(
+        weights.data_ptr(), pixels.data_ptr(), labels.data_ptr(), shards, images // shards,
+        mean, std, smoothing, batch_size, rows.data_ptr(), threads, _work(variant, threads),
+    )  # fmt: skip
+    if not is_right:
+        raise ValueError(f"labels must be from 0 to {CLASSES - 1}")
+    return rows
+
+
+def logits(
+    weights: Tensor,
+    pixels: Tensor,
+    *,
+    mean: float,
+    std: float,
+    threads: int | None = None,
+    variant: str | None = None,
+) -> Tensor:
+    """Logits [n, 10] of `pixels` [n, 1, 28, 28]."""
+    images = _checked(weights, pixels)
+    threads = threads or torch.get_num_threads()
+    found = torch.empty(images, CLASSES)
+    _library(variant).lenet5_logits(
+        weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(), threads,
+        _work(variant, threads),
+    )  # fmt: skip
+    return found
+
+
+def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = None) -> Tensor:
+    """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
+    last one without a partner is passed on."""
+    if rows.dim() != 2 or not len(rows) or not _is_plain(rows):
+        raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
+    total = torch.empty(rows.shape[1])
+    _library(variant).tree_sum(
+        rows.data_ptr(), len(rows), rows.shape[1], total.data_ptr(),
+        threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return total
+
+
+def distort(
+    images: Tensor,
+    ids: Tensor,
+    *,
+    stream: int,
+    strength: float,
+    rotate: float,
+    translate: float,
+    scale: float,
+    shear: float,
+    elastic: float,
+    threads: int | None = None,
+    variant: str | None = None,
+) -> Tensor:
+    """Pixels [n, 1, 28, 28] of uint8 `images` [n, 28, 28] with sample `ids` [n], each distorted by
+    random numbers that depend on `stream` and its id, within ranges multiplied by `strength`.
+
+    The ranges are those of the config's `augment`; what they mean is in data/augment.py.
+    """
+    if images.shape[1:] != (28, 28) or not _is_plain(images, torch.uint8):
+        raise ValueError(f"images must be uint8 [n, 28, 28], not {_told(images)}")
+    if ids.shape != (len(images),) or not _is_plain(ids, torch.int64):
+        raise ValueError(f"ids must be int64 [{len(images)}], not {_told(ids)}")
+    distorted = torch.empty(len(images), 1, 28, 28)
+    _library(variant).distort(
+        images.data_ptr(), ids.data_ptr(), len(images), stream, strength,
+        math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
+        threads or torch.get_num_threads(),
+    )  # fmt: skip
+    return distorted
+
+
+def _checked(weights: Tensor, pixels: Tensor) -> int:
+    """The number of images; C++ believes what it gets."""
+    if weights.shape != (PARAMETERS,) or not _is_plain(weights):
+        raise ValueError(f"weights must be float32 [{PARAMETERS}], not {_told(weights)}")
+    if pixels.shape[1:] != (1, 28, 28) or not _is_plain(pixels):
+        raise ValueError(f"pixels must be float32 [n, 1, 28, 28], not {_told(pixels)}")
+    return len(pixels)
+
+
+def _is_plain(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether C++ finds what it expects behind the tensor's address."""
+    return tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
+
+
+def _told(tensor: Tensor) -> str:
+    strides = "" if tensor.is_contiguous() else f", strides {tensor.stride()}"
+    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}{strides}"
+
+
+def _work(variant: str | None, threads: int) -> int:
+    """The address of memory for a call on so many threads.
+
+    Kept between calls, for fresh pages cost time; of a Python thread's own, for several may call.
+    """
+    size = _library(variant).lenet5_scratch_bytes(threads)
+    kept = getattr(_scratch, "kept", None)
+    if kept is None or len(kept) < size + 64:
+        kept = _scratch.kept = torch.zeros(size + 64, dtype=torch.uint8)
+    return -(-kept.data_ptr() // 64) * 64
+
+
+def _library(name: str | None) -> ctypes.CDLL:
+    chosen = name or variant()
+    assert chosen is not None, reason()
+    return _loaded(build.library(chosen))
+
+
+@functools.cache
+def _loaded(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    library.lenet5_gradients.argtypes = [
+        *[c_void_p] * 3, c_int, c_int, *[c_float] * 4, c_void_p, c_int, c_void_p,
+    ]  # fmt: skip
+    library.lenet5_logits.argtypes = [
+        *[c_void_p] * 2, c_int, c_float, c_float, c_void_p, c_int, c_void_p,
+    ]  # fmt: skip
+    library.lenet5_logits.restype = None
+    library.lenet5_scratch_bytes.argtypes = [c_int]
+    library.lenet5_scratch_bytes.restype = c_long
+    library.distort.argtypes = [
+        c_void_p, c_void_p, c_int, c_int64, *[c_double] * 6, c_void_p, c_int,
+    ]  # fmt: skip
+    library.distort.restype = None
+    library.tree_sum.argtypes = [c_void_p, c_int, c_long, c_void_p, c_int]
+    library.tree_sum.restype = None
+    return library
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    """The instruction sets of this processor, as Linux names them; elsewhere unknown, so none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -1,0 +1,102 @@
+"""A team's own model keeps the promises: the same bits on any number of processes and over a stop,
+whatever it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import safetensors.torch
+import torch
+
+from tests.outcome import outcome, read_lines, result
+from tests.processes import Job, Jobs
+from tests.tasks import TASKS
+
+SHORT = ("train.max_steps=24", "train.shards=8", "compute.audit_every=6")
+
+
+@pytest.fixture(scope="module", params=sorted(TASKS))
+def alone(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Job]:
+    """Each task on one process, from start to end."""
+    with Jobs(tmp_path_factory.mktemp(request.param)) as jobs:
+        yield start(jobs, request.param).expect(0)
+
+
+def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str = "run") -> Job:
+    return jobs.start(
+        *SHORT, *overrides, module="tests.tasks", environment={"TASK": task},
+        world_size=world_size, name=name,
+    )  # fmt: skip
+
+
+def task_of(job: Job) -> str:
+    return job.directory.parent.name.rstrip("0123456789")
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_any_number_of_processes_ends_with_the_bits_of_one(
+    jobs: Jobs, alone: Job, world_size: int
+) -> None:
+    job = start(jobs, task_of(alone), world_size=world_size).expect(0)
+    assert outcome(job.directory) == outcome(alone.directory)
+
+
+def test_a_run_that_is_stopped_goes_on_elsewhere_with_the_same_bits(jobs: Jobs, alone: Job) -> None:
+    job = start(jobs, task_of(alone))
+    job.until_checkpoint(10)
+    job.main.send(15)
+    job.expect(75)
+    again = start(jobs, task_of(alone), world_size=2).expect(0)
+    assert outcome(again.directory) == outcome(alone.directory)
+
+
+def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) -> None:
+    task = TASKS[task_of(alone)]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = task.model(None)  # type: ignore[arg-type]
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    saved = safetensors.torch.load_file(alone.directory / "model.safetensors")
+    model.load_state_dict(saved)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name in first.keys() - {"again.weight", "again.bias"}:
+        assert torch.equal(saved[name], first[name]) == (name not in trained), name
+    if task_of(alone) == "partly":
+        assert torch.equal(saved["again.weight"], saved["head.weight"])
+    assert result(alone.directory)["parameters"] == sum(p.numel() for p in model.parameters())
+    losses = [line["loss"] for line in read_lines(alone.directory) if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+def test_random_numbers_are_drawn_by_shard_one_after_the_other(jobs: Jobs) -> None:
+    said = start(jobs, "dropout").expect(0).text()
+    assert "shards are computed one by one" in said
+    refused = start(jobs, "dropout", "train.shards_at_once=4", name="many").expect(2)
+    assert "train.shards_at_once=4: the model draws random numbers" in refused.text()
+    other = start(jobs, "dropout", "seed=1", name="other").expect(0)
+    assert outcome(other.directory) != outcome(jobs.folder / "run")
+
+
+def test_from_two_on_any_number_at_once_has_the_same_bits_and_one_has_others(jobs: Jobs) -> None:
+    found = {}
+    for at_once in (1, 2, 3, 8):
+        how = f"train.shards_at_once={at_once}"
+        one = start(jobs, "transformer", how, name=f"{at_once}-on-1").expect(0)
+        three = start(jobs, "transformer", how, name=f"{at_once}-on-3", world_size=3).expect(0)
+        found[at_once] = outcome(one.directory)
+        assert outcome(three.directory) == found[at_once]
+    assert found[2] == found[3] == found[8] != found[1]
+
+
+def test_a_resume_may_compute_fewer_at_once_but_not_one_by_one(jobs: Jobs) -> None:
+    job = start(jobs, "transformer")
+    job.until_checkpoint(10)
+    job.main.send(15)
+    job.expect(75)
+    refused = start(jobs, "transformer", "train.shards_at_once=1").expect(2)
+    assert "train.shards_at_once: 32 -> 1" in refused.text()
+    start(jobs, "transformer", "train.shards_at_once=2").expect(0)
+    assert result(job.directory)["bit_exact"]

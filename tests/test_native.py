@@ -1,0 +1,382 @@
+"""The compiled kernels: one set of bits for any threads, company and instruction set, close to
+float64; and what can't be computed is refused or shows."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lenet_dist.config import Augment
+from lenet_dist.data import dataset
+from lenet_dist.data.augment import Distortion
+from lenet_dist.kernels import build, native
+from lenet_dist.model import lenet5
+from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.training.tree_allreduce import tree_sum
+from tests.test_tree_allreduce import random_rows
+
+MEAN, STD, SMOOTHING = 0.1307, 0.3081, 0.1
+VARIANTS = native.variants()
+
+if not VARIANTS:
+    pytest.skip(f"needs a compiled kernel: {native.reason()}", allow_module_level=True)
+
+
+@functools.cache
+def model() -> LeNet5:
+    """Trained a little: at the beginning much is alike."""
+    trained = lenet5.build(1, MEAN, STD)
+    optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
+    pixels, labels = samples(512)
+    for _ in range(5):
+        optimizer.zero_grad()
+        F.cross_entropy(trained(pixels), labels).backward()
+        optimizer.step()
+    return trained
+
+
+@functools.cache
+def weights() -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model().parameters()])
+
+
+@functools.cache
+def all_images() -> dataset.Images:
+    return dataset.synthetic("train")
+
+
+def samples(count: int, first: int = 0) -> tuple[Tensor, Tensor]:
+    images, chosen = all_images(), slice(first, first + count)
+    return dataset.pixels(images.images[chosen]), images.labels[chosen]
+
+
+def rows(pixels: Tensor, labels: Tensor, shards: int = 1, **how: Any) -> Tensor:
+    settings = {"mean": MEAN, "std": STD, "smoothing": SMOOTHING, "batch_size": 64} | how
+    return native.shard_gradients(weights(), pixels, labels, shards, **settings)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))
+
+
+@pytest.mark.parametrize("tens", range(0, 260, 10))
+def test_a_shard_of_any_size_has_the_same_bits_alone_and_beside_others(tens: int) -> None:
+    for size in range(max(1, tens), min(tens + 9, 256) + 1):
+        pixels, labels = samples(3 * size, first=size)
+        together = rows(pixels, labels, 3, threads=2)
+        for shard, part in enumerate(zip(pixels.split(size), labels.split(size), strict=True)):
+            assert same(rows(*part), together[shard : shard + 1]), (size, shard)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_number_of_threads_gives_the_same_bits(variant: str) -> None:
+    pixels, labels = samples(340)
+    expected = rows(pixels, labels, 17, threads=1)
+    expected_logits = native.logits(weights(), pixels, mean=MEAN, std=STD, threads=1)
+    for threads in range(1, 17):
+        assert same(rows(pixels, labels, 17, threads=threads, variant=variant), expected)
+        found = native.logits(
+            weights(), pixels, mean=MEAN, std=STD, threads=threads, variant=variant
+        )
+        assert same(found, expected_logits)
+
+
+def exact(pixels: Tensor, labels: Tensor, smoothing: float, batch_size: int) -> Tensor:
+    """A shard's row by autograd in float64."""
+    double = lenet5.build(0, MEAN, STD).double()
+    double.load_state_dict({name: p.double() for name, p in model().state_dict().items()})
+    logits = double(pixels.double())
+    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    gradients = torch.autograd.grad(loss / batch_size, list(double.parameters()))
+    correct = (logits.argmax(1) == labels).sum()
+    parts = (*gradients, loss.detach(), correct)
+    return torch.cat([part.flatten().double() for part in parts])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(("shards", "size"), [(8, 8), (2, 64), (3, 5), (2, 20)])
+def test_gradients_are_those_of_float64(shards: int, size: int, smoothing: float) -> None:
+    pixels, labels = samples(shards * size)
+    found = rows(pixels, labels, shards, smoothing=smoothing, batch_size=100)
+    sizes = [p.numel() for p in model().parameters()] + [1, 1]
+    for shard, part in enumerate(zip(pixels.split(size), labels.split(size), strict=True)):
+        expected = exact(*part, smoothing, 100)
+        for a, b in zip(found[shard].double().split(sizes), expected.split(sizes), strict=True):
+            assert (a - b).norm() < 2e-6 * b.norm()
+
+
+@pytest.mark.parametrize("count", [1, 17, 1000])
+def test_logits_are_those_of_float64(count: int) -> None:
+    pixels, _ = samples(count)
+    double = lenet5.build(0, MEAN, STD).double()
+    double.load_state_dict({name: p.double() for name, p in model().state_dict().items()})
+    with torch.no_grad():
+        expected = double(pixels.double())
+    found = native.logits(weights(), pixels, mean=MEAN, std=STD).double()
+    assert (found - expected).norm() < 2e-6 * expected.norm()
+
+
+def test_no_images_have_no_logits() -> None:
+    pixels, _ = samples(0)
+    assert native.logits(weights(), pixels, mean=MEAN, std=STD).shape == (0, 10)
+
+
+def test_ten_thousand_images_are_computed() -> None:
+    pixels = dataset.pixels(all_images().images[:2500]).repeat(4, 1, 1, 1)
+    found = native.logits(weights(), pixels, mean=MEAN, std=STD, threads=2)
+    assert all(same(part, found[:2500]) for part in found.split(2500))
+    labels = all_images().labels[:2500].repeat(4)
+    of_all = rows(pixels, labels, 4, threads=2)
+    assert all(same(row, of_all[0]) for row in of_all)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("count", [*range(1, 34), 63, 64, 65, 128, 200])
+def test_the_tree_has_the_bits_of_torchs(count: int, variant: str) -> None:
+    some = random_rows(count, 1100)
+    for threads in (1, 2, 3):
+        assert same(native.tree_sum(some, threads=threads, variant=variant), tree_sum(some))
+
+
+def test_the_tree_has_the_same_bits_on_several_threads() -> None:
+    some = random_rows(37, 61_708)
+    expected = tree_sum(some)
+    for threads in (1, 2, 3, 16):
+        assert same(native.tree_sum(some, threads=threads), expected)
+
+
+@pytest.mark.parametrize("label", [-1, 10, 2**40])
+def test_a_label_out_of_range_is_refused(label: int) -> None:
+    pixels, labels = samples(16)
+    wrong = labels.clone()
+    wrong[-1] = label
+    with pytest.raises(ValueError, match="labels must be from 0 to 9"):
+        rows(pixels, wrong, 2)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "shards", "message"),
+    [
+        (torch.zeros(8, 1, 28, 28).double(), torch.zeros(8).long(), 1, "pixels must be float32"),
+        (torch.zeros(8, 28, 28), torch.zeros(8).long(), 1, "pixels must be float32"),
+        (torch.zeros(28, 1, 28, 8).mT, torch.zeros(28).long(), 1, "pixels must be"),
+        (torch.zeros(8, 1, 28, 56)[..., ::2], torch.zeros(8).long(), 1, "strides"),
+        (torch.zeros(8, 1, 28, 28), torch.zeros(8), 1, "labels must be int64"),
+        (torch.zeros(8, 1, 28, 28), torch.zeros(7).long(), 1, "labels must be int64"),
+        (torch.zeros(8, 1, 28, 28), torch.zeros(8).long(), 3, "3 equal shards"),
+        (torch.zeros(0, 1, 28, 28), torch.zeros(0).long(), 1, "1 equal shards"),
+    ],
+)
+def test_what_is_no_batch_is_refused(
+    pixels: Tensor, labels: Tensor, shards: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rows(pixels, labels, shards)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_pixel_that_is_no_number_shows_in_the_loss(value: float) -> None:
+    pixels, labels = samples(32)
+    expected = rows(pixels, labels, 4)
+    for place in (0, 14 * 28 + 14, 783):
+        struck = pixels.clone()
+        struck.view(32, 784)[9, place] = value
+        found = rows(struck, labels, 4)
+        assert not found[1, -2].isfinite(), place
+        assert not found[1, :-2].isfinite().all(), place
+        assert same(found[[0, 2, 3]], expected[[0, 2, 3]]), place
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: float) -> None:
+    pixels, labels = samples(8)
+    ends = torch.tensor([p.numel() for p in model().parameters()]).cumsum(0)
+    for place in (*(ends - 1).tolist(), 0, 160, 3000):
+        struck = weights().clone()
+        struck[place] = value
+        network = lenet5.build(0, MEAN, STD)
+        torch.nn.utils.vector_to_parameters(struck, network.parameters())
+        loss = F.cross_entropy(network(pixels), labels, reduction="sum", label_smoothing=0.1)
+        found = native.shard_gradients(
+            struck, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.1, batch_size=8
+        )
+        assert found[0, -2].isfinite() == loss.isfinite(), place
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e30])
+def test_weights_that_overflow_show_in_the_loss_where_torchs_do(scale: float) -> None:
+    pixels, labels = samples(8)
+    network = lenet5.build(0, MEAN, STD)
+    torch.nn.utils.vector_to_parameters(weights() * scale, network.parameters())
+    loss = F.cross_entropy(network(pixels), labels, reduction="sum")
+    assert not loss.isfinite()
+    found = native.shard_gradients(
+        weights() * scale, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.0, batch_size=8
+    )
+    assert not found[0, -2].isfinite()
+
+
+AUGMENTS = [
+    Augment(rotate=10, translate=0.08, scale=0.1),
+    Augment(rotate=10, translate=0.04, scale=0.1, elastic=0.07),
+    Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3, elastic=0.1),
+    Augment(rotate=0, translate=0, scale=0, shear=0.5),
+]
+
+
+def distorted(augment: Augment, count: int, **how: Any) -> Tensor:
+    ranges = {key: value for key, value in vars(augment).items() if key != "fade"}
+    images, ids = all_images().images[:count], torch.arange(count) * 7
+    stream = Distortion(augment, 5).stream(3)
+    return native.distort(images, ids, **{"stream": stream, "strength": 0.9} | ranges | how)
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_the_distortion_is_torchs(augment: Augment) -> None:
+    by_torch = Distortion(augment, 5)
+    pixels, ids = dataset.pixels(all_images().images[:500]), torch.arange(500) * 7
+    expected = by_torch.distort(pixels, ids, by_torch.stream(3), 0.9)
+    assert (distorted(augment, 500) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_an_image_is_distorted_to_the_same_bits_beside_any_others(
+    augment: Augment, variant: str
+) -> None:
+    expected = distorted(augment, 100, threads=1)
+    for count in (0, 1, 7, 17, 100):
+        for threads in (1, 2, 5):
+            found = distorted(augment, count, threads=threads, variant=variant)
+            assert same(found, expected[:count]), (count, threads)
+
+
+@pytest.mark.parametrize(("turn", "strength"), [(180.0, 1.0), (90.0, 1.0), (10.0, 0.0)])
+def test_wide_ranges_and_none_are_torchs_as_well(turn: float, strength: float) -> None:
+    """On an image without edges: at this size a rounded place shows in a pixel's value."""
+    augment = Augment(rotate=turn, translate=1, scale=0.5, shear=1, elastic=1)
+    down, right = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
+    images = (down * 4 + right * 5).byte().expand(50, 28, 28).contiguous()
+    by_torch = Distortion(augment, 5)
+    expected = by_torch.distort(
+        dataset.pixels(images), torch.arange(50), by_torch.stream(0), strength
+    )
+    found = native.distort(
+        images, torch.arange(50), stream=by_torch.stream(0), strength=strength, rotate=turn,
+        translate=1, scale=0.5, shear=1, elastic=1,
+    )  # fmt: skip
+    assert (found - expected).abs().max() < 3e-5
+    assert found.max() > 0.5
+
+
+def test_what_is_no_batch_of_bytes_is_refused() -> None:
+    with pytest.raises(ValueError, match="images must be uint8"):
+        native.distort(
+            torch.zeros(3, 28, 28), torch.arange(3), stream=0, strength=1, rotate=0, translate=0,
+            scale=0, shear=0, elastic=0,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="ids must be int64"):
+        native.distort(
+            torch.zeros(3, 28, 28).byte(), torch.arange(2), stream=0, strength=1, rotate=0,
+            translate=0, scale=0, shear=0, elastic=0,
+        )  # fmt: skip
+
+
+def test_several_threads_of_python_compute_at_once() -> None:
+    batches = [samples(64, first=100 * i) for i in range(4)]
+    expected = [rows(*batch, 8) for batch in batches]
+    found: list[list[Tensor]] = [[] for _ in batches]
+
+    def compute(number: int) -> None:
+        found[number].extend(rows(*batches[number], 8, threads=2) for _ in range(30))
+
+    threads = [threading.Thread(target=compute, args=[i]) for i in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for got, wanted in zip(found, expected, strict=True):
+        assert len(got) == 30
+        assert all(same(one, wanted) for one in got)
+
+
+def test_a_process_forked_while_another_thread_computes_computes_as_well() -> None:
+    pixels, labels = samples(64)
+    expected = rows(pixels, labels, 8, threads=2)
+    is_over = threading.Event()
+
+    def compute() -> None:
+        while not is_over.is_set():
+            rows(pixels, labels, 8, threads=2)
+
+    other = threading.Thread(target=compute)
+    other.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if same(rows(pixels, labels, 8, threads=2), expected) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        is_over.set()
+        other.join()
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in the place of the package's libraries."""
+    monkeypatch.setattr(build, "library", lambda name: tmp_path / name)
+    native.variants.cache_clear()
+    yield tmp_path
+    native.variants.cache_clear()
+
+
+def test_without_a_library_there_is_a_reason(installed: Path) -> None:
+    assert native.variant() is None
+    assert "install g++" in str(native.reason())
+    assert "make setup" in str(native.reason())
+
+
+def test_a_library_of_another_source_is_not_used(installed: Path) -> None:
+    for name in VARIANTS:
+        (installed / name).write_bytes(b"of yesterday")
+    assert native.variant() is None
+    assert "another version" in str(native.reason())
+
+
+def test_a_processor_without_fused_multiply_add_has_no_kernel(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_processor_flags", lambda: frozenset({"sse4_2", "avx"}))
+    assert native.variant() is None
+    assert "AVX2" in str(native.reason())
+
+
+def test_a_machine_of_another_kind_has_no_kernel(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert native.variant() is None
+    assert "riscv64" in str(native.reason())
+
+
+def test_what_is_missing_or_old_is_compiled_again(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(build, "compile_variant", lambda name, _: made.append(name))
+    build.main()
+    assert made == list(build.variants_of_machine())
+    for name in made:
+        (installed / name).write_bytes(build.fingerprint().encode())
+    build.main()
+    assert made == list(build.variants_of_machine())

@@ -1,0 +1,151 @@
+"""The kernels under other compilers, another processor and sanitizers; and in a wheel."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lenet_dist.kernels import build, native
+from tests.processes import ROOT
+from tests.test_native import MEAN, STD, VARIANTS, samples, weights
+
+pytestmark = pytest.mark.skipif(not VARIANTS, reason=f"needs a compiled kernel: {native.reason()}")
+SHARDS, IMAGES = 5, 19
+DRIVER = ROOT / "tests/kernel_driver.cpp"
+
+
+def needs(tool: str) -> str:
+    """A compiler or an emulator's path."""
+    found = shutil.which(tool)
+    if found is None:
+        pytest.skip(f"needs {tool}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The driver's input."""
+    pixels, labels = samples(SHARDS * IMAGES)
+    path = tmp_path_factory.mktemp("driver") / "input"
+    tensors = (weights(), pixels, labels)
+    numbers = b"".join(tensor.numpy().tobytes() for tensor in tensors)
+    path.write_bytes(struct.pack("=3i", SHARDS, IMAGES, 3) + numbers)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected() -> bytes:
+    """The driver's output."""
+    pixels, labels = samples(SHARDS * IMAGES)
+    rows = native.shard_gradients(
+        weights(), pixels, labels, SHARDS, mean=MEAN, std=STD, smoothing=0.1, batch_size=len(pixels)
+    )
+    logits = native.logits(weights(), pixels, mean=MEAN, std=STD)
+    size = len(pixels) * 28 * 28
+    images = torch.from_numpy(weights().numpy().view(np.uint8)[:size]).view(-1, 28, 28)
+    distorted = native.distort(
+        images, labels, stream=12345, strength=0.9, rotate=math.degrees(0.2), translate=0.1,
+        scale=0.1, shear=0.1, elastic=0.05,
+    )  # fmt: skip
+    parts = (rows, native.tree_sum(rows.repeat(8, 1)), logits, distorted)
+    return b"".join(part.numpy().tobytes() for part in parts)
+
+
+def outcome(
+    folder: Path,
+    given: Path,
+    variant: str,
+    compiler: list[str],
+    *flags: str,
+    run: tuple[str, ...] = (),
+) -> bytes:
+    """What the driver says, compiled so; a sanitizer's finding fails."""
+    driver, output = folder / "driver", folder / "output"
+    build.run_compiler(compiler, variant, driver, *flags, str(DRIVER))
+    loud = {
+        "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
+    }
+    done = subprocess.run(
+        [*run, str(driver), str(given), str(output)],
+        capture_output=True, text=True, timeout=300, env=os.environ | loud,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return output.read_bytes()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_every_compiler_gives_the_same_bits(
+    tmp_path: Path, given: Path, expected: bytes, compiler: str, variant: str
+) -> None:
+    assert outcome(tmp_path, given, variant, [needs(compiler)]) == expected
+
+
+def test_arm_gives_the_same_bits(tmp_path: Path, given: Path, expected: bytes) -> None:
+    compiler, emulator = needs("aarch64-linux-gnu-g++"), needs("qemu-aarch64")
+    found = outcome(tmp_path, given, "aarch64", [compiler], "-static", run=(emulator,))
+    assert found == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("kind", ["address,undefined", "thread"])
+def test_sanitizers_find_nothing(
+    tmp_path: Path, given: Path, expected: bytes, kind: str, variant: str
+) -> None:
+    flags = ("-O1", "-g", f"-fsanitize={kind}", "-fno-sanitize-recover=all")
+    assert outcome(tmp_path, given, variant, [needs("g++")], *flags) == expected
+
+
+def test_the_sanitizers_would_find_something(tmp_path: Path) -> None:
+    """Each in its kind: a read past an end, a shift too far, two threads at one place."""
+    faults = {
+        "address": "int main(int n, char**) { int* p = new int[1]; return p[n]; }",
+        "undefined": "int main(int n, char**) { return 1 << (n + 40); }",
+        "thread": "#include <thread>\nint x; int main() "
+        "{ std::thread t([] { x = 1; }); x = 2; t.join(); return x - x; }",
+    }
+    for kind, source in faults.items():
+        (tmp_path / "fault.cpp").write_text(source)
+        command = [needs("g++"), f"-fsanitize={kind}", "-fno-sanitize-recover=all", "-pthread"]
+        subprocess.run([*command, "fault.cpp", "-o", "fault"], cwd=tmp_path, check=True)
+        done = subprocess.run(
+            [str(tmp_path / "fault")], capture_output=True, text=True,
+            env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1"},
+        )  # fmt: skip
+        assert done.returncode != 0, kind
+
+
+def wheel(folder: Path, **environment: str) -> list[str]:
+    """The libraries in the package's wheel."""
+    command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet"]
+    copy = folder / "source"
+    shutil.copytree(
+        ROOT,
+        copy,
+        ignore=shutil.ignore_patterns(".*", "*.so", "runs", "data", "*.egg-info", "build"),
+    )
+    shutil.copytree(ROOT / "lenet_dist/data", copy / "lenet_dist/data", dirs_exist_ok=True)
+    subprocess.run([*command, "."], cwd=copy, check=True, env=os.environ | environment)
+    [path] = copy.glob("*.whl")
+    return [Path(name).name for name in zipfile.ZipFile(path).namelist() if name.endswith(".so")]
+
+
+def test_a_wheel_has_every_variant(tmp_path: Path) -> None:
+    variants = build.variants_of_machine()
+    assert sorted(wheel(tmp_path)) == sorted(build.library(name).name for name in variants)
+
+
+def test_without_a_compiler_the_package_installs_without_kernels(tmp_path: Path) -> None:
+    assert wheel(tmp_path, CXX=str(tmp_path / "none")) == []
