@@ -90,12 +90,15 @@ class LaunchedJobs:
 
 
 def command(
-    *arguments: str, environment: Mapping[str, str] | None = None, seconds: float = PATIENCE
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = PATIENCE,
+    folder: Path = ROOT,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of the venv, as a user would, from the repository; gives what it printed."""
+    """Run a command of the venv, as a user would, in a folder; gives what it printed."""
     program = [sys.executable, *arguments[1:]] if arguments[0] == "python" else list(arguments)
     return subprocess.run(
-        program, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False,
+        program, cwd=folder, capture_output=True, text=True, timeout=seconds, check=False,
         stdin=subprocess.DEVNULL, env=user_environment(environment),
     )  # fmt: skip
 

@@ -48,6 +48,7 @@ _START_PROCESSES = (
     "elastic",
     "restarts",
     "wandb",
+    "wandb_names",
     "wandb_faults",
     "trackers",
     "wandb_report",
@@ -57,7 +58,7 @@ _START_PROCESSES = (
 _WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
 """Files whose tests mostly wait, for clusters and machines."""
 
-_TIMED = ("wandb", "wandb_faults", "trackers", "wandb_report")
+_TIMED = ("wandb", "wandb_names", "wandb_faults", "trackers", "wandb_report")
 """Files whose tests hold servers and trackers to seconds by the clock."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -36,14 +35,10 @@ def hold(job: Job) -> None:
 
 
 def let_go_when(job: Job, condition: Callable[[], bool]) -> None:
-    """Let the ranks run when W&B is so far, which it may be before there is a core to spare."""
+    """Let the ranks run when W&B is so far."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
-        if os.geteuid() == 0:
-            for process in family(job):
-                with suppress(ProcessLookupError):
-                    os.sched_setscheduler(process.pid, os.SCHED_OTHER, os.sched_param(0))
         time.sleep(0.01)
     for rank in job.ranks:
         rank.send(signal.SIGCONT)
@@ -51,5 +46,10 @@ def let_go_when(job: Job, condition: Callable[[], bool]) -> None:
 
 def has_segment(job: Job) -> Callable[[], bool]:
     """Whether W&B has begun to write a segment since now."""
-    before = len(list((job.directory / "wandb").glob("*run-*-*/*.wandb")))
-    return lambda: len(list((job.directory / "wandb").glob("*run-*-*/*.wandb"))) > before
+
+    def segments() -> set[str]:
+        files = (job.directory / "wandb").glob("*run-*-*/*.wandb")
+        return {file.parent.name for file in files}
+
+    before = segments()
+    return lambda: bool(segments() - before)

@@ -17,7 +17,7 @@ import pytest
 
 from lenet_dist.machine.place import Place
 from lenet_dist.reporting import page
-from lenet_dist.reporting.waits import waits_of
+from lenet_dist.reporting.curves import waits_of
 from lenet_dist.run import reader
 from lenet_dist.tracking import ranks
 from lenet_dist.training.slow_ranks import LINES_IN_A_ROW, SlowRanks
@@ -106,7 +106,7 @@ def with_ranks(run: reader.Run, computed: list[float]) -> reader.Run:
     """The run as if on as many ranks, which computed for these seconds in its only train line."""
     places = [Place(rank, f"n{rank}", "cpu") for rank in range(len(computed))]
     line = reader.RanksLine(step=100, steps=50, computed=computed, waited=[0.5] * len(computed))
-    start = reader.Start(step=0, world_size=len(computed), time="", places=places)
+    start = reader.Start(step=0, world_size=len(computed), time="", wandb_id="", places=places)
     return dataclasses.replace(run, ranks=[line], starts=[start])
 
 

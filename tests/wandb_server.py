@@ -47,6 +47,10 @@ class WandbServer:
         """While it is not set, every request waits."""
         self.goes_on.set()
         self.runs: dict[str, StoredRun] = {}
+        self.refused: set[str] = set()
+        """Operations that are answered with an error."""
+        self.deleted: set[str] = set()
+        """Ids of runs that somebody has deleted in the browser."""
         self.files: dict[str, bytes] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
@@ -97,7 +101,12 @@ class WandbServer:
             if key != self.key:
                 return 401, {"error": "wrong key"}
             if path == "/graphql":
-                return 200, self._answer_query(json.loads(body))
+                query = json.loads(body)
+                name = (query.get("variables") or {}).get("name")
+                if name in self.deleted and "UpsertBucket" in query["query"]:
+                    text = "run was previously created and deleted; try a new run name"
+                    return 409, {"errors": [{"message": text}]}
+                return 200, self._answer_query(query)
             if stream := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", path):
                 return 200, self._take_rows(self.runs[stream[1]], json.loads(body))
             self.unknown.append(f"{method} {path}")
@@ -108,6 +117,8 @@ class WandbServer:
         operation = name[1] if name else request["query"]
         self.asked.append(operation)
         answer = _ANSWERS.get(operation)
+        if operation in self.refused:
+            return {"data": None, "errors": [{"message": f"{operation}: as the test wishes"}]}
         if answer is None:
             self.unknown.append(f"{operation} {json.dumps(request)}")
             return {"data": None, "errors": [{"message": f"{operation} is not known here"}]}
@@ -180,6 +191,10 @@ def _project(name: str) -> dict[str, Any]:
     return {"id": "p", "name": name, "entity": {"id": "e", "name": ENTITY}}
 
 
+def _default_entity(server: WandbServer, asked: dict[str, Any]) -> Any:
+    return {"viewer": {"id": "u", "entity": ENTITY}}
+
+
 def _resume_status(server: WandbServer, asked: dict[str, Any]) -> Any:
     run = server.runs.get(asked["name"])
     bucket = run and {
@@ -199,6 +214,21 @@ def _resume_status(server: WandbServer, asked: dict[str, Any]) -> Any:
         "wandbConfig": json.dumps({"t": run.config["_wandb"]["value"]["t"]}),
     }
     return {"model": {**_project(asked["project"]), "bucket": bucket}}
+
+
+def _public_run(server: WandbServer, asked: dict[str, Any]) -> Any:
+    run = server.runs[asked["name"]]
+    last = run.history[-1]["_step"] if run.history else -1
+    facts = {
+        "id": asked["name"], "projectId": "7", "tags": [], "name": asked["name"],
+        "displayName": run.fields.get("displayName"), "sweepName": None, "state": "finished",
+        "config": json.dumps(run.config), "group": None, "jobType": None, "commit": None,
+        "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
+        "description": None, "notes": None, "systemMetrics": "{}",
+        "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.history),
+        "user": {"name": "Someone", "username": "someone"}, "historyKeys": {"lastStep": last},
+    }  # fmt: skip
+    return {"project": {"run": facts}}
 
 
 def _upsert_run(server: WandbServer, asked: dict[str, Any]) -> Any:
@@ -279,9 +309,12 @@ def _upsert_report(server: WandbServer, asked: dict[str, Any]) -> Any:
 
 _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "Viewer": _viewer,
+    "GetDefaultEntity": _default_entity,
     "ServerFeaturesQuery": _features,
     "OrganizationCoreWeaveOrganizationID": _organization,
     "RunResumeStatus": _resume_status,
+    "Run": _public_run,
+    "RunHistoryKeys": _public_run,
     "UpsertBucket": _upsert_run,
     "CreateRunFiles": _run_files,
     "CreateArtifact": _create_artifact,

@@ -1,20 +1,20 @@
-"""Which curves a page shows: of one run by step, of several by epoch."""
+"""Which curves a page shows: of one run by step, of several by epoch, of a run's ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from lenet_dist.reporting.plots import COLOURS, DASHES, Curve, Plot
-from lenet_dist.run.reader import EvaluationLine, Run, TrainLine
+from lenet_dist.machine.place import Place
+from lenet_dist.reporting.plots import COLOURS, Curve, Plot, Scale, Series
+from lenet_dist.run.reader import EvaluationLine, RanksLine, Run, TrainLine
 
-TRAINING, VALIDATION = 0, 1
+TRAINING, VALIDATION = Series(0, "training"), Series(1, "validation")
 """The series of one run's curves."""
 
-Scale = Literal["linear", "log", "accuracy"]
 _EVALUATED: list[tuple[str, str, str, Scale]] = [
-    ("loss", "Loss", "loss, nats an image", "log"),
+    ("loss", "Loss", "loss, cross-entropy", "log"),
     ("accuracy", "Accuracy", "accuracy, %", "accuracy"),
 ]
 _TRAINED: list[tuple[str, str, str, Scale]] = [
@@ -23,23 +23,11 @@ _TRAINED: list[tuple[str, str, str, Scale]] = [
 ]
 """The lines' attribute, title, y's label, y's scale."""
 
-
-@dataclass(frozen=True)
-class Series:
-    """An entry of the legend: how its curves are drawn, and what they are."""
-
-    number: int
-    label: str
-
-    @property
-    def colour(self) -> int:
-        """Which of the page's series colours."""
-        return self.number % COLOURS
-
-    @property
-    def dashes(self) -> str:
-        """As SVG's stroke-dasharray."""
-        return " ".join(map(str, DASHES[self.number % len(DASHES)]))
+_ROWS = 16
+_OF_MANY: dict[str, Callable[[Sequence[float]], float]] = {
+    "longest of all": max, "median of all": statistics.median, "shortest of all": min,
+}  # fmt: skip
+"""What is drawn of more ranks than there are colours."""
 
 
 def of_run(run: Run) -> list[Plot]:
@@ -47,37 +35,32 @@ def of_run(run: Run) -> list[Plot]:
     plots = []
     for kind in _EVALUATED + _TRAINED:
         attribute, title, y_label, scale = kind
-        curves = _curves("training", run.train, attribute, TRAINING)
+        curves = _curves(TRAINING, run.train, attribute)
         if kind in _EVALUATED:
-            curves += _curves("validation", run.validation, attribute, VALIDATION)
-        plots.append(
-            Plot(attribute, title, y_label, "optimizer step", curves, scale, run.interruptions)
-        )
+            curves += _curves(VALIDATION, run.validation, attribute)
+        plots.append(Plot(title, y_label, "optimizer step", curves, scale, run.interruptions))
     return [plot for plot in plots if plot.curves]
 
 
-def of_runs(runs: Sequence[Run], labels: Sequence[str], series: Sequence[int]) -> list[Plot]:
-    """The plots of several runs by epoch, each run under its label and in its series' style."""
-    members = list(zip(runs, labels, series, strict=True))
+def of_runs(runs: Sequence[Run], series: Sequence[Series]) -> list[Plot]:
+    """The plots of several runs by epoch, each run in its series' style and under its label."""
     plots = []
     for part, kinds in (("training", _EVALUATED), ("validation", _EVALUATED), ("", _TRAINED)):
         for attribute, title, y_label, scale in kinds:
             curves = []
-            for run, label, number in members:
+            for run, entry in zip(runs, series, strict=True):
                 lines = run.validation if part == "validation" else run.train
                 unit = run.plan.steps_per_epoch
-                curves += _curves(label, lines, attribute, number, unit, run.interruptions)
+                curves += _curves(entry, lines, attribute, unit, run.interruptions)
             whole_title = f"{title}, {part}" if part else title
-            name = f"{part or 'all'}-{attribute}"
-            plots.append(Plot(name, whole_title, y_label, "epoch", curves, scale))
+            plots.append(Plot(whole_title, y_label, "epoch", curves, scale))
     return [plot for plot in plots if plot.curves]
 
 
 def _curves(
-    label: str,
+    series: Series,
     lines: Sequence[TrainLine | EvaluationLine],
     attribute: str,
-    series: int,
     unit: int = 1,
     interruptions: Sequence[int] = (),
 ) -> list[Curve]:
@@ -86,11 +69,75 @@ def _curves(
         return []
     return [
         Curve(
-            label=label,
+            label=series.label,
             x=[line.step / unit for line in lines],
             y=[getattr(line, attribute) for line in lines],
-            series=series,
+            series=series.number,
             points_marked=isinstance(lines[0], EvaluationLine),
             interruptions=[step / unit for step in interruptions],
         )
     ]
+
+
+@dataclass(frozen=True)
+class RankTime:
+    """A rank's time over the run: milliseconds that it computed in the median step, and the share
+    of its steps' time that it waited."""
+
+    place: Place
+    computed_ms: float
+    waited_share: float
+
+
+@dataclass(frozen=True)
+class Waits:
+    """The ranks' times, the longest computing first if there are too many to show all."""
+
+    ranks: list[RankTime]
+    left_out: int
+    series: list[Series]
+    plots: list[Plot]
+
+
+def waits_of(run: Run) -> Waits | None:
+    """The waits of the newest start's ranks, in all lines of as many; None of a single process."""
+    lines = [line for line in run.ranks if len(line.computed) == run.world_size]
+    places = run.starts[-1].places if run.starts else []
+    if not lines or len(places) < 2:
+        return None
+    times = [_time_of(place, lines) for place in places]
+    shown = times
+    if len(times) > _ROWS:
+        shown = sorted(times, key=lambda time: time.computed_ms, reverse=True)[:_ROWS]
+    few = len(places) <= len(COLOURS)
+    labels = [f"rank {place.rank}" for place in places] if few else list(_OF_MANY)
+    series = [Series(number, label) for number, label in enumerate(labels)]
+
+    def plot(title: str, seconds: list[list[float]]) -> Plot:
+        of_step = [
+            [1e3 * one / line.steps for one in of_ranks]
+            for of_ranks, line in zip(seconds, lines, strict=True)
+        ]
+        if not few:
+            of_step = [[pick(of_ranks) for pick in _OF_MANY.values()] for of_ranks in of_step]
+        steps = [line.step for line in lines]
+        curves = [
+            Curve(entry.label, steps, values, entry.number)
+            for entry, values in zip(series, zip(*of_step, strict=True), strict=True)
+        ]
+        unit = "milliseconds a step"
+        return Plot(title, unit, "optimizer step", curves, "linear", run.interruptions)
+
+    plots = [
+        plot("Computed", [line.computed for line in lines]),
+        plot("Waited for other ranks", [line.waited for line in lines]),
+    ]
+    return Waits(shown, len(times) - len(shown), series, plots)
+
+
+def _time_of(place: Place, lines: Sequence[RanksLine]) -> RankTime:
+    computed = [line.computed[place.rank] for line in lines]
+    waited = sum(line.waited[place.rank] for line in lines)
+    of_step = [1e3 * seconds / line.steps for seconds, line in zip(computed, lines, strict=True)]
+    total = sum(computed) + waited
+    return RankTime(place, statistics.median(of_step), waited / total if total else 0.0)

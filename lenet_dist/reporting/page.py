@@ -8,7 +8,6 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,9 @@ from lenet_dist import config as configuration
 from lenet_dist.config import Config, keys, value_of
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
-from lenet_dist.reporting import comparison, curves, pictures, plots
-from lenet_dist.reporting.curves import TRAINING, VALIDATION, Series
-from lenet_dist.reporting.waits import waits_of
+from lenet_dist.reporting import comparison, curves, pictures
+from lenet_dist.reporting.curves import TRAINING, VALIDATION
+from lenet_dist.reporting.plots import Series
 from lenet_dist.run.evaluation import Evaluation
 from lenet_dist.run.reader import Run
 
@@ -49,23 +48,24 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         why_no_pictures = str(reason)
     else:
         shown = pictures.make(model, test)
-    waits = waits_of(run)
     names = run.class_names
-    series = [Series(TRAINING, "training"), Series(VALIDATION, "validation")]
+    confusion = run.latest.confusion if run.latest else []
+    most, worst = _greatest(confusion)
     return _render(
         "run.html.j2",
         run=run,
         result=run.result,
         latest=run.latest,
-        classes=_classes(run.latest, names),
+        confusion=confusion,
+        most=most,
+        worst=worst,
         data_name=run.data_name,
         names=names,
         interval=_interval(run.latest),
-        plots=[(plot, plots.draw(plot)) for plot in curves.of_run(run)],
-        waits=waits,
-        wait_plots=[(plot, plots.draw(plot)) for plot in waits.plots] if waits else [],
-        distorted=any(vars(run.config.augment).values()),
-        series=series if run.validation else series[:1],
+        plots=curves.of_run(run),
+        waits=curves.waits_of(run),
+        augmented=any(vars(run.config.augment).values()),
+        series=[TRAINING, VALIDATION] if run.validation else [TRAINING],
         pictures=shown,
         why_no_pictures=why_no_pictures,
         rerun=rerun_command(run),
@@ -80,11 +80,14 @@ def of_runs(runs: Sequence[Run]) -> str:
     ordered = [run for _, run in members]
     labels = _labels(ordered)
     if len(groups) == 1 and len(runs) <= _SINGLE_SERIES:
-        numbers = list(range(len(runs)))
         series = [Series(number, label) for number, label in enumerate(labels)]
+        drawn = series
     else:
-        numbers = [groups.index(group) for group, _ in members]
         series = [Series(number, f"{g.name}: {_summary(g)}") for number, g in enumerate(groups)]
+        drawn = [
+            Series(groups.index(group), label)
+            for (group, _), label in zip(members, labels, strict=True)
+        ]
     return _render(
         "runs.html.j2",
         groups=groups,
@@ -93,7 +96,7 @@ def of_runs(runs: Sequence[Run]) -> str:
             for (group, run), label in zip(members, labels, strict=True)
         ],
         series=series,
-        plots=[(plot, plots.draw(plot)) for plot in curves.of_runs(ordered, labels, numbers)],
+        plots=curves.of_runs(ordered, drawn),
     )
 
 
@@ -133,42 +136,12 @@ def _summary(group: comparison.Group) -> str:
     return differences or "the only config"
 
 
-@dataclass(frozen=True)
-class _Class:
-    """A class's row of the confusion matrix, and how strongly its cells and its bar are drawn, in
-    [0, 1]."""
-
-    label: int
-    name: str
-    row: list[int]
-    wrong: int
-    count: int
-    shades: list[float]
-    bar: float
-
-    @property
-    def error(self) -> float:
-        return self.wrong / self.count if self.count else 0.0
-
-
-def _classes(evaluation: Evaluation | None, names: Sequence[str]) -> list[_Class]:
-    confusion = evaluation.confusion if evaluation else []
-    wrong = [sum(row) - row[label] for label, row in enumerate(confusion)]
-    errors = [n / sum(row) if n else 0.0 for n, row in zip(wrong, confusion, strict=True)]
-    most = max((n for i, row in enumerate(confusion) for n in row[:i] + row[i + 1 :]), default=0)
-    return [
-        _Class(
-            label=label,
-            name=names[label],
-            row=row,
-            wrong=wrong[label],
-            count=sum(row),
-            # The square root, so that a single mistake shows beside many.
-            shades=[math.sqrt(min(n / (most or 1), 1)) for n in row],
-            bar=errors[label] / (max(errors) or 1),
-        )
-        for label, row in enumerate(confusion)
-    ]
+def _greatest(confusion: list[list[int]]) -> tuple[int, float]:
+    """The most often made mistake, and the largest share of a class that is wrong."""
+    mistakes = [row[:label] + row[label + 1 :] for label, row in enumerate(confusion)]
+    most = max((count for row in mistakes for count in row), default=0)
+    shares = [sum(wrong) / max(sum(row), 1) for wrong, row in zip(mistakes, confusion, strict=True)]
+    return most, max(shares, default=0.0)
 
 
 def _interval(evaluation: Evaluation | None) -> tuple[float, float] | None:

@@ -1,60 +1,62 @@
-"""Curves as SVG for use inside a page: they take its fonts and its colours, light or dark.
-
-matplotlib draws with a stand-in colour per role; in the SVG these become the page's CSS variables.
-"""
+"""Curves as pictures for a page: matplotlib's SVG, as it is, in a data URI."""
 
 from __future__ import annotations
 
+import base64
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import matplotlib
-from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+COLOURS = ("#0072b2", "#c95500", "#007a5a", "#a8327d", "#866800", "#44474d")
+"""After Okabe and Ito, whose colours colour-blind readers can tell apart; dark enough for white."""
 DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (10, 3))
 """Lengths of dashes and gaps, one pattern per series; () is a solid line."""
-COLOURS = 6
-"""How many series colours the page's style has."""
 POINTS = 400
 """The most points a curve is drawn with; if it has more, neighbours are averaged."""
-
-_SIZE = (5.0, 3.1)
+SIZE = (5.0, 3.1)
 """Inches of 72 units: little wider than a phone, so that text keeps its size there."""
-_INK, _GRID = "#0a0001", "#0a0002"
-_SERIES = tuple(f"#0b000{number}" for number in range(COLOURS))
-_ROLES = {_INK: "ink", _GRID: "grid"} | {
-    colour: f"series-{number}" for number, colour in enumerate(_SERIES)
-}
+
+_INK, _GRID = "#1b1d21", "#d5d8dd"
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "lenet_dist",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-}
+    "svg.fonttype": "none", "svg.hashsalt": "lenet_dist", "font.family": "sans-serif",
+    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": _GRID, "axes.labelcolor": _INK, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": _GRID, "grid.linewidth": 0.6, "xtick.color": _GRID, "ytick.color": _GRID,
+    "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+}  # fmt: skip
 _ACCURACIES = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+
+Scale = Literal["linear", "log", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """An entry of a legend: what its curves are, and how they are drawn."""
+
+    number: int
+    label: str
+
+    @property
+    def colour(self) -> str:
+        """The series' colour."""
+        return COLOURS[self.number % len(COLOURS)]
+
+    @property
+    def dashes(self) -> tuple[float, ...]:
+        """The series' dashes, as SVG's stroke-dasharray."""
+        return DASHES[self.number % len(DASHES)]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its points, which series' colour and dashes it has, whether points are marked."""
+    """One line: its points, its series, and whether the points are marked."""
 
     label: str
     x: Sequence[float]
@@ -69,13 +71,11 @@ class Curve:
 class Plot:
     """Curves over common axes; `y_label` and `x_label` say the units."""
 
-    name: str
-    """A word, unique in the page."""
     title: str
     y_label: str
     x_label: str
     curves: list[Curve]
-    scale: Literal["linear", "log", "accuracy"] = "linear"
+    scale: Scale = "linear"
     interruptions: Sequence[float] = field(default=())
     """Where, on x, all curves were interrupted: drawn as vertical lines."""
 
@@ -91,69 +91,60 @@ class Plot:
             texts.append(f"Interrupted at {places}.")
         return " ".join(texts)
 
-
-def draw(plot: Plot) -> Markup:
-    """The plot as an <svg> element with its description."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # Not as the user's matplotlibrc has it.
-        matplotlib.rcParams.update(_STYLE)
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        _draw(plot, axes)
-        content = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(content, metadata={"Date": None})
-    return _for_page(content.getvalue(), plot)
+    @property
+    def uri(self) -> str:
+        """The plot as an SVG in a data URI; the same bytes for the same plot."""
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # Not as the user's matplotlibrc has it.
+            matplotlib.rcParams.update(_STYLE)
+            figure = Figure(figsize=SIZE, layout="constrained")
+            _draw(self, figure.add_subplot())
+            content = io.BytesIO()
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            FigureCanvasSVG(figure).print_svg(content, metadata=nothing)
+        return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
 
 
 def _draw(plot: Plot, axes: Axes) -> None:
     for step in plot.interruptions:
         axes.axvline(step, color=_INK, linewidth=0.8, dashes=(2, 3), zorder=1.5)
     for curve in plot.curves:
-        x, y = thin(curve.x), thin(curve.y)
-        if plot.scale == "accuracy":
-            y = [_shown_error(accuracy) for accuracy in y]
-        colour, dashes = _SERIES[curve.series % COLOURS], DASHES[curve.series % len(DASHES)]
+        x, y, style = thin(curve.x), thin(curve.y), Series(curve.series, curve.label)
+        if plot.scale == "accuracy":  # By the error; an error of 0 is drawn at 99.99 %.
+            y = [max(1 - accuracy, 1e-4) for accuracy in y]
         axes.plot(
-            x, y, color=colour, linewidth=1.3, dashes=dashes or (None, None),
+            x, y, color=style.colour, linewidth=1.3, dashes=style.dashes or (None, None),
             marker="o" if curve.points_marked or len(x) == 1 else "", markersize=3,
         )  # fmt: skip
-        if curve.interruptions:
-            at = [
-                min(range(len(x)), key=lambda i: abs(x[i] - place)) for place in curve.interruptions
-            ]
-            axes.plot(
-                [x[i] for i in at], [y[i] for i in at], color=_INK, marker="x", linestyle="",
-                markersize=5, zorder=3,
-            )  # fmt: skip
+        for place in curve.interruptions:
+            nearest = min(range(len(x)), key=lambda i: abs(x[i] - place))
+            axes.plot(x[nearest], y[nearest], color=_INK, marker="x", markersize=5, zorder=3)
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=axes.get_xlim()[1] > 6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.xaxis.set_major_formatter("{x:,.6g}")
     if plot.scale == "linear":
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+        axes.yaxis.set_major_formatter("{x:,.6g}")
     else:
         axes.set_yscale("log")
         _label_few(axes, plot.scale)
 
 
-def _label_few(axes: Axes, scale: str) -> None:
-    """Ticks at round numbers only, as many as fit."""
+def _label_few(axes: Axes, scale: Scale) -> None:
+    """Put ticks at round numbers only."""
     low, high = axes.get_ylim()
     if scale == "accuracy":
         candidates = [1 - accuracy for accuracy in _ACCURACIES]
-        text = FuncFormatter(lambda error, _: f"{100 * (1 - error):.4g}")
         axes.invert_yaxis()
+        axes.yaxis.set_major_formatter(lambda error, _: f"{100 * (1 - error):.4g}")
     else:
         candidates = [m * 10.0**power for power in range(-12, 7) for m in (1, 2, 5)]
-        text = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter("{x:g}")
     within = [tick for tick in candidates if low <= tick <= high]
     axes.yaxis.set_major_locator(FixedLocator(within) if len(within) > 2 else MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(text)
 
 
 def thin(values: Sequence[float]) -> list[float]:
@@ -163,37 +154,5 @@ def thin(values: Sequence[float]) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def _shown_error(accuracy: float) -> float:
-    """A logarithmic axis has no place for an error of 0: it is drawn at 99.99 %."""
-    return max(1 - accuracy, 1e-4)
-
-
-def _number(value: float, scale: str) -> str:
+def _number(value: float, scale: Scale) -> str:
     return f"{value:.2%}" if scale == "accuracy" else f"{value:,.4g}"
-
-
-def _shorter(tag: str) -> str:
-    """The tag with numbers rounded to hundredths, and the page's colours."""
-    tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", tag)
-    tag = re.sub(r"#0[ab]000\d", lambda colour: f"var(--{_ROLES[colour[0]]})", tag)
-    return re.sub(r"\s+", " ", tag)
-
-
-def _for_page(svg: str, plot: Plot) -> Markup:
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style .*?</style>", "", svg, flags=re.S)
-    box = re.search(r'viewBox="([^"]+)"', svg)
-    assert box, "matplotlib always gives one"
-    content = svg[svg.index(">") + 1 :].replace("xlink:href", "href")
-    # An id is of use only if something refers to it, and must differ from other plots' ids.
-    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', content))
-    content = re.sub(
-        r' id="([^"]+)"',
-        lambda found: f' id="{plot.name}-{found[1]}"' if found[1] in used else "",
-        content,
-    )
-    content = re.sub(r'(url\(#|href="#)', rf"\g<1>{plot.name}-", content)
-    content = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", content)
-    content = re.sub(r"<[^>]+>", lambda tag: _shorter(tag[0]), content)
-    opening = f'<svg viewBox="{box[1]}" role="img" aria-label="{escape(plot.description)}">'
-    return Markup(opening + content)

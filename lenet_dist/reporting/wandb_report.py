@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
 from lenet_dist.reporting import comparison
 from lenet_dist.reporting.page import rerun_command
-from lenet_dist.run.reader import Result, Run
+from lenet_dist.run.reader import Run
 
 _REQUEST_SECONDS = 15
 
@@ -72,42 +71,32 @@ def publish(runs: Sequence[Run], project: Project) -> str:
     can't be reached.
     """
     kept = min(run.path for run in runs) / _KEPT
-    reports = _read(kept)
+    reports = json.loads(kept.read_text()) if kept.exists() else {}
     key = f"{project}: {', '.join(sorted(run.name for run in runs))}"
     os.environ["WANDB_SILENT"] = "true"
     try:
         api = wandb.Api(timeout=_REQUEST_SECONDS)
-        if project.name not in {found.name for found in api.projects(project.entity)}:
-            raise RequestError(
-                f"--wandb {project}: there is no project of this name that you can see; track a run"
-                " there to create it"
-            )
+        is_there = project.name in {found.name for found in api.projects(project.entity)}
         report = _report(runs, project, project)
         report.id = reports.get(key, "")
-        report.save()
-    except RequestError:
-        raise
+        if is_there:
+            report.save()
     except UsageError as error:
         raise RequestError(
             f"--wandb {project}: no key for W&B: set WANDB_API_KEY, or `wandb login` ({error})"
         ) from None
-    except CommError as error:
+    except (CommError, ValueError) as error:
         text = " ".join(str(error).split())
         if isinstance(error, AuthenticationError) and "401" in text:
             raise RequestError(f"--wandb {project}: W&B refuses the key: {text}") from None
         raise RunFailed(f"--wandb {project}: W&B can't be reached: {text}") from None
-    except ValueError as error:
-        text = " ".join(str(error).split())
-        raise RunFailed(f"--wandb {project}: unexpected answer from W&B: {text}") from None
+    if not is_there:
+        raise RequestError(
+            f"--wandb {project}: there is no project of this name that you can see; track a run"
+            " there to create it"
+        )
     write_atomically(kept, (json.dumps(reports | {key: report.id}, indent=1) + "\n").encode())
     return quote(report.url, safe=":/")  # The title is part of the URL.
-
-
-def _read(file: Path) -> dict[str, str]:
-    kept: dict[str, str] = {}
-    with suppress(FileNotFoundError):
-        kept = json.loads(file.read_text())
-    return kept
 
 
 def _report(runs: Sequence[Run], project: Project, runsets_project: Project) -> wr.Report:
@@ -157,54 +146,48 @@ def _title(runs: Sequence[Run]) -> str:
 
 def _summary(runs: Sequence[Run]) -> str:
     """A row per run, and the spread over seeds where there are several."""
-    rows = [
-        "| run | seed | test accuracy | correct | loss, nats | epochs | processes | training, s |",
-        "|---|---|---|---|---|---|---|---|",
-        *(_row(run) for run in runs),
-    ]
+    head = ("run", "seed", "test accuracy", "correct", "loss", "epochs", "processes", "training, s")
     spreads = [
         f"- config {group.name}: mean **{group.mean:.2%}** ± {group.deviation:.2%}"
         f" (standard deviation over {len(group.accuracies)} seeds)"
         for group in comparison.group(list(runs))
         if group.mean is not None and group.deviation is not None
     ]
-    return "\n".join([*rows, "", *spreads])
+    return "\n".join([_table(head, map(_row, runs)), "", *spreads])
 
 
-def _row(run: Run) -> str:
-    cells: list[Any] = [run.name, run.config.seed]
-    if result := run.result:
-        test = result.test
-        cells += [f"**{test.accuracy:.2%}**", f"{test.correct:,} of {test.count:,}"]
-        cells += [
-            f"{test.loss:.4f}",
-            f"{result.epochs:g}",
-            f"{result.world_size} x {result.device}",
-        ]
-        cells += [f"{result.seconds['train']:.0f}"]
-    else:
-        cells += [f"not complete: step {run.saved_step:,}", *[""] * 5]
-    return f"| {' | '.join(map(str, cells))} |"
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def _row(run: Run) -> list[object]:
+    result, first = run.result, [run.name, run.config.seed]
+    if not result:
+        return [*first, f"not complete: step {run.saved_step:,}", *[""] * 5]
+    test = result.test
+    return [
+        *first, f"**{test.accuracy:.2%}**", f"{test.correct:,} of {test.count:,}",
+        f"{test.loss:.4f}", f"{result.epochs:g}", f"{result.world_size} x {result.device}",
+        f"{result.seconds['train']:.0f}",
+    ]  # fmt: skip
 
 
 def _curves() -> list[Any]:
-    def line(title: str, unit: str, *metrics: str, log: bool = False) -> wr.LinePlot:
+    def line(title: str, unit: str, *metrics: str, log: bool | None = None) -> wr.LinePlot:
+        step = f"{metrics[0].partition('/')[0].replace('ranks', 'train')}/step"
         return wr.LinePlot(
-            title=title, x="train/step", y=list(metrics), title_x="step", title_y=unit,
-            log_y=log or None,
-        )  # fmt: skip
+            title=title, x=step, y=list(metrics), title_x="step", title_y=unit, log_y=log
+        )
 
     return [
-        line("Loss", "nats an image", "train/loss", log=True),
-        wr.LinePlot(
-            title="Validation accuracy", x="validation/step", y=["validation/accuracy"],
-            title_x="step", title_y="share of the images",
-        ),
+        line("Loss", "cross-entropy", "train/loss", log=True),
+        line("Validation accuracy", "share of the images", "validation/accuracy"),
         line("Learning rate", "per step", "train/lr"),
         line("Throughput", "images/s", "train/samples_per_second"),
         line("Computed", "ms a step", "ranks/computed_ms/slowest", "ranks/computed_ms/median"),
         line("Waited for other ranks", "ms a step", "ranks/waited_ms/median"),
-    ]  # fmt: skip
+    ]
 
 
 def _test() -> list[Any]:
@@ -221,7 +204,7 @@ def _test() -> list[Any]:
             title_x="share of the class's test images",
         ),
         wr.WeavePanelSummaryTable(table_name="test/mistakes"),
-        wr.MediaBrowser(title="Training images, distorted", media_keys=["examples/augmented"]),
+        wr.MediaBrowser(title="Training images, augmented", media_keys=["examples/augmented"]),
     ]
 
 
@@ -243,14 +226,10 @@ def _laid_out(panels: Sequence[Any]) -> list[Any]:
 
 
 def _origin(runs: Sequence[Run]) -> str:
-    return "\n".join(
-        ["| run | weights, SHA-256 | commit | same bits | versions |", "|---|---|---|---|---|"]
-        + [_origin_row(run.name, run.result) for run in runs if run.result]
-    )
-
-
-def _origin_row(name: str, result: Result) -> str:
-    versions = ", ".join(f"{part} {version}" for part, version in result.versions.items())
-    promise = "promised" if result.bit_exact else "not promised"
-    weights, commit = f"`{result.weights_sha256}`", f"`{result.git_commit}`"
-    return f"| {name} | {weights} | {commit} | {promise} | {versions} |"
+    head = ("run", "weights, SHA-256", "commit", "bit-exact", "versions")
+    results = [(run.name, run.result) for run in runs if run.result]
+    return _table(head, [
+        (name, f"`{r.weights_sha256}`", f"`{r.git_commit}`", "yes" if r.bit_exact else "no",
+         ", ".join(f"{part} {version}" for part, version in r.versions.items()))
+        for name, r in results
+    ])  # fmt: skip

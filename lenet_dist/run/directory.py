@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
 from lenet_dist import config as configuration
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, is_elastic
+from lenet_dist.files import write_atomically
 from lenet_dist.request import load
 from lenet_dist.run import lock
 from lenet_dist.run.lines import LinesFile
@@ -92,6 +94,16 @@ class RunDirectory:
                 " or choose another run.name"
             )
         return None
+
+    def renew_wandb_id(self) -> None:
+        """Give the run, and all its later starts, a new id on W&B.
+
+        Raises RequestError if the run is being trained.
+        """
+        lock.hold(self.lock)
+        starts, identity = self.starts.read(), secrets.token_hex(4)
+        lines = [json.dumps(start | {"wandb_id": identity}) + "\n" for start in starts]
+        write_atomically(self.starts.path, "".join(lines).encode())
 
     def gain(self) -> tuple[int, int]:
         """The step at which the last start began, and that of the newest checkpoint."""

@@ -38,12 +38,7 @@ class LinesFile:
 
         Raises RequestError naming the file and the line if another one is damaged.
         """
-        if not self.path.exists():
-            return []
-        *whole, last = self.path.read_bytes().split(b"\n")
-        # A write that was cut short may lack no more than its newline.
-        cut_short = _line(last)
-        return _lines(self.path, whole, first=1) + ([cut_short] if cut_short else [])
+        return [line for line, _ in located(self.path)]
 
     def keep(self, wanted: Callable[[Line], bool]) -> None:
         """Remove all lines but the wanted ones."""
@@ -51,17 +46,31 @@ class LinesFile:
         write_atomically(self.path, content.encode())
 
 
-def _lines(path: Path, texts: list[bytes], first: int) -> list[Line]:
+def located(path: Path) -> list[tuple[Line, str]]:
+    """Each line of a file, and where it is; none if there is no file.
+
+    A last line that a kill cut short is left out. Raises RequestError saying where another one is
+    damaged.
+    """
+    try:
+        *whole, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error}") from None
+    # A write that was cut short may lack no more than its newline.
+    return _parsed(path, [*whole, last] if _line(last) else whole)
+
+
+def _parsed(path: Path, texts: list[bytes], first: int = 1) -> list[tuple[Line, str]]:
     """Lines that were written whole. `first`: the first one's number in the file."""
     lines = []
     for number, text in enumerate(texts, start=first):
-        line = _line(text)
+        line, where = _line(text), f"{path}, line {number}"
         if line is None:
             raise RequestError(
-                f"{path}, line {number}: damaged; it and what follows it were left as they are:"
+                f"{where}: damaged; it and what follows it were left as they are:"
                 " restore the file, or remove that line"
             )
-        lines.append(line)
+        lines.append((line, where))
     return lines
 
 
@@ -75,7 +84,7 @@ def _line(text: bytes) -> Line | None:
 
 
 class Tail:
-    """The lines of a metrics.jsonl that another process is writing."""
+    """The lines of a file that another process is writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -94,5 +103,6 @@ class Tail:
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._bytes_read += len(whole + newline)
             texts = whole.split(b"\n") if newline else []
-            self.lines += _lines(self._path, texts, first=1 + len(self.lines))
+            new = _parsed(self._path, texts, first=1 + len(self.lines))
+            self.lines += [line for line, _ in new]
         return self.lines

@@ -19,6 +19,7 @@ from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
 from lenet_dist.run.directory import RunDirectory, complete_checkpoints
 from lenet_dist.run.evaluation import Evaluation
+from lenet_dist.run.lines import located
 
 T = TypeVar("T")
 
@@ -60,8 +61,8 @@ class Start:
     step: int
     world_size: int
     time: str
-    wandb_id: str = ""
-    places: list[Place] | None = None
+    wandb_id: str
+    places: list[Place]
     own_images: int | None = None
     """Training images of a task's own data set; None for one that the config names."""
 
@@ -87,7 +88,7 @@ class Result:
     data_sha256: str
     versions: dict[str, str | None]
     git_commit: str | None
-    hardware: str = ""
+    hardware: str
 
 
 @dataclass(frozen=True)
@@ -162,20 +163,20 @@ def read(path: Path) -> Run:
     run = RunDirectory(path)
     run.check_is_run()
     config = load(run.config)
-    lines = _lines(run.metrics.path)
-    starts = [typed(Start, *line) for line in _lines(run.starts.path)]
+    lines = located(run.metrics.path)
+    starts = [typed(Start, *line) for line in located(run.starts.path)]
     return Run(
         path=path,
         config=config,
         plan=validate(config, 1, starts[0].own_images if starts else None),
-        train=[typed(TrainLine, *line) for line in lines if _kind(*line) == "train"],
-        validation=[typed(EvaluationLine, *line) for line in lines if _kind(*line) == "validation"],
-        ranks=[typed(RanksLine, *line) for line in _lines(run.ranks.path)],
+        train=[typed(TrainLine, *line) for line in lines if line[0].get("kind") == "train"],
+        validation=[
+            typed(EvaluationLine, *line) for line in lines if line[0].get("kind") == "validation"
+        ],
+        ranks=[typed(RanksLine, *line) for line in located(run.ranks.path)],
         starts=starts,
         saved_step=max((step for step, _ in complete_checkpoints(run.checkpoints)), default=0),
-        result=typed(Result, _json(_text(run.result), str(run.result)), str(run.result))
-        if run.result.exists()
-        else None,
+        result=typed(Result, _json(run.result), str(run.result)) if run.result.exists() else None,
     )
 
 
@@ -218,28 +219,10 @@ def _hints(schema: type) -> list[tuple[str, Any]]:
     return list(get_type_hints(schema).items())
 
 
-def _lines(file: Path) -> list[tuple[Any, str]]:
-    """Each line's JSON, and where it is; a last line that a kill cut short is left out."""
-    if not file.exists():
-        return []
-    whole = _text(file).split("\n")[:-1]
-    places = [f"{file}, line {number}" for number in range(1, len(whole) + 1)]
-    return [(_json(text, place), place) for text, place in zip(whole, places, strict=True)]
-
-
-def _kind(line: Any, where: str) -> str:
-    return cast(str, _typed(dict[str, Any], line, where).get("kind"))
-
-
-def _json(text: str, where: str) -> Any:
+def _json(file: Path) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RequestError(f"{where}: damaged: not JSON: {error}") from None
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return json.loads(file.read_bytes())
+    except OSError as error:
         raise RequestError(f"{file}: can't be read: {error}") from None
+    except ValueError as error:
+        raise RequestError(f"{file}: damaged: not JSON: {error}") from None

@@ -17,40 +17,38 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
-import psutil
-
 from lenet_dist.exits import RunFailed, Stopped, tell
-from lenet_dist.tracking.ending import Ending, Pictures
+from lenet_dist.tracking.ending import Ending
 
 _GRACE_SECONDS = 1.5
-"""Past those limits by this much, the process is killed."""
+"""How long after the trackers' own limit (Ending.seconds) their process is killed."""
 
-Complete = Callable[[Pictures | None], None]
-"""Tells the trackers that the run is complete, with its pictures if there are any."""
+_REASON = 500
+"""Characters of a reason that are told: the line fits into any pipe, even if nobody reads it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextmanager
-def followed(run: Path, say: Callable[[str], None]) -> Iterator[Complete]:
+def followed(run: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Let the run's trackers follow it while the body trains it; `say` prints what they report.
 
-    Gives what tells them that it is complete. After the body it waits for them, but no longer than
-    the ending allows.
+    Gives what tells them that the run is complete. After the body it waits for them, but no longer
+    than the ending allows.
     """
     try:
         follower = _Follower(run, say)
     except OSError as error:
         say(f"tracking: can't start its process: {error}; {catch_up_advice(run)}")
-        yield lambda pictures: None
+        yield lambda: None
         return
     try:
-        yield lambda pictures: follower.tell(Ending("completed", pictures=pictures))
+        yield lambda: follower.tell(Ending("completed"))
     except BaseException as error:
         if isinstance(error, Stopped | RunFailed):
             tell(error)  # Before the wait: the launcher may not allow that much time.
         kind = "stopped" if isinstance(error, Stopped) else "failed"
-        follower.tell(Ending(kind, str(error)))
+        follower.tell(Ending(kind, str(error)[:_REASON]))
         follower.wait()
         raise
     follower.wait()
@@ -79,19 +77,19 @@ class _Follower:
             )  # fmt: skip
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        self._give_way()
         self._deadline: float | None = None
         self._relay = Thread(target=self._relay_reports, daemon=True)
         self._relay.start()
 
     def tell(self, ending: Ending) -> None:
-        """Tell it how the run ended; it may be slow to listen. Only the first word counts."""
+        """Tell it how the run ended; only the first word counts."""
         if self._deadline is not None:
             return
-        self._let_compete()
-        # A pipe may hold less than this, and whoever should read it may hang.
-        Thread(target=self._write, args=(ending.as_line(),), daemon=True).start()
         self._deadline = time.monotonic() + ending.seconds + _GRACE_SECONDS
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(ending.as_line() + "\n")
+            self._process.stdin.close()
 
     def wait(self) -> None:
         """Wait until it has ended, but no longer than what it was told allows."""
@@ -105,40 +103,7 @@ class _Follower:
         if code:
             self._say(f"tracking: its process ended with {code}; {catch_up_advice(self._run)}")
 
-    def _give_way(self) -> None:
-        """Let training come first: it runs only when that leaves a core idle."""
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
-        else:
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
-
-    def _let_compete(self) -> None:
-        """Training is over: on a busy machine it would otherwise wait for other jobs to pause.
-
-        Linux allows this to root, and to users whose RLIMIT_NICE does.
-        """
-        if not hasattr(os, "SCHED_IDLE"):
-            return
-        with suppress(psutil.NoSuchProcess):
-            follower = psutil.Process(self._process.pid)
-            for process in (follower, *follower.children(recursive=True)):
-                _schedule_as_usual(process)
-
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(line + "\n")
-            self._process.stdin.close()
-
     def _relay_reports(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._say(line.rstrip())
-
-
-def _schedule_as_usual(process: psutil.Process) -> None:
-    """All threads of a process that may have ended meanwhile."""
-    with suppress(psutil.NoSuchProcess):
-        for thread in process.threads():
-            with suppress(PermissionError, ProcessLookupError):
-                os.sched_setscheduler(thread.id, os.SCHED_OTHER, os.sched_param(0))

@@ -1,29 +1,69 @@
-"""Pictures that trackers show of a complete run."""
+"""Pictures that W&B shows of a complete run: made where torch is, kept in RUN/wandb."""
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from lenet_dist.config import Config
-from lenet_dist.data import dataset, sampler
-from lenet_dist.data.augment import Distortion
-from lenet_dist.data.dataset import pixels
-from lenet_dist.exits import RequestError
-from lenet_dist.model import weights
-from lenet_dist.model.inspect import worst_mistakes
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.files import write_atomically
 from lenet_dist.run.directory import RunDirectory
-from lenet_dist.tracking.ending import Mistake, Pictures
 
 _PICTURES = 24
 
 
-def pictures_of(run: Path, config: Config) -> Pictures | None:
-    """The worst mistakes of a complete run, and the first training images as it saw them.
+class Pictures(NamedTuple):
+    """The worst mistakes in the test set, and training images as the first epoch saw them."""
+
+    mistakes: NDArray[np.uint8]
+    """[n, 28, 28], the worst first."""
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    """What the model gave each prediction."""
+    augmented: NDArray[np.uint8]
+    """[m, 28, 28]"""
+
+
+def keep(run: Path, config: Config) -> None:
+    """Keep a complete run's pictures for its trackers, so that their process needs no torch."""
+    pictures, content = _make(run, config), io.BytesIO()
+    if pictures:
+        np.savez(content, **pictures._asdict())
+        with suppress(OSError, RunFailed):  # No picture is worth a complete run.
+            _file(run).parent.mkdir(exist_ok=True)
+            write_atomically(_file(run), content.getvalue())
+
+
+def of_run(run: Path, config: Config) -> Pictures | None:
+    """A complete run's pictures, made now if none were kept.
 
     None if there can't be any: the data is missing, or the model is another one.
     """
+    if not _file(run).exists():
+        return _make(run, config)
+    with np.load(_file(run)) as kept:
+        return Pictures(*(kept[name] for name in Pictures._fields))
+
+
+def _file(run: Path) -> Path:
+    return run / "wandb" / "pictures.npz"
+
+
+def _make(run: Path, config: Config) -> Pictures | None:
+    import torch
+
+    from lenet_dist.data import dataset, sampler
+    from lenet_dist.data.augment import Distortion
+    from lenet_dist.model import weights
+    from lenet_dist.model.inspect import worst_mistakes
+
     try:
         model = weights.read(RunDirectory(run).weights).eval()
         test = dataset.load(config.data, "test")
@@ -31,14 +71,16 @@ def pictures_of(run: Path, config: Config) -> Pictures | None:
     except (RequestError, OSError):
         return None
     with torch.no_grad():
-        logits = model(pixels(test.images))
+        logits = model(dataset.pixels(test.images))
     worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
     images, _, ids = training_set.batch_of(first_ids)
-    augmented = Distortion(config.augment, config.seed)(pixels(images), ids, 0)[:, 0]
-    distorted = augmented.mul(255).round().byte().numpy()
+    augmented = Distortion(config.augment, config.seed)(dataset.pixels(images), ids, 0)[:, 0]
     return Pictures(
-        [Mistake(m.image.numpy(), m.label, m.prediction, m.probability) for m in worst],
-        list(distorted),
+        np.array([mistake.image.numpy() for mistake in worst], np.uint8).reshape(-1, 28, 28),
+        np.array([mistake.label for mistake in worst], np.int64),
+        np.array([mistake.prediction for mistake in worst], np.int64),
+        np.array([mistake.probability for mistake in worst], np.float64),
+        augmented.mul(255).round().byte().numpy(),
     )

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_dist.run.lines import Line
-from lenet_dist.tracking.ending import Ending, Pictures
+from lenet_dist.tracking.ending import Ending
 from lenet_dist.tracking.ranks import numbers
 
 
@@ -23,7 +23,7 @@ class TensorBoardTracker:
         shutil.rmtree(run / "tensorboard", ignore_errors=True)
         self._writer = SummaryWriter(str(run / "tensorboard"))
 
-    def log(self, line: Line, pictures: Pictures | None) -> None:
+    def log(self, line: Line) -> None:
         for name in ("loss", "accuracy", "lr", "grad_norm", "samples_per_second", "skipped_steps"):
             if name in line:
                 self._writer.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from lenet_dist.run.lines import Line
-from lenet_dist.tracking.ending import Ending, Pictures
+from lenet_dist.tracking.ending import Ending
 
 
 class Tracker(Protocol):
@@ -16,8 +16,8 @@ class Tracker(Protocol):
     is_up_to_date: bool
     """Whether all has arrived where it was to go, once `finish` has returned."""
 
-    def log(self, line: Line, pictures: Pictures | None) -> None:
-        """Take the next line, the last one with pictures if there are any. May raise anything."""
+    def log(self, line: Line) -> None:
+        """Take the next line. May raise anything."""
 
     def recover(self, error: Exception) -> None:
         """Begin again after an error. Raises it, or another one, if that does not help."""

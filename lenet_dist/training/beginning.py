@@ -164,10 +164,10 @@ def _resolved_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
 
 
 def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> str:
-    """The run's id on W&B: made at its first start, and kept."""
-    kept = [checkpoint.state["wandb_id"]] if checkpoint else []
-    kept += [start.get("wandb_id") for start in starts]
-    return next((known for known in kept if known), secrets.token_hex(4))
+    """The run's id on W&B: made at its first start, and kept until a new one is asked for."""
+    if starts:
+        return starts[-1]["wandb_id"]
+    return checkpoint.state["wandb_id"] if checkpoint else secrets.token_hex(4)
 
 
 def _check_can_go_on(directory: RunDirectory, saved: dict[str, Any], plan: Plan) -> None:

@@ -20,9 +20,9 @@ from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.processes.stop import StopRequest
 from lenet_dist.run.directory import RunDirectory
 from lenet_dist.run.restarts import error_kept
+from lenet_dist.tracking import pictures
 from lenet_dist.tracking.environment import active_trackers
 from lenet_dist.tracking.follower import followed
-from lenet_dist.tracking.pictures import pictures_of
 from lenet_dist.training.job import assemble
 from lenet_dist.training.loop import train
 from lenet_dist.training.task import LENET5, Task
@@ -67,7 +67,9 @@ def start(
                 with error_kept(directory), watch(config.compute.timeout_seconds):
                     result = train(job)
                 if complete:
-                    complete(pictures_of(directory.path, config))
+                    if "wandb" in trackers:
+                        pictures.keep(directory.path, config)
+                    complete()
                 if accelerator.is_main_process and config.log.report:
                     report(directory)
         else:
