@@ -32,6 +32,7 @@ _OF_A_PATH = {
 """Errors by which a path that was named can't be used."""
 _TORCHRUN = re.compile(r"(^|/)(torchrun|accelerate)$|torch[./]distributed[./](run|launch)\b")
 """A word of its command line."""
+_BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
 
@@ -87,6 +88,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     """
     _open_standard_streams()
     _guard_standard_streams()
+    _unbind_threads()
     faulthandler.register(signal.SIGQUIT)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -162,6 +164,17 @@ def _guard_standard_streams() -> None:
             line_buffering=not is_answer or stream.isatty(),
         )  # fmt: skip
         setattr(sys, name, guarded)
+
+
+def _unbind_threads() -> None:
+    """Let compute.threads alone decide on threads. torch's OpenMP would bind the process that
+    imports it to one core, and with it what that process starts."""
+    asked = [f"{name}={os.environ.pop(name)}" for name in _BINDING if os.environ.get(name)]
+    has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
+    is_bound = has_affinity and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1)
+    if asked and is_bound and is_main_process():
+        say = f"warning: this process may use one core only: unset {asked[0]} before the launcher"
+        print(say, file=sys.stderr, flush=True)
 
 
 def go_on_without_output() -> None:

@@ -158,3 +158,10 @@ def test_make_help_lists_the_targets_of_the_contract() -> None:
     shown = command("/usr/bin/make", "help")
     for target in ("setup", "train", "test", "lint", "bench", "help"):
         assert f"make {target} " in shown.stdout
+
+
+@pytest.mark.parametrize("variables", [{"PIP_USER": "1"}, {"PIP_TARGET": "/nowhere"}])
+def test_pips_settings_for_a_user_do_not_break_the_setup(variables: dict[str, str]) -> None:
+    done = command("make", "--eval=probe:; @$(PIP) pip", "probe", environment=variables)
+    assert done.returncode == 0, done.stderr
+    assert "already satisfied: pip" in done.stdout
