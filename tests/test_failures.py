@@ -183,6 +183,12 @@ def test_an_environment_that_would_override_the_config_is_refused(
     assert not job.directory.exists()
 
 
+def test_a_debugging_aid_that_crashes_torch_is_refused_by_name(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}).expect(2)
+    assert "TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes with it" in job.text()
+    jobs.run("train.max_steps=2", environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+
+
 def test_an_environment_that_says_the_same_as_the_config_is_taken(
     jobs: Jobs, uninterrupted: Job
 ) -> None:

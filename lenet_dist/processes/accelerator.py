@@ -87,7 +87,9 @@ def start(compute: Compute) -> Accelerator:
 
     Raises RequestError if the environment contradicts the config, LostProcess if a peer is missing.
     """
+    world_size = world_size_of_environment()
     _check_environment(compute)
+    _check_torchs_debugging(world_size)
     wants_cpu = _wants_cpu()
     on_cpu = not torch.cuda.is_available() or wants_cpu
     if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
@@ -101,7 +103,6 @@ def start(compute: Compute) -> Accelerator:
     _set_determinism(compute.deterministic)
     if not on_cpu:
         _set_up_gpu()
-    world_size = world_size_of_environment()
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     timeout = timedelta(seconds=compute.timeout_seconds)
@@ -270,6 +271,12 @@ def _check_environment(compute: Compute) -> None:
             harmless.add(compute.precision)
         if os.environ.get(name, "").lower() not in harmless:
             raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
+
+
+def _check_torchs_debugging(world_size: int) -> None:
+    name = "TORCH_DISTRIBUTED_DEBUG"
+    if world_size > 1 and os.environ.get(name, "").upper() == "DETAIL":
+        raise RequestError(f"{name}=DETAIL: torch crashes with it when it makes DDP; write INFO")
 
 
 def _wants_cpu() -> bool:
