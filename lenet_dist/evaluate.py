@@ -41,11 +41,11 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.data import dataset, fetch
     from lenet_dist.model import weights
     from lenet_dist.processes import accelerator as accelerators
-    from lenet_dist.processes import slurm
+    from lenet_dist.processes import ranks
     from lenet_dist.training.evaluation import evaluate
     from lenet_dist.training.threads import settle_threads
 
-    slurm.adopt_ranks()
+    ranks.adopt_ranks()
     # Always in full precision, even if the weights were trained in less on another machine.
     accelerator = accelerators.start(replace(config.compute, precision="no", cuda_graph=False))
     with accelerators.peer_watch(config.compute.timeout_seconds):

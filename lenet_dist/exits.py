@@ -7,13 +7,16 @@ import errno
 import faulthandler
 import gc
 import io
+import json
 import os
 import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
@@ -35,6 +38,17 @@ _TORCHRUN = re.compile(r"(^|/)(torchrun|accelerate)$|torch[./]distributed[./](ru
 _BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
+
+
+MPI_RANKS = (
+    (
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)  # fmt: skip
+"""What mpirun tells its processes: rank, world size, and both on this machine; by Open MPI's names,
+and by those of MPICH and Intel MPI."""
 
 
 class RequestError(ValueError):
@@ -75,9 +89,9 @@ Outcome = RequestError | RunFailed | Stopped
 def is_main_process() -> bool:
     """Whether this process speaks for the job: rank 0, or the only one, by the launcher's
     variables."""
-    is_launched = "WORLD_SIZE" in os.environ
-    names = ("WORLD_SIZE", "RANK") if is_launched else ("SLURM_NTASKS", "SLURM_PROCID")
-    world_size, rank = (os.environ.get(name) for name in names)
+    of_launchers = [("RANK", "WORLD_SIZE"), *MPI_RANKS, ("SLURM_PROCID", "SLURM_NTASKS")]
+    known = next((names for names in of_launchers if names[1] in os.environ), of_launchers[0])
+    rank, world_size = (os.environ.get(name) for name in known[:2])
     return world_size in (None, "", "0", "1") or rank in (None, "", "0")
 
 
@@ -236,6 +250,7 @@ def _end(outcome: Outcome) -> int:
     """Say how the command ended, and end a launcher that would start it again in vain. Gives the
     exit code."""
     tell(outcome)
+    _tell_torchrun(outcome)
     if is_elastic() and not _may_be_mended_by_restart(outcome) and (found := launcher()):
         with suppress(psutil.Error):
             found.terminate()
@@ -280,6 +295,15 @@ def tell(outcome: Outcome) -> None:
 
 
 _told: list[Exception] = []
+
+
+def _tell_torchrun(outcome: Outcome) -> None:
+    """Have torchrun, which prints a report of its own after this, repeat the text at its end."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"timestamp": str(int(time.time()))}
+        message = {"message": _said_and_code(outcome)[0], "extraInfo": extra}
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def _said_and_code(outcome: Outcome) -> tuple[str, int]:
