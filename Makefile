@@ -11,7 +11,8 @@ PYTEST += OPENBLAS_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest
 READY := $(VENV)/.ready
 # uv installs in a quarter of pip's time; pip is for networks of which only pip has the settings.
 INSTALL := --quiet --constraint constraints.txt --editable '.[dev]'
-PIP := $(BIN)/python -m pip --disable-pip-version-check install
+# Where a user's settings have pip install elsewhere, that would leave the venv empty.
+PIP := env -u PIP_TARGET -u PIP_PREFIX PIP_USER=0 $(BIN)/python -m pip --disable-pip-version-check install
 UV := $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python
 
 .DEFAULT_GOAL := help

@@ -35,7 +35,7 @@ class Run:
     """Where the run lives and what to do if it is already there."""
 
     name: str = _key("default", "name of the run; its directory is run.root/run.name")
-    root: str = _key("runs", "folder that holds the run directories")
+    root: str = _key("runs", "folder of the run directories; ~ and $VARIABLE are expanded")
     resume: Literal["auto", "never", "must"] = _key(
         "auto", "auto: resume a run that has begun; never: refuse to; must: refuse a new run"
     )
@@ -47,7 +47,7 @@ class Data:
     """Which images to use, and how many of them to hold out."""
 
     name: Literal["mnist", "fashion_mnist", "synthetic"] = _key("mnist", "which data set")
-    root: str = _key("data", "folder of the data's files")
+    root: str = _key("data", "folder of the data's files; ~ and $VARIABLE are expanded")
     validation: int = _key(5000, "training images held out for validation; 0 = none", low=0)
     download: bool = _key(True, "fetch what is missing")
 

@@ -42,10 +42,10 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     from lenet_dist.model import weights
     from lenet_dist.model.inference import forward_of
     from lenet_dist.processes import accelerator as accelerators
-    from lenet_dist.processes import slurm
+    from lenet_dist.processes import ranks
     from lenet_dist.training.evaluation import evaluate
 
-    slurm.adopt_ranks()
+    ranks.adopt_ranks()
     # Always in full precision, even if the weights were trained in less on another machine.
     accelerator = accelerators.start(replace(config.compute, precision="no", cuda_graph=False))
     with accelerators.peer_watch(config.compute.timeout_seconds):

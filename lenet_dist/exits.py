@@ -7,13 +7,16 @@ import errno
 import faulthandler
 import gc
 import io
+import json
 import os
 import re
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
@@ -32,8 +35,20 @@ _OF_A_PATH = {
 """Errors by which a path that was named can't be used."""
 _TORCHRUN = re.compile(r"(^|/)(torchrun|accelerate)$|torch[./]distributed[./](run|launch)\b")
 """A word of its command line."""
+_BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
 """Python's 700 cost a tenth of the imports, which make objects that stay and hardly a cycle."""
+
+
+MPI_RANKS = (
+    (
+        "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+)  # fmt: skip
+"""What mpirun tells its processes: rank, world size, and both on this machine; by Open MPI's names,
+and by those of MPICH and Intel MPI."""
 
 
 class RequestError(ValueError):
@@ -74,9 +89,9 @@ Outcome = RequestError | RunFailed | Stopped
 def is_main_process() -> bool:
     """Whether this process speaks for the job: rank 0, or the only one, by the launcher's
     variables."""
-    is_launched = "WORLD_SIZE" in os.environ
-    names = ("WORLD_SIZE", "RANK") if is_launched else ("SLURM_NTASKS", "SLURM_PROCID")
-    world_size, rank = (os.environ.get(name) for name in names)
+    of_launchers = [("RANK", "WORLD_SIZE"), *MPI_RANKS, ("SLURM_PROCID", "SLURM_NTASKS")]
+    known = next((names for names in of_launchers if names[1] in os.environ), of_launchers[0])
+    rank, world_size = (os.environ.get(name) for name in known[:2])
     return world_size in (None, "", "0", "1") or rank in (None, "", "0")
 
 
@@ -87,6 +102,7 @@ def run(main: Callable[[list[str]], None]) -> NoReturn:
     """
     _open_standard_streams()
     _guard_standard_streams()
+    _unbind_threads()
     faulthandler.register(signal.SIGQUIT)
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -164,6 +180,17 @@ def _guard_standard_streams() -> None:
         setattr(sys, name, guarded)
 
 
+def _unbind_threads() -> None:
+    """Let compute.threads alone decide on threads. torch's OpenMP would bind the process that
+    imports it to one core, and with it what that process starts."""
+    asked = [f"{name}={os.environ.pop(name)}" for name in _BINDING if os.environ.get(name)]
+    has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
+    is_bound = has_affinity and len(os.sched_getaffinity(0)) == 1 < (os.cpu_count() or 1)
+    if asked and is_bound and is_main_process():
+        say = f"warning: this process may use one core only: unset {asked[0]} before the launcher"
+        print(say, file=sys.stderr, flush=True)
+
+
 def go_on_without_output() -> None:
     """From now on what is printed is no answer, only word of what is done: if it can't be written,
     it is dropped, with one warning."""
@@ -223,6 +250,7 @@ def _end(outcome: Outcome) -> int:
     """Say how the command ended, and end a launcher that would start it again in vain. Gives the
     exit code."""
     tell(outcome)
+    _tell_torchrun(outcome)
     if is_elastic() and not _may_be_mended_by_restart(outcome) and (found := launcher()):
         with suppress(psutil.Error):
             found.terminate()
@@ -267,6 +295,15 @@ def tell(outcome: Outcome) -> None:
 
 
 _told: list[Exception] = []
+
+
+def _tell_torchrun(outcome: Outcome) -> None:
+    """Have torchrun, which prints a report of its own after this, repeat the text at its end."""
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        extra = {"timestamp": str(int(time.time()))}
+        message = {"message": _said_and_code(outcome)[0], "extraInfo": extra}
+        with suppress(OSError):
+            Path(file).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def _said_and_code(outcome: Outcome) -> tuple[str, int]:

@@ -45,11 +45,11 @@ def main(arguments: list[str]) -> None:
     if not (math.isfinite(request.slow) and request.slow > 1):
         raise RequestError(f"--slow {request.slow:g}: must be a number above 1")
     config = load(request.config, overrides)
-    from lenet_dist.processes import slurm
+    from lenet_dist.processes import ranks
     from lenet_dist.tracking.environment import active_trackers
 
     active_trackers(config)
-    slurm.adopt_ranks()
+    ranks.adopt_ranks()
     _preflight(config, request, started)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import io
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any, cast, get_origin
@@ -43,6 +44,8 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
         config = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise RequestError(_explain(error)) from None
+    config.run.root = _folder("run.root", config.run.root)
+    config.data.root = _folder("data.root", config.data.root)
     for entry in keys():
         value = value_of(config, entry.name)
         _check_range(entry, value)
@@ -50,6 +53,19 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
             raise RequestError(f"{entry.name}={value!r}: must not hold a null character")
     _check_name(config.run.name)
     return config
+
+
+def _folder(key: str, typed: str) -> str:
+    """A folder's path, with `~` and `$VARIABLE` expanded."""
+    if re.match(r"[A-Za-z][\w+.-]*://", typed):
+        raise RequestError(f"{key}={typed}: a URL; it must be a folder, so mount it and name that")
+    expanded = os.path.expandvars(typed)
+    if unset := re.search(r"\$\w+", expanded):
+        raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the folder itself")
+    try:
+        return str(Path(expanded).expanduser())
+    except RuntimeError:
+        raise RequestError(f"{key}={typed}: no such home folder; write the folder itself") from None
 
 
 def _check_name(name: str) -> None:

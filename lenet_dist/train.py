@@ -18,7 +18,7 @@ from lenet_dist import config as configuration
 from lenet_dist import exits
 from lenet_dist.machine import memory
 from lenet_dist.machine.clock import Clock
-from lenet_dist.processes import slurm
+from lenet_dist.processes import ranks
 from lenet_dist.processes.stop import StopRequest
 from lenet_dist.request import load
 from lenet_dist.run.directory import RunDirectory
@@ -48,7 +48,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     exits.go_on_without_output()
     with StopRequest() as stop:
         memory.keep_freed()
-        slurm.adopt_ranks()
+        ranks.adopt_ranks()
         from lenet_dist.run.result import table
         from lenet_dist.training.start import start
 

@@ -13,6 +13,11 @@ fail() {
 job=$SLURM_JOB_ID
 [ -n "${SLURM_ARRAY_JOB_ID:-}" ] && job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
 
+# What a job that submitted this one, or the shell of one, has told its own processes. SLURM gives it to
+# this job too, except with --export=NONE, which would keep site.sh's settings from the tasks.
+unset RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
+unset SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU SLURM_MEM_PER_NODE SLURM_EXPORT_ENV "${!SLURM_CPU_BIND@}"
+
 # Load and check the site's settings, and print what the job will do.
 prepare() {
     source slurm/site.sh

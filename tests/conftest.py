@@ -135,7 +135,7 @@ def mnist(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Launchers and schedulers around the test run must not reach into it."""
-    prefixes = ("ACCELERATE_", "SLURM_", "WANDB_", "TORCHELASTIC_", "OMP_")
+    prefixes = ("ACCELERATE_", "SLURM_", "WANDB_", "TORCHELASTIC_", "OMP_", "OMPI_", "PMI_")
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     for name in list(os.environ):
         if name.startswith(prefixes) or name in names:

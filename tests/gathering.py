@@ -11,6 +11,7 @@ import torch
 from lenet_dist.config import Compute
 from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.processes.exchange import gather_of
+from tests.refusing import refuse
 
 ROUNDS = 200
 WIDTH = 1000
@@ -20,9 +21,9 @@ LARGEST = 5
 
 def main(arguments: list[str]) -> None:
     """Print which way is taken. `arguments` are a run's and not looked at."""
-    if os.environ.get("TEST_NO_SHARED_MEMORY"):
-        del os.memfd_create
     accelerator = accelerators.start(Compute())
+    if call := os.environ.get("TEST_REFUSED"):
+        refuse(call)
     gather = gather_of(accelerator, LARGEST * WIDTH, timeout_seconds=20)
     rank = accelerator.process_index
     for number in range(ROUNDS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,43 @@ def place(folder: Path) -> tuple[str, str]:
 @pytest.mark.parametrize(
     "launcher",
     [
-        ("accelerate", "launch"),
+        ("accelerate", "launch", "--cpu", "--num_processes", "2"),
         ("accelerate", "launch", "--config_file", "configs/launch/cpu.yaml"),
         ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml"),
         ("accelerate", "launch", "--mixed_precision", "no", "--dynamo_backend", "no"),
         ("torchrun", "--nproc-per-node", "2"),
+        ("mpirun", "--oversubscribe", "-n", "2", sys.executable),
     ],
 )
 def test_every_launcher_gives_the_same_bits(
     uninterrupted: Job, tmp_path: Path, launcher: tuple[str, ...]
 ) -> None:
-    done = command(*launcher, *TRAIN, *SMALL, *place(tmp_path))
+    if launcher[0] == "mpirun" and shutil.which("mpirun") is None:
+        pytest.skip("needs Open MPI")
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = command(*launcher, *TRAIN, *SMALL, *place(tmp_path), environment=as_root)
     assert done.returncode == 0, done.stderr
     assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)
-    expected = 2 if "torchrun" in launcher or "configs/launch/gpus.yaml" in launcher else 1
-    assert result(tmp_path / "run")["world_size"] == expected
+    starts_two = {"torchrun", "mpirun", "configs/launch/gpus.yaml"} & {*launcher}
+    assert result(tmp_path / "run")["world_size"] == (2 if starts_two else 1)
+    if "--cpu" in launcher:
+        assert "--num_processes 2 started one process: with --cpu it starts no more" in done.stderr
+
+
+def test_a_launchers_file_that_contradicts_the_config_is_named_with_what_ends_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "accelerate" / "default_config.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nmixed_precision: bf16\n"
+        "num_machines: 1\nnum_processes: 1\n"
+    )
+    of_file = {"HF_HOME": str(tmp_path)}
+    asked = (*TRAIN, *SMALL, *place(tmp_path), "compute.precision=no")
+    done = command("accelerate", "launch", *asked, environment=of_file)
+    said = f"accelerate launch has it from {file}; write compute.precision=bf16 to have it, or"
+    assert said in done.stderr and "or launch with --mixed_precision no\n" in done.stderr
 
 
 def test_two_machines_by_the_launch_file_give_the_same_bits(
@@ -158,3 +181,10 @@ def test_make_help_lists_the_targets_of_the_contract() -> None:
     shown = command("/usr/bin/make", "help")
     for target in ("setup", "train", "test", "lint", "bench", "help"):
         assert f"make {target} " in shown.stdout
+
+
+@pytest.mark.parametrize("variables", [{"PIP_USER": "1"}, {"PIP_TARGET": "/nowhere"}])
+def test_pips_settings_for_a_user_do_not_break_the_setup(variables: dict[str, str]) -> None:
+    done = command("make", "--eval=probe:; @$(PIP) pip", "probe", environment=variables)
+    assert done.returncode == 0, done.stderr
+    assert "already satisfied: pip" in done.stdout

@@ -15,10 +15,12 @@ def test_processes_of_one_machine_gather_through_memory_what_accelerate_gathers(
     assert [rank.text().strip() for rank in job.ranks] == ["shared memory"] * world_size
 
 
-@pytest.mark.parametrize("lacking", [0, 1])
-def test_where_one_process_has_no_shared_memory_all_gather_as_accelerate_does(
-    jobs: Jobs, lacking: int
+@pytest.mark.parametrize(
+    ("lacking", "call"), [(0, "memfd_create"), (0, "bind"), (1, "bind"), (1, "recvmsg")]
+)
+def test_where_a_sandbox_refuses_one_process_any_part_all_gather_as_accelerate_does(
+    jobs: Jobs, lacking: int, call: str
 ) -> None:
-    without = {lacking: {"TEST_NO_SHARED_MEMORY": "1"}}
+    without = {lacking: {"TEST_REFUSED": call}}
     job = jobs.start(module="tests.gathering", world_size=3, own_environment=without).expect(0)
     assert [rank.text().strip() for rank in job.ranks] == ["Accelerate's"] * 3

@@ -25,6 +25,8 @@ from tests.processes import PATIENCE, ROOT, SMALL
         ({"RANK": "0", "WORLD_SIZE": "2"}, True),
         ({"RANK": "1", "WORLD_SIZE": "2"}, False),
         ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, False),
         ({"RANK": "1"}, True),
         ({"RANK": "", "WORLD_SIZE": "1"}, True),
     ],

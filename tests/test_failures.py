@@ -165,13 +165,25 @@ def test_a_port_that_another_program_has_is_named(jobs: Jobs) -> None:
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "train.shards"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "compute.precision"),
         ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "compute.compile"),
-        ({"ACCELERATE_USE_FSDP": "true"}, "ACCELERATE_USE_FSDP"),
+        (
+            {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "bf16"},
+            "ACCELERATE_USE_FSDP=true would override the config, and the environment says so",
+        ),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED"),
         ({"ACCELERATE_TORCH_DEVICE": "meta"}, "ACCELERATE_TORCH_DEVICE"),
         ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
         ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
         ({"RANK": "1"}, "RANK=1 is not below WORLD_SIZE=1"),
+        (
+            {
+                "PMI_RANK": "0",
+                "PMI_SIZE": "4",
+                "MPI_LOCALRANKID": "0",
+                "MPI_LOCALNRANKS": "2",
+            },
+            "PMI_SIZE=4, on several machines: name the first one",
+        ),
         ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, "SLURM_STEP_ID is set but SLURM_JOB_ID"),
         ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe: must be true or false"),
     ],
@@ -182,6 +194,12 @@ def test_an_environment_that_would_override_the_config_is_refused(
     job = jobs.start(environment=variables).expect(2)
     assert named in job.text() and "Traceback" not in job.text()
     assert not job.directory.exists()
+
+
+def test_a_debugging_aid_that_crashes_torch_is_refused_by_name(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}).expect(2)
+    assert "TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes with it" in job.text()
+    jobs.run("train.max_steps=2", environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
 
 
 def test_an_environment_that_says_the_same_as_the_config_is_taken(

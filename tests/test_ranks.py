@@ -46,6 +46,12 @@ def test_a_rank_that_is_slow_for_five_lines_is_named_once() -> None:
     assert not look(slow, 1, 1, 1, 1) + look(slow, 1, 1, 1.6, 1), "once is enough"
 
 
+def test_steps_too_short_for_the_clock_are_no_error() -> None:
+    assert not look(slow_ranks(4, 4, 4), 0, 0, 0)
+    (warning,) = look(slow_ranks(4, 4, 4), 0, 1, 0)
+    assert warning.startswith("rank 1 ")
+
+
 def test_lines_must_be_slow_in_a_row() -> None:
     slow = slow_ranks(4, 4)
     for _ in range(10):

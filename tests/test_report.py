@@ -305,3 +305,10 @@ def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
     loaded = {module: loaded_by(f"import {module}") for module in modules}
     assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
     assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
+
+
+@pytest.mark.processes
+def test_a_notebooks_backend_for_matplotlib_does_not_break_the_report() -> None:
+    backend = {"MPLBACKEND": "module://of_a_notebook.backend_inline"}
+    done = command("python", "-c", "import lenet_dist.reporting.plots", environment=backend)
+    assert (done.returncode, done.stderr) == (0, "")

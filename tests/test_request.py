@@ -100,9 +100,22 @@ def test_a_good_value_is_taken_from_the_command_line_and_from_a_file(
         assert taken == value and type(taken) is type(value)
 
 
-@pytest.mark.parametrize("text", ["a: b", "a #b", "[a", "{a}", "*a", "x: [y", "%", "~/data"])
+@pytest.mark.parametrize("text", ["a: b", "a #b", "[a", "{a}", "*a", "x: [y", "%"])
 def test_a_text_on_the_command_line_is_taken_as_it_was_typed(text: str) -> None:
     assert load(None, [f"data.root={text}"]).data.root == text
+
+
+@pytest.mark.parametrize("key", ["run.root", "data.root"])
+def test_a_home_folder_and_variables_in_a_path_are_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/of/me")
+    monkeypatch.setenv("SCRATCH", "/scratch/me")
+    file = tmp_path / "c.yaml"
+    for typed, meant in (("~/x", "/home/of/me/x"), ("$SCRATCH/x", "/scratch/me/x"), ("x~", "x~")):
+        file.write_text(f"{key.replace('.', ': {')}: {typed}}}\n")
+        for config in (load(None, [f"{key}={typed}"]), load(file)):
+            assert value_of(config, key) == meant
 
 
 def test_a_file_may_come_from_a_pipe(tmp_path: Path) -> None:
@@ -196,6 +209,11 @@ REFUSED = [
     ("train.reduction=no", "['fixed', 'ddp']"),
     ("run.resume=maybe", "run.resume"),
     ("wandb.mode=off", "wandb.mode"),
+    # Not a folder.
+    ("run.root=s3://bucket/runs", "run.root=s3://bucket/runs: a URL"),
+    ("data.root=file:///data", "data.root=file:///data: a URL"),
+    ("run.root=$NO_SUCH_VARIABLE/x", "$NO_SUCH_VARIABLE is not set"),
+    ("run.root=~nobody-of-that-name/x", "no such home folder"),
     # Not YAML.
     ("train.epochs=[", "train.epochs"),
     ("train.epochs={", "train.epochs"),

@@ -53,7 +53,15 @@ def test_a_wrapper_script_is_not_taken_for_the_launcher(tmp_path: Path) -> None:
     torchrun = ("torchrun", "--standalone", "--max-restarts=3", "--no-python")
     launched = command(*torchrun, "bash", "-c", f"{wrong}; exit $?")
     assert launched.returncode != 0
-    assert launched.stderr.count("can't be cut into train.shards = 7") == 1
+    # Once by the job, and once by torchrun, at the end of its report.
+    assert launched.stderr.count("error: train.batch_size=") <= 2
+
+
+def test_torchruns_report_ends_with_what_the_job_said(tmp_path: Path) -> None:
+    asked = ("-m", "lenet_dist.train", "train.shards=7", f"run.root={tmp_path}")
+    done = command("torchrun", "--standalone", *asked)
+    *_, last, _ = done.stderr.splitlines()
+    assert last.startswith("  traceback : error: train.batch_size=256 can't be cut into")
 
 
 @pytest.mark.parametrize(

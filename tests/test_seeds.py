@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.commands import forked
 from tests.outcome import has_line, result
 from tests.processes import PATIENCE, ROOT
 
@@ -48,6 +49,8 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
     ]
     assert float(tables[0][4].split()[1]) == round(100 * sum(accuracies) / 3, 3)
     assert "smoke-seed-2" in (tmp_path / "smoke.html").read_text()
+    named = [str(path) for path in tmp_path.glob("smoke-seed-*")]
+    assert forked("lenet_dist.report", *named, f"--out={tmp_path / 'x.html'}").returncode == 0
     other = seeds(tmp_path, *request, "optimizer.lr=0.1")
     _, errors = other.communicate(timeout=PATIENCE)
     assert other.returncode == 2 and "optimizer.lr: " in errors
@@ -69,6 +72,17 @@ def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.startswith("failed: smoke-seed-") and "the loss is nan" in errors
+
+
+def test_a_run_that_is_killed_before_it_printed_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "killed.py"
+    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--program", str(program))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    log = tmp_path / "killed.logs" / "killed-seed-0.log"
+    said = f"killed by SIGKILL; it printed nothing ({log})"
+    assert errors == f"failed: killed-seed-0: {said}\n"
 
 
 def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import LOCAL_SLURM, Batch, BatchJob, Cluster, assert_one_readable_log, has_got
+from tests.cluster import (
+    LOCAL_SLURM,
+    RUN,
+    Batch,
+    BatchJob,
+    Cluster,
+    assert_one_readable_log,
+    has_got,
+)
 from tests.commands import command
 from tests.outcome import checkpoint_steps, outcome, result
 from tests.processes import ROOT
@@ -80,6 +88,41 @@ def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Pa
     assert shown.count("all 2 ranks agree") == 1
     report = json.loads(file.read_text())
     assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
+
+
+def test_in_the_shell_of_salloc_one_process_trains_and_says_what_would_start_more(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    # As LaunchParameters=use_interactive_step has salloc start a shell.
+    shell = ("salloc", "--quiet", "--ntasks=4", "srun", "--interactive", "--preserve-env")
+    place = (f"run.root={tmp_path}", "run.name=run", "train.max_steps=2")
+    train = (str(PYTHON), "-m", "lenet_dist.train", *RUN, *place)
+    shown = cluster.run(*shell, "bash", "-c", f"{' '.join(train)} 2>&1")
+    said = (
+        "warning: one process, in a job of 4 tasks: write srun before the command to use them all"
+    )
+    assert shown.count(said) == 1
+    assert result(tmp_path / "run")["world_size"] == 1
+
+
+@pytest.mark.parametrize("export", ["--export=ALL", "--export=NONE"])
+def test_what_another_job_has_told_its_processes_is_not_taken_and_what_the_site_says_is(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, export: str
+) -> None:
+    inherited = {
+        "SLURM_MEM_PER_CPU": "100", "SLURM_MEM_PER_NODE": "1", "MASTER_ADDR": "gone.invalid",
+        "SLURM_CPU_BIND": "mask_cpu:0x8000", "RANK": "3", "WORLD_SIZE": "4",
+    }  # fmt: skip
+    for name, value in inherited.items():
+        monkeypatch.setitem(batch.cluster.environment, name, value)
+    job = batch.submit("--nodes=2", export)
+    job.until_step(batch.run, 14)
+    with job.held() as ranks:
+        for rank in ranks:
+            variables = Path(f"/proc/{rank}/environ").read_bytes().split(b"\0")
+            assert b"NCCL_DEBUG=WARN" in variables, "exported by site.sh"
+    job.expect("COMPLETED")
+    assert result(batch.run)["world_size"] == 2
 
 
 def test_two_nodes_give_the_bits_of_two_processes_without_slurm(

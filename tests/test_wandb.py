@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
 import re
 import signal
 from contextlib import suppress
@@ -11,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lenet_dist.tracking.environment import settle_environment
 from tests.commands import command, forked, refusal
 from tests.follower import family, has_segment, hold, hold_until, let_go_when
 from tests.outcome import check_harmless, result
-from tests.processes import TRAIN_STEPS, Job, Jobs, free_port
+from tests.processes import PATIENCE, TRAIN_STEPS, Job, Jobs, fork, free_port
 from tests.wandb_run import check_arrived, check_upload, history, told
 from tests.wandb_server import WandbServer
 
@@ -170,3 +173,19 @@ def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_ru
     assert [r.get("train/step") for r in history(run.directory)][:3] == TRAIN_STEPS[:3]
     assert re.search(r"kept offline.*wandb sync \S+/run/wandb$", told(run))
     assert not (tmp_path / "home").exists()
+
+
+def _be_a_user_without_a_home(run: str) -> None:
+    for name in ("HOME", "LOGNAME", "USER"):
+        os.environ.pop(name, None)
+    os.setuid(12345)
+    settle_environment(Path(run))
+    assert Path.home() == Path(run, "wandb") and getpass.getuser() == "12345"
+
+
+def test_a_user_without_a_name_or_a_home_is_tracked_all_the_same(tmp_path: Path) -> None:
+    if os.getuid():
+        pytest.skip("needs root, to be another user")
+    process = fork(_be_a_user_without_a_home, str(tmp_path))
+    process.join(PATIENCE)
+    assert process.exitcode == 0

@@ -119,8 +119,9 @@ def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
                 continue
             mine, median = values[rank.rank], statistics.median(others)
             if mine * slow < median:
+                times = f"{median / mine:.1f} times" if mine else "infinitely"
                 text = (
-                    f"{mine:,.3g} {rate.unit}, {median / mine:.1f} times slower than the others'"
+                    f"{mine:,.3g} {rate.unit}, {times} slower than the others'"
                     f" median of {median:,.3g}"
                 )
                 found.append(_finding([rank], rate.what, text))

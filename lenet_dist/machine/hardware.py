@@ -7,17 +7,40 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 _DRIVER_SECONDS = 5
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
+    """CPU cores that this process may use: those that it may run on, or fewer by its cgroup's quota
+    of their time."""
     has_affinity = hasattr(os, "sched_getaffinity")  # Not on macOS.
-    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, min(count, int(min(_quotas(), default=count))))
+
+
+def _quotas() -> Iterator[float]:
+    """The cores' worth of time that each cgroup of this process allows, of those with a limit."""
+    groups = _CGROUP.read_text().splitlines() if _CGROUP.exists() else []
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # In a container the path may be the host's: then only the root is there.
+        root = _CGROUPS / "cpu" if controllers else _CGROUPS
+        own = root / path.strip("/")
+        for folder in (own, *own.parents[: len(own.parts) - len(root.parts)]):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+            files = [folder / name for name in names]
+            if all(file.exists() for file in files):
+                quota, period = " ".join(file.read_text() for file in files).split()
+                if quota not in ("max", "-1"):
+                    yield int(quota) / int(period)
 
 
 def cpu_name() -> str:

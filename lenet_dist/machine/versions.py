@@ -47,7 +47,12 @@ def git_commit() -> str | None:
     if git is None or not (root / ".git").exists():
         return None
     described = subprocess.run(
-        [git, "-C", root, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+        [
+            git, "-c", f"safe.directory={root}", "-C", root,  # Though another user owns it.
+            "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*",
+        ],
         capture_output=True, text=True, check=False,
+        # GIT_DIR and its like name another repository, in a hook for example.
+        env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
     )  # fmt: skip
     return described.stdout.strip() or None

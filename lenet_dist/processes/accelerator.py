@@ -32,7 +32,7 @@ from lenet_dist.exits import (
 )
 from lenet_dist.machine.hardware import cores, cpu_name
 from lenet_dist.machine.place import Place
-from lenet_dist.processes import slurm, waiting
+from lenet_dist.processes import launch, slurm, waiting
 
 T = TypeVar("T")
 
@@ -43,18 +43,26 @@ _OF_A_LOST_PEER = re.compile(
 )
 """In what gloo says. Its other errors are no peer's fault, and a restart does not mend them."""
 
+_DDP = "this job uses DDP: name another --config_file, as in configs/launch"
 _NEUTRAL = {
-    "ACCELERATE_MIXED_PRECISION": ("no", "write compute.precision=... instead"),
-    "ACCELERATE_DYNAMO_BACKEND": ("no", "write compute.compile=true instead"),
-    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.shards does this"),
-    "ACCELERATE_USE_DEEPSPEED": ("false", "this job uses DDP"),
-    "ACCELERATE_USE_FSDP": ("false", "this job uses DDP"),
-    "ACCELERATE_USE_MEGATRON_LM": ("false", "this job uses DDP"),
-    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", "this job uses DDP"),
-    "ACCELERATE_USE_SAGEMAKER": ("false", "this job uses DDP"),
+    "ACCELERATE_USE_DEEPSPEED": ("false", _DDP),
+    "ACCELERATE_USE_FSDP": ("false", _DDP),
+    "ACCELERATE_USE_MEGATRON_LM": ("false", _DDP),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("false", _DDP),
+    "ACCELERATE_USE_SAGEMAKER": ("false", _DDP),
+    "ACCELERATE_MIXED_PRECISION": (
+        "no", "write compute.precision={value} to have it, or launch with --mixed_precision no",
+    ),
+    "ACCELERATE_DYNAMO_BACKEND": (
+        "no", "write compute.compile=true to have inductor, or launch with --dynamo_backend no",
+    ),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": (
+        "1", "train.shards does this: launch with --gradient_accumulation_steps 1",
+    ),
     "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
-}
-"""Variables that could override the config: the value that doesn't, and what to do instead."""
+}  # fmt: skip
+"""Variables that could override the config: the value that doesn't, and what ends that. The first
+that is set is named."""
 
 
 def world_size_of_environment() -> int:
@@ -87,7 +95,9 @@ def start(compute: Compute) -> Accelerator:
 
     Raises RequestError if the environment contradicts the config, LostProcess if a peer is missing.
     """
+    world_size = world_size_of_environment()
     _check_environment(compute)
+    _check_torchs_debugging(world_size)
     wants_cpu = _wants_cpu()
     on_cpu = not torch.cuda.is_available() or wants_cpu
     if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
@@ -101,7 +111,6 @@ def start(compute: Compute) -> Accelerator:
     _set_determinism(compute.deterministic)
     if not on_cpu:
         _set_up_gpu()
-    world_size = world_size_of_environment()
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     timeout = timedelta(seconds=compute.timeout_seconds)
@@ -123,6 +132,8 @@ def start(compute: Compute) -> Accelerator:
         raise RequestError(
             f"WORLD_SIZE={world_size} but Accelerate made {accelerator.num_processes} processes"
         )
+    if world_size == 1:
+        launch.warn_of_processes_not_started()
     return accelerator
 
 
@@ -268,8 +279,21 @@ def _check_environment(compute: Compute) -> None:
         harmless = {"", neutral} | ({"0"} if neutral == "false" else set())
         if name == "ACCELERATE_MIXED_PRECISION":
             harmless.add(compute.precision)
-        if os.environ.get(name, "").lower() not in harmless:
-            raise RequestError(f"{name}={os.environ[name]} would override the config; {advice}")
+        value = os.environ.get(name, "").lower()
+        if name == "ACCELERATE_DYNAMO_BACKEND" and compute.compile and value == "inductor":
+            os.environ[name] = neutral  # compute.compile does it, and twice is too often.
+        elif value not in harmless:
+            option = name.removeprefix("ACCELERATE_").lower()
+            raise RequestError(
+                f"{name}={os.environ[name]} would override the config, and {launch.source(option)};"
+                f" {advice.format(value=value)}"
+            )
+
+
+def _check_torchs_debugging(world_size: int) -> None:
+    name = "TORCH_DISTRIBUTED_DEBUG"
+    if world_size > 1 and os.environ.get(name, "").upper() == "DETAIL":
+        raise RequestError(f"{name}=DETAIL: torch crashes with it when it makes DDP; write INFO")
 
 
 def _wants_cpu() -> bool:

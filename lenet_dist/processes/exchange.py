@@ -36,7 +36,11 @@ def gather_of(accelerator: Accelerator, numbers: int, timeout_seconds: int) -> G
     if not all(gather_object([connection.is_made])):
         return accelerator.gather
     rank, world_size = accelerator.process_index, accelerator.num_processes
-    memory, peers = connection.share(2 * world_size * numbers * _FLOAT_BYTES)
+    memory = connection.share(2 * world_size * numbers * _FLOAT_BYTES)
+    if not all(gather_object([memory is not None])):
+        return accelerator.gather
+    assert memory is not None
+    peers = connection.peers
     shared = torch.frombuffer(memory, dtype=torch.float32)
     return Exchange(rank, world_size, shared, peers, timeout_seconds).gather
 
@@ -86,39 +90,62 @@ class Exchange:
 
 
 class _Connection:
-    """Sockets between all processes of a machine, made in two steps so that none waits in vain."""
+    """Sockets between all processes of a machine, made in two steps so that none waits in vain.
+
+    A sandbox may refuse any part of it, and only Linux has sockets and memory outside file systems.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         """Ask each process of a lower rank for a connection. A collective."""
         self.rank = accelerator.process_index
-        self.higher = accelerator.num_processes - 1 - self.rank
+        self.peers: list[socket.socket] = []
+        self._higher = accelerator.num_processes - 1 - self.rank
         # A name that begins with a null byte is in no file system, so no file is left behind.
         name = "\0lenet_dist-" + broadcast_object_list([uuid.uuid4().hex])[0]
-        self.lower = [socket.socket(socket.AF_UNIX) for _ in range(self.rank)]
-        self.listener = socket.socket(socket.AF_UNIX)
-        # Only Linux has both sockets and shared memory outside file systems.
-        self.is_made = hasattr(os, "memfd_create")
-        if self.is_made:
-            self.listener.bind(f"{name}-{self.rank}")
-            self.listener.listen(max(1, self.higher))
+        self.is_made = hasattr(os, "memfd_create") and self._try(lambda: self._listen(name))
         accelerator.wait_for_everyone()
-        try:
-            for rank, peer in enumerate(self.lower):
-                peer.connect(f"{name}-{rank}")
-        except OSError:  # It is on another machine, or can't.
-            self.is_made = False
+        self.is_made = self.is_made and self._try(lambda: self._connect(name))
 
-    def share(self, size: int) -> tuple[mmap.mmap, list[socket.socket]]:
-        """Memory of `size` bytes that all processes see, and a socket to each other process."""
-        peers = [*self.lower, *(self.listener.accept()[0] for _ in range(self.higher))]
-        self.listener.close()
+    def share(self, size: int) -> mmap.mmap | None:
+        """Memory of `size` bytes that all processes see; None where that is refused."""
+        memory: list[mmap.mmap] = []
+        self.peers += [self._listener.accept()[0] for _ in range(self._higher)]
+        self._listener.close()
+        if not self._try(lambda: memory.append(self._mapped(size))):
+            for peer in self.peers:
+                peer.close()  # Or they would wait for it.
+            return None
+        return memory[0]
+
+    def _listen(self, name: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{name}-{self.rank}")
+        self._listener.listen(max(1, self._higher))
+
+    def _connect(self, name: str) -> None:
+        for rank in range(self.rank):
+            peer = socket.socket(socket.AF_UNIX)
+            peer.connect(f"{name}-{rank}")  # Fails if it is on another machine.
+            self.peers.append(peer)
+
+    def _mapped(self, size: int) -> mmap.mmap:
         if self.rank == 0:
             file = os.memfd_create("lenet_dist")
             os.truncate(file, size)
-            for peer in peers:
+            for peer in self.peers:
                 socket.send_fds(peer, [b"."], [file])
         else:
-            _, (file,), _, _ = socket.recv_fds(self.lower[0], 1, 1)
+            _, files, _, _ = socket.recv_fds(self.peers[0], 1, 1)
+            if not files:
+                raise ConnectionError("rank 0 has no memory to share")
+            (file,) = files
         memory = mmap.mmap(file, size)
         os.close(file)
-        return memory, peers
+        return memory
+
+    def _try(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except OSError:
+            return False
+        return True

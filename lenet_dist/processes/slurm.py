@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 
 from lenet_dist.exits import RequestError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Ports are derived from job and step, and lie below the range that systems assign themselves."""
 _OF_A_TASK = (
-    "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NODEID",
+    "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID",
     "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST",
 )  # fmt: skip
 
@@ -29,15 +30,22 @@ def adopt_ranks() -> None:
             f"SLURM_STEP_ID is set but {', '.join(missing)} not: start the processes with srun, or"
             " unset SLURM_STEP_ID"
         )
+    # Not SLURM_NTASKS: in salloc's shell, which is a step of one task, that is the job's.
+    tasks = os.environ["SLURM_STEP_NUM_TASKS"]
+    if tasks == "1" and (of_job := os.environ.get("SLURM_NTASKS", "1")) != "1":
+        print(
+            f"warning: one process, in a job of {of_job} tasks: write srun before the command to"
+            " use them all", file=sys.stderr, flush=True,
+        )  # fmt: skip
     step = int(os.environ["SLURM_JOB_ID"]) * 31 + int(os.environ["SLURM_STEP_ID"])
     os.environ.update(
         RANK=os.environ["SLURM_PROCID"],
         LOCAL_RANK=os.environ["SLURM_LOCALID"],
-        WORLD_SIZE=os.environ["SLURM_NTASKS"],
+        WORLD_SIZE=tasks,
         LOCAL_WORLD_SIZE=str(_tasks_on_this_node()),
     )
     if "MASTER_ADDR" not in os.environ:
-        os.environ["MASTER_ADDR"] = _first_host()
+        os.environ["MASTER_ADDR"] = "127.0.0.1" if tasks == "1" else _first_host()
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + step % _PORTS))
 
 

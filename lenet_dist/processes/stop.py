@@ -159,5 +159,9 @@ class Agreement:
 
 
 def _has_launcher() -> bool:
-    """Whether torchrun or accelerate launch started this process: they set these variables."""
-    return "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    """Whether torchrun, accelerate launch or mpirun started this process, by their variables."""
+    of_mpi = (names[0] for names in exits.MPI_RANKS)
+    return any(
+        name in os.environ
+        for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", *of_mpi)
+    )

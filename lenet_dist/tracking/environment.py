@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,6 +66,11 @@ def settle_environment(run: Path) -> None:
         if name.startswith("WANDB_") and name not in _WHO_AND_WHERE:
             del os.environ[name]
     own = (run / "wandb").absolute()
+    try:
+        Path.home()
+        getpass.getuser()
+    except (RuntimeError, KeyError):  # A container's user may have neither; W&B asks for both.
+        os.environ.update(HOME=str(own), LOGNAME=str(os.getuid()))
     os.environ.update(
         WANDB_DATA_DIR=str(own / "data"),
         WANDB_CACHE_DIR=str(own / "cache"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lenet_dist.machine.place import Place
 
@@ -51,7 +51,12 @@ class SlowRanks:
         others = [other for other, shards in enumerate(self._shards) if shards and other != rank]
         if not others or not self._shards[rank]:
             return 1.0
-        total = computed[rank] / statistics.median(computed[other] for other in others)
+        total = computed[rank] / _median(computed[other] for other in others)
         of_shard = [seconds / max(n, 1) for seconds, n in zip(computed, self._shards, strict=True)]
-        by_shard = of_shard[rank] / statistics.median(of_shard[other] for other in others)
+        by_shard = of_shard[rank] / _median(of_shard[other] for other in others)
         return min(total, by_shard)
+
+
+def _median(seconds: Iterable[float]) -> float:
+    """The median, or a microsecond, as finely as they are recorded, if that is longer."""
+    return max(1e-6, statistics.median(seconds))
