@@ -13,7 +13,7 @@ from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RequestError
 from lenet_dist.training.optimizer import check_own
 from lenet_dist.training.task import Task, cross_entropy
-from lenet_dist.training.task_check import check_model, check_task
+from lenet_dist.training.task_check import check_labels, check_model, check_task
 
 SAMPLES = Batch(
     torch.randint(0, 256, (16, 8, 8), dtype=torch.uint8), torch.arange(16) % 4, torch.arange(16)
@@ -85,14 +85,10 @@ def test_a_parameter_of_another_type_is_refused_by_its_name() -> None:
     [
         (Layers(Counting()), r"changes its buffer layer\.seen"),
         (Layers(Relative()), "depend on the other images"),
-        (nn.Flatten(), "label 3 has no logit|depend|2 x"),
         (nn.Identity(), r"must give logits \[n, C\]; it gives \[16, 1, 8, 8\]"),
     ],
 )
 def test_a_model_that_breaks_a_rule_is_refused(model: nn.Module, said: str) -> None:
-    if isinstance(model, nn.Flatten):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-        said = "label 3 has no logit: the model gives 3"
     with pytest.raises(RequestError, match=said):
         check_task(model, model, cross_entropy, SAMPLES)
 
@@ -113,6 +109,12 @@ def test_a_loss_that_is_no_sum_is_refused(
     model = Layers(nn.Identity())
     with pytest.raises(RequestError, match=said):
         check_task(model, model, loss, SAMPLES)
+
+
+def test_a_label_without_a_logit_is_refused() -> None:
+    check_labels(torch.tensor([0, 9]), 10)
+    with pytest.raises(RequestError, match="label 3 has no logit: the model gives 3"):
+        check_labels(SAMPLES.labels, 3)
 
 
 def test_a_parameter_that_the_tasks_optimizer_leaves_out_is_named() -> None:

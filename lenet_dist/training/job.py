@@ -37,7 +37,7 @@ from lenet_dist.training.state import TrainState
 from lenet_dist.training.step import ShardedGradient, TrainStep
 from lenet_dist.training.stopwatch import Stopwatch
 from lenet_dist.training.task import Task
-from lenet_dist.training.task_check import check_task
+from lenet_dist.training.task_check import check_labels, check_task
 from lenet_dist.training.tree_allreduce import TreeAllReduce, rows_sent
 
 
@@ -91,6 +91,9 @@ def assemble(
     )
     first = training_set.batch_of(torch.arange(min(plan.shard_size, len(training_set))))
     traits = on_each(lambda: check_task(state.model, state.prepared, task.loss, first))
+    on_each(lambda: check_labels(training_set.labels, traits.classes))
+    if task.dataset:
+        on_each(lambda: check_labels(task.load(plan.config, "test").labels, traits.classes))
     if is_captured and traits.draws_random_numbers:
         say(accelerator, "steps are not captured: the model draws random numbers")
         is_captured = False

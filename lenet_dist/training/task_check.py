@@ -60,8 +60,8 @@ def check_task(
 ) -> Traits:
     """Try the model on a few samples. `forward` is the model as Accelerate prepared it.
 
-    Raises RequestError if the logits are not [n, C], a label has no logit, the forward pass
-    changes a buffer, an image's logits depend on the others, or the loss is not a sum.
+    Raises RequestError if the logits are not [n, C], the forward pass changes a buffer, an image's
+    logits depend on the others, or the loss is not a sum.
     """
     labels = samples.labels[:_MOST_SAMPLES]
     images = pixels(samples.images[:_MOST_SAMPLES])
@@ -73,10 +73,8 @@ def check_task(
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(labels):
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise RequestError(f"the model must give logits [n, C]; it gives {shape}")
-        if int(samples.labels.max()) >= logits.shape[1]:
-            raise RequestError(
-                f"label {int(samples.labels.max())} has no logit: the model gives {logits.shape[1]}"
-            )
+        if int(labels.max()) < logits.shape[1]:
+            _check_sum(loss, logits, labels)  # Else `check_labels` says so.
         if not draws:
             alone = torch.cat([forward(images[i : i + 1]) for i in range(len(images))])
             if not _is_close(alone, logits):
@@ -85,7 +83,6 @@ def check_task(
                     " differ with the number of processes: normalise each image by itself, with"
                     " GroupNorm or LayerNorm"
                 )
-        _check_sum(loss, logits, labels)
     for name, buffer in model.named_buffers():
         if not torch.equal(buffers[name], buffer):
             raise RequestError(
@@ -93,6 +90,12 @@ def check_task(
                 f" differ from process to process: {_INSTEAD}"
             )
     return Traits(logits.shape[1], draws)
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Raise RequestError if a label has no logit."""
+    if (greatest := int(labels.max())) >= classes:
+        raise RequestError(f"label {greatest} has no logit: the model gives {classes}")
 
 
 def _check_sum(loss: Loss, logits: Tensor, labels: Tensor) -> None:
