@@ -13,6 +13,7 @@ from lenet_dist.machine.hardware import cpu_name
 from lenet_dist.plan import partition
 from lenet_dist.training.audit import audited_ranks
 from lenet_dist.training.verdict import judge
+from tests.faulty import STEP
 from tests.outcome import checkpoint_steps, outcome
 from tests.processes import Job, Jobs
 from tests.struck import STRIKE, STRIKE_AVERAGE
@@ -134,3 +135,34 @@ def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
     assert max(checkpoint_steps(job.directory)) < int(found[0][1])
     trusted = job.directory / "checkpoints" / f"step-{max(checkpoint_steps(job.directory)):08d}"
     assert f"run the same command again: it resumes from {trusted}. " in job.text()
+
+
+def test_a_sum_that_is_not_finite_once_is_a_machines_fault_and_names_it(jobs: Jobs) -> None:
+    job = jobs.start("compute.audit_every=0", world_size=3, module="tests.faulty").expect(1)
+    (said,) = set(re.findall(r"failed: .*", job.text()))
+    assert said.startswith("failed: rank 1 on ") and f"of step {STEP + 1} than most of" in said
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_loss_that_is_not_finite_again_is_the_recipes(jobs: Jobs, world_size: int) -> None:
+    job = jobs.start("optimizer.lr=1e30", world_size=world_size).expect(1)
+    by = " by another process" if world_size > 1 else ""
+    said = f"Computed again{by}, it has the same bits: the recipe is the cause, not a machine"
+    assert said in job.text() and "lower optimizer.lr" in job.text()
+
+
+def test_a_checkpoint_is_trusted_by_the_audits_of_all_starts(jobs: Jobs) -> None:
+    how = ("compute.audit_every=20", "compute.kernels=torch", "checkpoint.keep=1")
+    jobs.start(*how, world_size=3).stop_at(28)
+    wrong = jobs.start(*how, world_size=3, own_environment={1: OTHER_CONVOLUTIONS}).expect(1)
+    assert "of step 40 than most of the 3 processes" in wrong.text()
+    trusted = wrong.directory / "checkpoints" / "step-00000020"
+    assert f"it resumes from {trusted}. " in wrong.text()
+    assert checkpoint_steps(wrong.directory) == [20]
+
+
+def test_audits_are_due_by_time_where_steps_are_slow(jobs: Jobs, uninterrupted: Job) -> None:
+    job = jobs.run("compute.audit_every=1000", world_size=2, module="tests.impatient")
+    audits = [int(step) for step in re.findall(r"audited step (\d+)", job.main.text())]
+    assert len(audits) > 1 and audits == sorted(set(audits))
+    assert outcome(job.directory) == outcome(uninterrupted.directory)

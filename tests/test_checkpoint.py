@@ -27,6 +27,7 @@ from lenet_dist import files
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.run import checkpoint
 from lenet_dist.run.checkpoint import Checkpoint
+from lenet_dist.run.directory import complete_checkpoints
 from tests.disk import bound
 from tests.properties import PROPERTY
 
@@ -55,6 +56,14 @@ def save_all(folder: Path, *steps: int, keep: int = 100) -> Path:
     for step in steps:
         checkpoint.save(folder / "checkpoints", checkpoint_of(step), keep)
     return folder / "checkpoints"
+
+
+def test_the_newest_that_an_audit_has_shown_to_be_sound_is_kept(tmp_path: Path) -> None:
+    for step, trusted in ((10, 0), (20, 20), (30, 20), (40, 20), (50, 45), (60, 45), (70, 45)):
+        saved = checkpoint_of(step)
+        saved.state["trusted_step"] = trusted
+        checkpoint.save(tmp_path / "checkpoints", saved, keep=1)
+    assert [step for step, _ in complete_checkpoints(tmp_path / "checkpoints")] == [40, 70]
 
 
 def assert_is(loaded: Checkpoint | None, step: int) -> None:
