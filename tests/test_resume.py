@@ -329,3 +329,18 @@ def test_every_start_leaves_a_line(jobs: Jobs, stopped: Path) -> None:
     jobs.run()
     starts = [json.loads(line) for line in (stopped / "starts.jsonl").read_text().splitlines()]
     assert [start["step"] >= 28 for start in starts] == [False, True]
+
+
+@pytest.mark.parametrize("world_size", [3, 4])
+def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(
+    jobs: Jobs, world_size: int
+) -> None:
+    how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24")
+    whole = jobs.run(*how, name="whole", world_size=world_size)
+    parts = jobs.start(*how, name="parts", world_size=world_size)
+    parts.until_checkpoint(10)
+    parts.main.send(signal.SIGTERM)
+    parts.expect(75)
+    again = jobs.run(*how, name="parts", world_size=world_size)
+    assert result(again.directory)["resumes"] == 1
+    assert outcome(again.directory) == outcome(whole.directory)
