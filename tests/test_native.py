@@ -217,7 +217,7 @@ def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: f
 @pytest.mark.parametrize("layer", ["C1", "C3"])
 @pytest.mark.parametrize("place", range(4))
 def test_pooling_keeps_a_single_nan_among_values_that_relu_cuts(layer: str, place: int) -> None:
-    """Infinity times a weight of zero is NaN at one place of a window; elsewhere it is -infinity."""
+    """Infinity times a weight of zero is NaN, at one place of a window; elsewhere -infinity."""
     pixels, labels = samples(2)
     network = lenet5.build(0, MEAN, STD)
     with torch.no_grad():
