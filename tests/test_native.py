@@ -193,6 +193,8 @@ def test_a_pixel_that_is_no_number_shows_in_the_loss(value: float) -> None:
         found = rows(struck, labels, 4)
         assert not found[1, -2].isfinite(), place
         assert not found[1, :-2].isfinite().all(), place
+        if value != value:
+            assert found[1, -12:-2].isnan().all(), place
         assert same(found[[0, 2, 3]], expected[[0, 2, 3]]), place
 
 
@@ -210,6 +212,26 @@ def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: f
             struck, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.1, batch_size=8
         )
         assert found[0, -2].isfinite() == loss.isfinite(), place
+
+
+@pytest.mark.parametrize("layer", ["C1", "C3"])
+@pytest.mark.parametrize("place", range(4))
+def test_pooling_keeps_a_single_nan_among_values_that_relu_cuts(layer: str, place: int) -> None:
+    """Infinity times a weight of zero is NaN, at one place of a window; elsewhere -infinity."""
+    pixels, labels = samples(2)
+    network = lenet5.build(0, MEAN, STD)
+    with torch.no_grad():
+        getattr(network, layer).weight.abs_().neg_()[:, 0, place // 2, place % 2] = 0
+        if layer == "C1":
+            pixels[0, 0, 14, 14] = float("inf")
+        else:
+            # One output of C1 overflows, and no other is that large.
+            pixels[0, 0, 14, 14] = 1e38
+            network.C1.weight.zero_()[0, 0, 2, 2] = 2
+        assert F.cross_entropy(network(pixels), labels).isnan()
+    struck = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    settings = {"mean": MEAN, "std": STD, "smoothing": 0.0, "batch_size": 8}
+    assert native.shard_gradients(struck, pixels, labels, 1, **settings)[0, -2].isnan()
 
 
 @pytest.mark.parametrize("scale", [1e10, 1e30])
