@@ -1,8 +1,9 @@
 """Serve a page where you draw a digit and see what the network computes.
 
-    python -m lenet_dist.demo [--weights FILE] [--port N]
+    python -m lenet_dist.demo [--weights FILE] [--port N] [--host ADDRESS]
 
-It is served to this machine only and contacts no other. Ctrl-C ends it.
+It is served to this machine only, unless --host says otherwise, and contacts no other. Ctrl-C
+ends it.
 """
 
 from __future__ import annotations
@@ -31,21 +32,26 @@ def main(arguments: list[str]) -> None:
         "--port", metavar="N", type=int, default=_PORT,
         help=f"port to listen on (default {_PORT}; 0: any free one)",
     )  # fmt: skip
+    parser.add_argument(
+        "--host", metavar="ADDRESS", default=_ADDRESS,
+        help=f"address to listen on (default {_ADDRESS}; 0.0.0.0: open to other machines)",
+    )  # fmt: skip
     request = parser.parse_args(arguments)
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise RequestError("the demo needs starlette and uvicorn: pip install 'lenet_dist[demo]'")
-    _serve(_listen(request.port), request.weights)
+    _serve(_listen(request.host, request.port), request.weights)
 
 
-def _listen(port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((_ADDRESS, port))
+        listener.bind((host, port))
         listener.listen()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "must be from 0 to 65535"
-        raise RequestError(f"--port {port}: {reason}") from None
+        where = "" if host == _ADDRESS else f"--host {host} "
+        raise RequestError(f"{where}--port {port}: {reason}") from None
     return listener
 
 
@@ -53,13 +59,15 @@ def _serve(listener: socket.socket, weights_file: Path) -> None:
     import torch
     import uvicorn
 
-    from lenet_dist.demonstration.server import application
+    from lenet_dist.demonstration.server import HOSTS, application
     from lenet_dist.model import weights
 
     torch.set_num_threads(1)
     model = weights.read(weights_file).eval()
-    app = application(model, weights.temperature(weights_file))
-    print(f"http://{_ADDRESS}:{listener.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    host, port = listener.getsockname()
+    hosts = HOSTS if host == _ADDRESS else ("*",)
+    app = application(model, weights.temperature(weights_file), hosts)
+    print(f"http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
     with suppress(KeyboardInterrupt):  # uvicorn ends on Ctrl-C, and then raises it again.
         server.run(sockets=[listener])

@@ -188,3 +188,16 @@ def test_pips_settings_for_a_user_do_not_break_the_setup(variables: dict[str, st
     done = command("make", "--eval=probe:; @$(PIP) pip", "probe", environment=variables)
     assert done.returncode == 0, done.stderr
     assert "already satisfied: pip" in done.stdout
+
+
+def test_accelerates_debug_launcher_gives_the_same_bits(uninterrupted: Job, tmp_path: Path) -> None:
+    asked = [*SMALL, *place(tmp_path)]
+    script = tmp_path / "launch.py"
+    script.write_text(
+        "from accelerate import debug_launcher\nfrom lenet_dist import train\n"
+        f"debug_launcher(train.main, ({asked!r},), num_processes=2)\n"
+    )
+    done = command("python", str(script))
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["world_size"] == 2
+    assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)

@@ -89,6 +89,19 @@ def test_files_are_taken_from_the_root_raw_or_zipped_or_as_torchvision_lays_them
     assert len(dataset.load(data, "test")) == 10_000
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["mnist/train-images.idx3-ubyte", "t10k-labels-idx1-ubyte/t10k-labels-idx1-ubyte",
+     "archive/raw/train-labels-idx1-ubyte.gz"],
+)  # fmt: skip
+def test_a_file_of_another_name_or_in_another_place_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    with pytest.raises(RequestError) as refused:
+        fetch.ensure(Data(root=str(tmp_path), download=False))
+    assert str(refused.value).endswith(f"; {tmp_path / name} has another place or name")
+
+
 def test_files_come_from_the_mirrors_first(
     mirror: Mirror, tmp_path: Path, without_npm: None
 ) -> None:

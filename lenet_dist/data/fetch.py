@@ -248,7 +248,22 @@ def _write(path: Path, content: bytes) -> None:
 
 def _how_to_provide(data: Data, reasons: list[str]) -> str:
     files = ", ".join(SHA256[data.name])
+    folder = Path(data.root) / data.name
+    misplaced = _misplaced(data)
+    beside = f"; {misplaced} has another place or name" if misplaced else ""
     return (
         f"data.name={data.name}: its files are missing and could not be fetched"
-        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {Path(data.root) / data.name}"
+        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {folder}{beside}"
     )
+
+
+def _misplaced(data: Data) -> Path | None:
+    """One of the files that lies deeper, or has a dot in its name, as some archives have it."""
+    for file in SHA256[data.name]:
+        known = {*_places(data, file)}
+        for name in (file, file.replace("-idx", ".idx")):
+            for folder in ("", "*/", "*/*/"):
+                for path in Path(data.root).glob(f"{folder}{name}*"):
+                    if path.is_file() and path not in known:
+                        return path
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lenet_dist.model.lenet5 import LeNet5
 
 SIDE = 140
 """Pixels of a drawing's side: a byte each, 0 for paper to 255 for ink."""
-HOSTS = ["127.0.0.1", "localhost"]
+HOSTS = ("127.0.0.1", "localhost")
 _PAGE = Path(__file__).parent / "page.html"
 _HEADERS = {
     # Only what the page itself contains, and nothing from anywhere else.
@@ -32,10 +33,11 @@ _HEADERS = {
 }
 
 
-def application(model: LeNet5, temperature: float) -> Starlette:
+def application(model: LeNet5, temperature: float, hosts: Sequence[str] = HOSTS) -> Starlette:
     """The page at /, and at /look what the model makes of a drawing.
 
-    Other host names are refused: another site could point its own name at this server.
+    Host names other than `hosts` are refused: another site could point its own name at a server
+    that is for this machine only.
     """
 
     async def page(request: Request) -> Response:
@@ -54,7 +56,7 @@ def application(model: LeNet5, temperature: float) -> Starlette:
 
     return Starlette(
         routes=[Route("/", page), Route("/look", look, methods=["POST"])],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
     )
 
 

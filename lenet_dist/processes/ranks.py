@@ -19,6 +19,9 @@ def adopt_ranks() -> None:
     """
     if "RANK" in os.environ:
         return
+    if "ACCELERATE_DEBUG_RDV_FILE" in os.environ:
+        _adopt_rank_of_debug_launcher()
+        return
     of_mpi = next((names for names in MPI_RANKS if all(n in os.environ for n in names)), None)
     if of_mpi is None:
         slurm.adopt_ranks()
@@ -36,3 +39,14 @@ def adopt_ranks() -> None:
     # What started these processes is the same for all of them, and no other job's.
     job = int(os.environ.get("PMIX_NAMESPACE", "").partition(".")[0] or os.getppid())
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + job % _PORTS))
+
+
+def _adopt_rank_of_debug_launcher() -> None:
+    """accelerate.debug_launcher connects its processes itself, and tells only their number."""
+    from torch import distributed
+
+    rank, world_size = str(distributed.get_rank()), str(distributed.get_world_size())
+    os.environ.update(
+        RANK=rank, WORLD_SIZE=world_size, LOCAL_RANK=rank, LOCAL_WORLD_SIZE=world_size,
+        MASTER_ADDR="127.0.0.1", MASTER_PORT="0",
+    )  # fmt: skip
