@@ -141,7 +141,8 @@ def _ink(grey: Grey) -> Grey:
     dark = -grey if _is_light_on_dark(grey) else grey
     noise = 1.4826 * float(np.median(np.abs(grey - ndimage.median_filter(grey, 3))))
     # Where a strip along an edge is all there is, it is a stroke: a picture cropped to its 1.
-    for has_strips in (True, False):
+    is_narrow = max(grey.shape) > 2 * min(grey.shape)
+    for has_strips in (True, False) if is_narrow else (True,):
         rest = _paper(dark, has_strips) - dark
         rest = np.maximum(rest - np.percentile(rest, 20) - _NOISE * noise, 0)
         if rest.max() >= _LEAST_CONTRAST:
@@ -210,21 +211,16 @@ def _without_lines(ink: Grey) -> Grey:
     place = _around(small > _INKED)
     part = small[place]
     margin = 1 + max(part.shape) // 30
-    lines = _level_lines(part > _FAINT), [line.T for line in _level_lines(part.T > _FAINT)]
+    level, upright = _level_lines(part > _FAINT), [line.T for line in _level_lines(part.T > _FAINT)]
+    corners = [_ends(level, 1), _ends(upright, 0)]
+    origin, last = np.array([side.start for side in place]), np.array(small.shape) - 1
     bounded = []
-    for axis in (1, 0):
-        crossing = np.zeros_like(part, bool)
-        # The picture's edges count as lines.
-        edges = np.pad(crossing, 1, constant_values=True)
-        crossing = ndimage.maximum_filter(np.logical_or.reduce([crossing, *lines[axis]]), 2 * margin + 1)
-        whole = np.zeros_like(small, bool)
-        whole[place] = crossing
-        whole[[0, -1]] = whole[:, [0, -1]] = True
-        crossing = whole[place]
-        for line in lines[1 - axis]:
-            along = np.flatnonzero(line.any(1 - axis))
-            ends = line & crossing
-            if all(np.take(ends, end, axis).any() for end in along[[0, -1]]):
+    for axis, lines in ((1, level), (0, upright)):
+        for line, ends in zip(lines, corners[1 - axis], strict=True):
+            others = corners[axis].reshape(-1, 2)
+            meets = (np.abs(ends[:, None] - others).max(2) <= 2 * margin).any(1)
+            leaves = ((ends + origin <= 1) | (ends + origin >= last - 1))[:, axis]
+            if (meets | leaves).all():
                 bounded.append((axis, line))
     if not bounded:
         return ink
@@ -247,8 +243,18 @@ def _without_lines(ink: Grey) -> Grey:
     ruled = np.pad(ruled, ((0, step), (0, step)))[: ink.shape[0], : ink.shape[1]]
     # What is darker than a line is drawn over it; and where a line crossed a stroke, that goes on.
     rest = np.where((ruled > 0) & (ink < ruled + 0.25), 0, ink)
-    closed = ndimage.grey_closing(rest, 2 * step + 5)
+    closed = ndimage.grey_closing(rest, 6 * step + 1)
     return np.where(ruled > 0, np.minimum(closed, ink), rest)
+
+
+def _ends(lines: list[Mask], axis: int) -> npt.NDArray[np.float64]:
+    """Where each line begins and ends along an axis: [lines, 2, (y, x)]."""
+    ends = np.zeros((len(lines), 2, 2))
+    for line, (first, last) in zip(lines, ends, strict=True):
+        points = np.argwhere(line)
+        for point, extreme in ((first, points[:, axis].min()), (last, points[:, axis].max())):
+            point[:] = points[points[:, axis] == extreme].mean(0)
+    return ends
 
 
 def _level_lines(mask: Mask) -> list[Mask]:
@@ -258,14 +264,17 @@ def _level_lines(mask: Mask) -> list[Mask]:
     margin, length = width // 20 + 1, width * 11 // 20
     beyond = ((margin, margin), (0, 0))
     padded = np.pad(ndimage.maximum_filter(mask, (3, 1)), beyond)
-    found = np.zeros_like(mask)
+    turns = []
     for slope in np.linspace(-0.1, 0.1, 11):
         shift = np.rint(slope * (x - width / 2)).astype(int)
         turned = padded[y + margin + shift, x]
         share = ndimage.uniform_filter1d(turned.astype(float), length, 1, mode="constant")
         along = ndimage.maximum_filter1d(share > 0.95, length, 1, mode="constant") & turned
-        found |= np.pad(along, beyond)[y + margin - shift, x]
-    found &= mask & ~ndimage.binary_opening(found, np.ones((max(3, max(mask.shape) // 12), 1)))
+        turns.append(np.pad(along, beyond)[y + margin - shift, x] & mask)
+    # Lines are nearly parallel.
+    best = int(np.argmax([turn.sum() for turn in turns]))
+    found = np.logical_or.reduce(turns[max(0, best - 1) : best + 2])
+    found &= ~ndimage.binary_opening(found, np.ones((max(3, max(mask.shape) // 8), 1)))
     labels, count = ndimage.label(found, _NEIGHBOURS)
     lines = []
     for number in range(1, count + 1):
@@ -315,7 +324,8 @@ def _digit(ink: Grey) -> Grey:
         raise ValueError("nothing is drawn on it")
     masses = ndimage.sum(ink, labels, np.arange(1, len(boxes) + 1))
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    kept = np.flatnonzero(extents > 0.08 * extents.max())
+    darkest = ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1))
+    kept = np.flatnonzero((extents > 0.08 * extents.max()) & (darkest > 0.6 * darkest.max()))
     # What is cut off by an edge is a neighbour, unless there is nothing else.
     whole = kept[~np.isin(kept + 1, edges)]
     if len(whole) and extents[whole].max() > 0.3 * extents.max():
@@ -327,7 +337,7 @@ def _digit(ink: Grey) -> Grey:
             max(a.start - b.stop, b.start - a.stop)
             for a, b in zip(boxes[main], boxes[other], strict=True)
         )
-        if other != main and apart > 0 and heights[other] > 0.6 * heights[main]:
+        if other != main and apart > 0 and heights[other] > 0.6 * heights[main] and masses[other] > 0.15 * masses[main]:
             raise ValueError("more than one digit is drawn on it; crop it to one")
         if apart > 0.2 * extents[main]:
             kept = kept[kept != other]
