@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 """Not all of Pillow's: PostScript would run another program, and the TIFF library prints."""
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError)
 """What Pillow's decoders raise on damaged bytes."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 _MOST_PIXELS = 50_000_000
+"""To decode. A JPEG is decoded at an eighth of its size or more."""
+_MOST_PIXELS_OF_A_FILE = 300_000_000
 _WORKING_SIDE = 320
 """Larger pictures are reduced to this first; the digit ends up 20 pixels large anyway."""
 _LEAST_CONTRAST = 20
@@ -48,6 +53,17 @@ _THIN, _MNISTS_STROKE = 0.08, 0.1
 """Strokes thinner than this share of the digit's longer side are made as broad as MNIST's."""
 Mask = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
+
+
+def named(path: str) -> list[str]:
+    """The pictures that a name stands for: those of a folder, in the order of their names."""
+    if not Path(path).is_dir():
+        return [path]
+    inside = [entry for entry in Path(path).iterdir() if not entry.name.startswith(".")]
+    pictures = sorted(str(entry) for entry in inside if entry.suffix.lower() in _SUFFIXES)
+    if not pictures:
+        raise RequestError(f"{path}: no pictures in this folder ({', '.join(_SUFFIXES)})")
+    return pictures
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
@@ -79,12 +95,12 @@ def _grey(path: Path) -> Grey:
         with warnings.catch_warnings():
             # Such as those about damaged metadata: only the pixels count.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as picture:
+            with _large_pictures(), Image.open(path, formats=_FORMATS) as picture:
                 reduced = _reduced(_upright(picture))
     except FileNotFoundError:
         raise ValueError("no such file") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels; save it smaller") from None
+        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels; save it smaller, or as a JPEG") from None
     except _DAMAGE as error:
         known = ", ".join(_FORMATS)
         reason = getattr(error, "strerror", None)
@@ -92,12 +108,24 @@ def _grey(path: Path) -> Grey:
     return _flattened(reduced)
 
 
+@contextmanager
+def _large_pictures() -> Iterator[None]:
+    """Let Pillow open what is larger than its own limit, as cameras of 200 megapixels make."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS_OF_A_FILE // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _upright(picture: Image.Image) -> Image.Image:
-    """The picture, decoded and turned upright, unless its header claims an absurd size."""
+    """The picture, decoded and turned upright, unless that takes too much memory."""
+    # A JPEG can be decoded at an eighth, a quarter or half its size; a progressive one takes memory
+    # for the whole nevertheless.
+    if "progressive" not in picture.info or picture.width * picture.height <= _MOST_PIXELS:
+        picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
     if picture.width * picture.height > _MOST_PIXELS:
         raise Image.DecompressionBombError
-    # A JPEG can be decoded at an eighth, a quarter or half its size.
-    picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
     return ImageOps.exif_transpose(picture)
 
 
@@ -281,7 +309,7 @@ def _level_lines(mask: Mask) -> list[Mask]:
     for number in range(1, count + 1):
         line = labels == number
         breadth = line.sum(0)
-        if np.count_nonzero(breadth) < length * 0.9:
+        if np.count_nonzero(breadth) < max(4, length * 0.9):
             continue
         # Where a stroke crosses it, it is as broad as elsewhere.
         usual = np.median(breadth[breadth > 0])
