@@ -17,104 +17,10 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-Grey = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
-Point = tuple[float, float]
+from tests.strokes import BAR, SERIF, STYLES, Bytes, Grey, cut, drawn, enlarged
 
-# Strokes of hand styles in a unit square, x to the right and y down; "~" is drawn as a curve.
-STYLES: dict[int, tuple[str, ...]] = {
-    0: (
-        "~.5,0 .2,.1 .05,.5 .2,.9 .5,1 .8,.9 .95,.5 .8,.1 .5,0",
-        "~.62,.04 .3,.06 .05,.45 .2,.9 .5,1 .85,.8 .92,.35 .7,.05 .5,.03",
-    ),
-    1: (".5,0 .5,1", ".2,.25 .55,0 .55,1", ".55,0 .5,1", ".22,.24 .5,0 .5,1;.15,1 .85,1"),
-    2: (
-        "~.08,.25 .3,.03 .65,.02 .88,.25 .7,.55 .1,.98;.1,.98 .95,.97",
-        "~.1,.2 .4,0 .8,.12 .75,.45 .35,.85 .1,.97 .05,.85 .2,.8 .5,.93 .75,1 .95,.9",
-    ),
-    3: (
-        "~.1,.1 .45,0 .8,.1 .8,.35 .4,.48;~.4,.48 .85,.55 .92,.8 .6,1 .3,.99 .05,.87",
-        ".12,.02 .85,.02 .42,.42;~.42,.42 .8,.48 .9,.75 .6,.98 .3,1 .06,.88",
-    ),
-    4: (
-        ".2,.05 .08,.6 .92,.6;.7,.15 .68,1",
-        ".15,0 .1,.52 .9,.5;.72,.02 .7,1",
-        ".65,0 .05,.68 .95,.68;.66,0 .66,1",
-    ),
-    5: (
-        "~.18,.45 .5,.38 .85,.55 .85,.82 .5,1 .08,.92;.2,.02 .18,.45;.2,.02 .88,.02",
-        ".85,.02 .25,.03 .18,.45;~.18,.45 .6,.4 .9,.65 .75,.92 .4,1 .08,.9",
-    ),
-    6: (
-        "~.75,.02 .35,.25 .1,.65 .25,.97 .6,1 .85,.8 .7,.55 .35,.55 .12,.75",
-        "~.55,0 .2,.4 .08,.75 .35,1 .75,.95 .85,.7 .55,.53 .2,.68",
-    ),
-    7: (
-        ".08,.03 .92,.03 .4,1",
-        ".08,.03 .92,.03 .45,1;.25,.5 .8,.5",
-        ".08,.15 .1,.03 .9,.03;~.9,.03 .6,.4 .45,1",
-    ),
-    8: (
-        "~.5,0 .2,.08 .2,.35 .5,.47 .82,.35 .8,.08 .5,0;"
-        "~.5,.47 .12,.6 .1,.88 .5,1 .9,.88 .88,.6 .5,.47",
-        "~.8,.1 .45,0 .18,.2 .45,.45 .85,.72 .75,.95 .4,1 .12,.85 .2,.65 .6,.42 .85,.22 .78,.08",
-    ),
-    9: (
-        "~.85,.2 .6,0 .25,.05 .1,.3 .35,.52 .7,.45 .87,.15;.87,.1 .8,1",
-        "~.85,.2 .55,0 .2,.08 .12,.35 .4,.5 .8,.3 .87,.1;~.87,.1 .85,.6 .65,.95 .3,1 .15,.9",
-    ),
-}  # fmt: skip
-BAR, FLAG, SERIF = STYLES[1][0], STYLES[1][1], STYLES[1][3]
 LETTERS = "ACEFHKMNPRTUVWXYadehkmnrtuwx"
 """Those that are no digit's form as well, as O, I, S and Z are."""
-
-
-def _smooth(points: list[Point]) -> list[Point]:
-    """Catmull-Rom's curve through the points."""
-    p = np.array([points[0], *points, points[-1]])
-    t = np.linspace(0, 1, 12)[:, None]
-    parts = [
-        a * (-t + 2 * t**2 - t**3) / 2 + b * (2 - 5 * t**2 + 3 * t**3) / 2
-        + c * (t + 4 * t**2 - 3 * t**3) / 2 + d * (t**3 - t**2) / 2
-        for a, b, c, d in zip(p, p[1:], p[2:], p[3:], strict=False)
-    ]  # fmt: skip
-    return [tuple(point) for point in np.concatenate(parts)]
-
-
-def drawn(rng: Generator, style: str, height: float, pen: float, slant: float = 0.15) -> Grey:
-    """A style's strokes by a hand that is never twice the same, `height` and `pen` in pixels."""
-    over = 4 if height < 400 else 2
-    width, lean = rng.uniform(0.5, 0.8), rng.normal(0, slant)
-    side = round(height * 2 + 4 * pen + 8)
-    image = Image.new("L", (side * over, side * over))
-    draw = ImageDraw.Draw(image)
-    for stroke in style.split(";"):
-        given = [tuple(map(float, point.split(","))) for point in stroke.lstrip("~").split()]
-        wobbled = [(x + rng.normal(0, 0.015), y + rng.normal(0, 0.015)) for x, y in given]
-        points = _smooth(wobbled) if stroke[0] == "~" else wobbled
-        placed = [
-            (((x - 0.5) * width + lean * (0.5 - y)) * height + side / 2,
-             (y - 0.5) * height + side / 2) for x, y in points
-        ]  # fmt: skip
-        scaled = [(x * over, y * over) for x, y in placed]
-        draw.line(scaled, 255, max(1, round(pen * over)), joint="curve")
-        for x, y in scaled:
-            r = pen * over / 2
-            draw.ellipse((x - r, y - r, x + r, y + r), 255)
-    return _cut(np.asarray(image.resize((side, side), Image.Resampling.BOX), np.float32) / 255)
-
-
-def enlarged(digit: Bytes, height: float) -> Grey:
-    """One of MNIST's digits, its longer side `height` pixels, with the edges that a pen leaves."""
-    side = max(8, round(height * 28 / 20))
-    image = Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC)
-    ink = np.asarray(image, np.float32) / 255
-    return _cut(np.clip((ink - 0.5) * max(1.0, height / 40) + 0.5, 0, 1) if height > 40 else ink)
-
-
-def _cut(ink: Grey) -> Grey:
-    rows, columns = (np.flatnonzero((ink > 0.1).any(axis)) for axis in (1, 0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 class Hand:
@@ -142,8 +48,9 @@ def _on_paper(ink: Grey, shape: tuple[int, int], top: float, left: float) -> Gre
 
 
 def _anywhere(rng: Generator, ink: Grey, shape: tuple[int, int]) -> Grey:
-    height, width = ink.shape
-    top, left = (rng.uniform(0.03, 0.97) * max(0, a - b) for a, b in zip(shape, ink.shape, strict=True))
+    top, left = (
+        rng.uniform(0.03, 0.97) * max(0, a - b) for a, b in zip(shape, ink.shape, strict=True)
+    )
     return _on_paper(ink, shape, top, left)
 
 
@@ -225,7 +132,9 @@ def boxed(rng: Generator, hand: Hand) -> tuple[Grey, int]:
     box_h, box_w = ink.shape[0] + gaps[1] + gaps[3], ink.shape[1] + gaps[0] + gaps[2]
     shape = (round(box_h + outside[1] + outside[3]), round(box_w + outside[0] + outside[2]))
     left, top = outside[0], outside[1]
-    frame = _frame(rng, shape, [left, top, left + box_w, top + box_h], max(1, height * rng.uniform(0.01, 0.06)))
+    frame = _frame(
+        rng, shape, [left, top, left + box_w, top + box_h], max(1, height * rng.uniform(0.01, 0.06))
+    )
     on_paper = _on_paper(ink, shape, top + gaps[1], left + gaps[0])
     grey = _inked(rng, (frame, rng.uniform(0.4, 1)), (on_paper, 1))
     return _often_photographed(rng, grey), digit
@@ -269,7 +178,7 @@ def slanted_1(rng: Generator, hand: Hand) -> tuple[Grey, int]:
         image.size, Image.Transform.AFFINE, (1, lean, -lean * image.height / 2, 0, 1, 0),
         Image.Resampling.BILINEAR,
     )  # fmt: skip
-    ink = _cut(np.asarray(leaning))
+    ink = cut(np.asarray(leaning))
     return _often_photographed(rng, _inked(rng, (_anywhere(rng, ink, shape), 1))), 1
 
 
@@ -288,7 +197,9 @@ def sheets_edge(rng: Generator, hand: Hand) -> tuple[Grey, int]:
     grey = _inked(rng, (_anywhere(rng, ink, tuple(round(s * 0.7) for s in shape)), 1))
     table = rng.uniform(20, 140) if rng.random() < 0.8 else 255
     top, left = (round(s * rng.uniform(0.02, 0.28)) for s in shape)
-    top, left = (top, left) if rng.random() < 0.5 else ((top, 0) if rng.random() < 0.5 else (0, left))
+    top, left = (
+        (top, left) if rng.random() < 0.5 else ((top, 0) if rng.random() < 0.5 else (0, left))
+    )
     whole = np.full(shape, table, np.float32)
     rest = grey[: shape[0] - top, : shape[1] - left]
     paper = float(grey[0, 0])
@@ -297,13 +208,9 @@ def sheets_edge(rng: Generator, hand: Hand) -> tuple[Grey, int]:
     turned = Image.fromarray(whole).rotate(
         rng.normal(0, 3), Image.Resampling.BILINEAR, fillcolor=table if top and left else None
     ) if top and left else Image.fromarray(whole)  # fmt: skip
-    turns = int(rng.integers(4))
-    whole = np.asarray(turned)
-    # A sheet whose far corner is turned in view is cut off there, as most photographers do.
-    trim = 1 if not (top and left) else 0.95
-    whole = whole[: round(shape[0] * trim), : round(shape[1] * trim)]
-    if turns == 2:
-        whole = whole  # Upside down would be another digit: mirrored tables instead.
+    # A far corner that is turned into view is cut off, as a photographer would.
+    trim = 0.95 if top and left else 1
+    whole = np.asarray(turned)[: round(shape[0] * trim), : round(shape[1] * trim)]
     return _photographed(rng, whole), digit
 
 
@@ -356,11 +263,20 @@ def two_digits(rng: Generator, hand: Hand) -> Grey:
 def letter(rng: Generator, hand: Hand) -> Grey:
     """A letter, printed."""
     shape, fonts = _shape(rng), Path(matplotlib.get_data_path()) / "fonts/ttf"
-    names = ("DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "STIXGeneralItalic", "cmr10", "cmtt10")
+    names = (
+        "DejaVuSans",
+        "DejaVuSans-Oblique",
+        "DejaVuSerif",
+        "STIXGeneralItalic",
+        "cmr10",
+        "cmtt10",
+    )
     font = ImageFont.truetype(str(fonts / f"{rng.choice(names)}.ttf"), min(shape) * 0.6)
     image = Image.new("L", (shape[1], shape[0]))
-    ImageDraw.Draw(image).text((shape[1] * 0.2, shape[0] * 0.1), rng.choice(list(LETTERS)), 255, font)
-    ink = _cut(np.asarray(image, np.float32) / 255)
+    ImageDraw.Draw(image).text(
+        (shape[1] * 0.2, shape[0] * 0.1), rng.choice(list(LETTERS)), 255, font
+    )
+    ink = cut(np.asarray(image, np.float32) / 255)
     return _often_photographed(rng, _inked(rng, (_anywhere(rng, ink, shape), 1)))
 
 

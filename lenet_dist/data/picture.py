@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 from scipy import ndimage
 
+from lenet_dist.data.ruling import INKED, NEIGHBOURS, Box, around, extent, without_lines
 from lenet_dist.exits import RequestError
 from lenet_dist.files import is_special
 
@@ -42,17 +42,10 @@ _LEAST_CONTRAST = 20
 """Contrast between paper and ink, in grey levels of 255, below which a picture counts as blank."""
 _NOISE = 4.0
 """How far from the paper's grey still counts as paper, in standard deviations."""
-_INKED = 0.3
-"""Ink from which a pixel belongs to a stroke."""
-_FAINT = 0.2
-"""Ink from which a pixel may belong to a printed line."""
 _FILLED = 0.6
 """What is broader than this share of the picture's longer side is paper, whatever its grey."""
-_NEIGHBOURS = np.ones((3, 3), bool)
 _THIN, _MNISTS_STROKE = 0.08, 0.1
 """Strokes thinner than this share of the digit's longer side are made as broad as MNIST's."""
-Mask = npt.NDArray[np.bool_]
-Box = tuple[slice, slice]
 
 
 def named(path: str) -> list[str]:
@@ -83,7 +76,7 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
     Raises ValueError if nothing is drawn on it, or more than one thing.
     """
     ink = _ink(grey)
-    ink = _without_lines(_without_frame(ink))
+    ink = without_lines(_without_frame(ink))
     return _centred(_boxed(_digit(ink)))
 
 
@@ -100,7 +93,9 @@ def _grey(path: Path) -> Grey:
     except FileNotFoundError:
         raise ValueError("no such file") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels; save it smaller, or as a JPEG") from None
+        raise ValueError(
+            f"it has more than {_MOST_PIXELS:,} pixels; save it smaller, or as a JPEG"
+        ) from None
     except _DAMAGE as error:
         known = ", ".join(_FORMATS)
         reason = getattr(error, "strerror", None)
@@ -130,7 +125,7 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    """The picture in grey, with its opacity if it has one, its longer side at most 256."""
+    """The picture in grey, with its opacity if it has one, its longer side at most 320."""
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture)
         # Scanners and cameras leave the upper bits of 16 empty.
@@ -186,7 +181,7 @@ def _is_light_on_dark(grey: Grey) -> bool:
     for paper, and holes and gaps between them for ink.
     """
     image = Image.fromarray(grey)
-    image.thumbnail((48, 48), Image.Resampling.BOX)
+    image.thumbnail((32, 32), Image.Resampling.BOX)
     small = np.asarray(image)
     # Near a corner of the sheet the nearest tell, inside a broad stroke all.
     medians = [np.full_like(small, np.median(small))] + [
@@ -203,9 +198,9 @@ def _is_light_on_dark(grey: Grey) -> bool:
 def _paper(grey: Grey, has_strips: bool) -> Grey:
     """The paper's grey at every pixel if its ink is darker.
 
-    A closing fills what is darker than its surroundings and narrower than a window, and leaves edges
-    where they are. `has_strips`: the picture goes on beyond its edges, so that a table or a dark strip
-    along one of them is broad, and paper too.
+    A closing fills what is darker than its surroundings and narrower than a window, and leaves
+    edges where they are. `has_strips`: the picture goes on beyond its edges, so that a table or a
+    dark strip along one of them is broad, and paper too.
     """
     window = max(3, round(_FILLED * max(grey.shape)))
     paper = ndimage.gaussian_filter(grey, max(grey.shape) / 400)
@@ -217,7 +212,6 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
 def _without_frame(ink: Grey) -> Grey:
     """The ink without a box or a ring around the digit, if it doesn't touch that."""
     labels, boxes, extents = _parts(ink)
-    if not boxes: raise ValueError("nothing is drawn on it")
     for outer in np.flatnonzero(extents > extents.max() / 2):
         hull = ndimage.binary_fill_holes(labels[boxes[outer]] == outer + 1)
         within = np.unique(labels[boxes[outer]][hull]) - 1
@@ -229,128 +223,19 @@ def _without_frame(ink: Grey) -> Grey:
     return ink
 
 
-def _without_lines(ink: Grey) -> Grey:
-    """The ink without the lines of squared paper or of a box.
-
-    A line ends at the picture's edges or at another line, and goes on beyond the digit or lies beside
-    it; a stroke of a digit ends freely.
-    """
-    step = max(1, round(max(ink.shape) / 128))
-    small = ndimage.maximum_filter(ink, step)[step // 2 :: step, step // 2 :: step]
-    place = _around(small > _INKED)
-    part = small[place]
-    margin = 1 + max(part.shape) // 30
-    level, upright = _level_lines(part > _FAINT), [line.T for line in _level_lines(part.T > _FAINT)]
-    corners = [_ends(level, 1), _ends(upright, 0)]
-    origin, last = np.array([side.start for side in place]), np.array(small.shape) - 1
-    bounded = []
-    for axis, lines in ((1, level), (0, upright)):
-        for line, ends in zip(lines, corners[1 - axis], strict=True):
-            others = corners[axis].reshape(-1, 2)
-            meets = (np.abs(ends[:, None] - others).max(2) <= 2 * margin).any(1)
-            leaves = ((ends + origin <= 1) | (ends + origin >= last - 1))[:, axis]
-            if (meets | leaves).all():
-                bounded.append((axis, line))
-    if not bounded:
-        return ink
-    either = ndimage.binary_dilation(np.logical_or.reduce([line for _, line in bounded]), _NEIGHBOURS)
-    digit = _main((part > _INKED) & ~either)
-    if digit is None:
-        if len(bounded) == 1:
-            return ink
-        raise ValueError("nothing is drawn on it but lines")
-    ruled = np.zeros_like(small)
-    for axis, line in bounded:
-        along, across = _around(line)[axis], _around(line)[1 - axis]
-        if (
-            along.start < digit[axis].start - margin and along.stop > digit[axis].stop + margin
-            or across.stop < digit[1 - axis].start - margin
-            or across.start > digit[1 - axis].stop + margin
-        ):
-            ruled[place] = np.maximum(ruled[place], line * np.median(part[line]))
-    ruled = ndimage.maximum_filter(ruled, 3).repeat(step, 0).repeat(step, 1)
-    ruled = np.pad(ruled, ((0, step), (0, step)))[: ink.shape[0], : ink.shape[1]]
-    # What is darker than a line is drawn over it; and where a line crossed a stroke, that goes on.
-    rest = np.where((ruled > 0) & (ink < ruled + 0.25), 0, ink)
-    closed = ndimage.grey_closing(rest, 6 * step + 1)
-    return np.where(ruled > 0, np.minimum(closed, ink), rest)
-
-
-def _ends(lines: list[Mask], axis: int) -> npt.NDArray[np.float64]:
-    """Where each line begins and ends along an axis: [lines, 2, (y, x)]."""
-    ends = np.zeros((len(lines), 2, 2))
-    for line, (first, last) in zip(lines, ends, strict=True):
-        points = np.argwhere(line)
-        for point, extreme in ((first, points[:, axis].min()), (last, points[:, axis].max())):
-            point[:] = points[points[:, axis] == extreme].mean(0)
-    return ends
-
-
-def _level_lines(mask: Mask) -> list[Mask]:
-    """The straight and thin lines in it, longer than half of it, within six degrees of level."""
-    height, width = mask.shape
-    y, x = np.mgrid[:height, :width]
-    margin, length = width // 20 + 1, width * 11 // 20
-    beyond = ((margin, margin), (0, 0))
-    padded = np.pad(ndimage.maximum_filter(mask, (3, 1)), beyond)
-    turns = []
-    for slope in np.linspace(-0.1, 0.1, 11):
-        shift = np.rint(slope * (x - width / 2)).astype(int)
-        turned = padded[y + margin + shift, x]
-        share = ndimage.uniform_filter1d(turned.astype(float), length, 1, mode="constant")
-        along = ndimage.maximum_filter1d(share > 0.95, length, 1, mode="constant") & turned
-        turns.append(np.pad(along, beyond)[y + margin - shift, x] & mask)
-    # Lines are nearly parallel.
-    best = int(np.argmax([turn.sum() for turn in turns]))
-    found = np.logical_or.reduce(turns[max(0, best - 1) : best + 2])
-    found &= ~ndimage.binary_opening(found, np.ones((max(3, max(mask.shape) // 8), 1)))
-    labels, count = ndimage.label(found, _NEIGHBOURS)
-    lines = []
-    for number in range(1, count + 1):
-        line = labels == number
-        breadth = line.sum(0)
-        if np.count_nonzero(breadth) < max(4, length * 0.9):
-            continue
-        # Where a stroke crosses it, it is as broad as elsewhere.
-        usual = np.median(breadth[breadth > 0])
-        rows, columns = np.nonzero(line & (breadth <= usual))
-        middle = np.polynomial.Polynomial.fit(columns, rows, 1)(x)
-        lines.append(line & (np.abs(y - middle) <= usual / 2 + 0.5))
-    return lines
-
-
-def _main(mask: Mask) -> Box | None:
-    """The box around the largest part, None if there is no large one."""
-    labels, _ = ndimage.label(mask, _NEIGHBOURS)
-    boxes = ndimage.find_objects(labels)
-    areas = np.bincount(labels.reshape(-1))
-    areas[0] = 0
-    # Lines have cut it into pieces.
-    box = _around(areas[labels] > 0.2 * areas.max()) if boxes else None
-    return box if box and _extent(box) > 0.08 * max(mask.shape) else None
-
-
-def _extent(box: Box) -> int:
-    return max(side.stop - side.start for side in box)
-
-
-def _around(mask: Mask) -> Box:
-    return ndimage.find_objects(mask.astype(int))[0]
-
-
 def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.int64]]:
-    """The number (from 1) of the part that each pixel belongs to, and each part's box and extent."""
-    mask = ndimage.binary_dilation(ink > _INKED, _NEIGHBOURS)
-    labels, count = ndimage.label(mask, _NEIGHBOURS)
+    """The number (from 1) of each pixel's part, and the parts' boxes and longer sides."""
+    mask = ndimage.binary_dilation(ink > INKED, NEIGHBOURS)
+    labels, _ = ndimage.label(mask, NEIGHBOURS)
     boxes = ndimage.find_objects(labels)
-    return labels, boxes, np.array([_extent(box) for box in boxes])
+    if not boxes:
+        raise ValueError("nothing is drawn on it")
+    return labels, boxes, np.array([extent(box) for box in boxes])
 
 
 def _digit(ink: Grey) -> Grey:
     """The ink of the digit alone, without dirt, remains of lines, and stamps."""
     labels, boxes, extents = _parts(ink)
-    if not boxes:
-        raise ValueError("nothing is drawn on it")
     masses = ndimage.sum(ink, labels, np.arange(1, len(boxes) + 1))
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     darkest = ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1))
@@ -366,7 +251,12 @@ def _digit(ink: Grey) -> Grey:
             max(a.start - b.stop, b.start - a.stop)
             for a, b in zip(boxes[main], boxes[other], strict=True)
         )
-        if other != main and apart > 0 and heights[other] > 0.6 * heights[main] and masses[other] > 0.15 * masses[main]:
+        if (
+            other != main
+            and apart > 0
+            and heights[other] > 0.6 * heights[main]
+            and masses[other] > 0.15 * masses[main]
+        ):
             raise ValueError("more than one digit is drawn on it; crop it to one")
         if apart > 0.2 * extents[main]:
             kept = kept[kept != other]
@@ -375,7 +265,7 @@ def _digit(ink: Grey) -> Grey:
 
 def _boxed(ink: Grey) -> Grey:
     """The digit alone, its longer side 20 pixels, with levels up to 255."""
-    digit = _thickened(ink[_around(ink > 0.1)])
+    digit = _thickened(ink[around(ink > 0.1)])
     scale = _BOX / max(digit.shape)
     height, width = (max(1, round(side * scale)) for side in digit.shape)
     resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
@@ -399,7 +289,7 @@ def _thickened(digit: Grey) -> Grey:
     without = ndimage.distance_transform_edt(ink <= 0.5)
     grown = np.clip((_MNISTS_STROKE * side - breadth) / 2 + 1 - without, 0, 1)
     grown = grown.astype(np.float32)
-    return grown[_around(grown > 0.1)]
+    return grown[around(grown > 0.1)]
 
 
 def _centred(box: Grey) -> npt.NDArray[np.uint8]:

@@ -20,8 +20,8 @@ _TURNS, _SLANTS = (-15.0, 0.0, 15.0), (-0.3, 0.0, 0.3)
 def probabilities(model: LeNet5, temperature: float, image: Tensor) -> Tensor:
     """The probability of each digit, [10], for pixels [1, 1, 28, 28].
 
-    It is the mean over the image turned and slanted a little. That leaves a digit what it is; a letter
-    that is like a digit from one side alone loses its high probability.
+    It is the mean over the image turned and slanted a little. That leaves a digit what it is; a
+    letter that is like a digit in one position alone loses its high probability.
     """
     import torch
     import torch.nn.functional as F
@@ -37,8 +37,6 @@ def probabilities(model: LeNet5, temperature: float, image: Tensor) -> Tensor:
         grid = F.affine_grid(torch.tensor(matrices), list(views.shape), align_corners=False)
         logits = model(F.grid_sample(views, grid, align_corners=False)).double()
     return (logits / temperature).softmax(1).mean(0)
-
-
 
 
 @dataclass(frozen=True)
