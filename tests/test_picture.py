@@ -20,11 +20,15 @@ from lenet_dist.config import Data
 from lenet_dist.data import dataset, picture
 from lenet_dist.data.dataset import Images, pixels
 from lenet_dist.exits import RequestError
-from lenet_dist.model import weights
+from lenet_dist.model import prediction, weights
+from lenet_dist.model.prediction import SURE
 from lenet_dist.predict import PRETRAINED
+from tests import pictures
 from tests.properties import PROPERTY
 
-COUNT = 150
+COUNT = 100
+EACH = 16
+"""Pictures of a kind; scripts/measure-pictures reads hundreds."""
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -109,6 +113,76 @@ def test_files_as_people_have_them_are_read_as_well_as_the_originals(
         made.append(picture.read(file))
     originals = accuracy(list(digits.images.numpy()), digits.labels)
     assert accuracy(made, digits.labels) >= originals - 0.02
+
+
+@pytest.fixture(scope="module")
+def hand(digits: Images) -> pictures.Hand:
+    """Draws digits; MNIST's among them are those that the model reads right as they are."""
+    model = weights.read(PRETRAINED).eval()
+    with torch.no_grad():
+        right = model(pixels(digits.images)).argmax(1) == digits.labels
+    return pictures.Hand(digits.images[right].numpy(), digits.labels[right].numpy())
+
+
+def outcome(content: bytes, file: Path) -> tuple[int, float]:
+    """The digit in a picture and its probability, (-1, 0) if it is refused."""
+    file.write_bytes(content)
+    try:
+        seen = torch.from_numpy(picture.read(file))
+    except RequestError:
+        return -1, 0.0
+    model, temperature = weights.read(PRETRAINED).eval(), weights.temperature(PRETRAINED)
+    probability, digit = prediction.probabilities(model, temperature, pixels(seen[None])).max(0)
+    return int(digit), float(probability)
+
+
+@pytest.mark.parametrize("kind", pictures.DIGITS, ids=lambda kind: kind.__name__)
+def test_each_kind_of_picture_is_read(
+    kind: Callable[[np.random.Generator, pictures.Hand], tuple[pictures.Grey, int]],
+    hand: pictures.Hand, tmp_path: Path,
+) -> None:  # fmt: skip
+    right = 0
+    for number in range(EACH):
+        rng = np.random.default_rng((1, number))
+        grey, label = kind(rng, hand)
+        digit, _ = outcome(pictures.encoded(rng, grey), tmp_path / "picture")
+        right += digit == label
+    assert right >= EACH - 2
+
+
+@pytest.mark.parametrize("kind", pictures.NO_DIGITS, ids=lambda kind: kind.__name__)
+def test_what_is_no_digit_is_refused_or_unsure(
+    kind: Callable[[np.random.Generator, pictures.Hand], pictures.Grey],
+    hand: pictures.Hand, tmp_path: Path,
+) -> None:  # fmt: skip
+    sure = 0
+    for number in range(EACH):
+        rng = np.random.default_rng((1, number))
+        grey = kind(rng, hand)
+        sure += outcome(pictures.encoded(rng, grey), tmp_path / "picture")[1] >= SURE
+    # LeNet-5 knows no letters: some are as good as a digit to it.
+    assert sure <= (EACH // 3 if kind is pictures.letter else 2)
+
+
+def test_a_photograph_of_108_megapixels_is_read_and_a_progressive_one_is_refused(
+    tmp_path: Path,
+) -> None:
+    drawn = Image.fromarray(255 - enlarged(DIGITS[1], 1000)).resize((12_000, 9_000))
+    drawn.save(tmp_path / "large.jpg")
+    small = drawn.resize((400, 300), Image.Resampling.BOX)
+    plain = picture.as_mnist(np.asarray(small, np.float32)).astype(int)
+    assert np.abs(picture.read(tmp_path / "large.jpg") - plain).mean() < 8
+    drawn.save(tmp_path / "progressive.jpg", progressive=True)
+    with pytest.raises(RequestError, match="save it smaller, or as a JPEG"):
+        picture.read(tmp_path / "progressive.jpg")
+
+
+def test_pillows_own_limit_is_as_before(tmp_path: Path) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new("L", (28, 28)).save(tmp_path / "blank.png")
+    with pytest.raises(RequestError):
+        picture.read(tmp_path / "blank.png")
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 def _strokes(*lines: tuple[tuple[int, int], tuple[int, int]]) -> Bytes:

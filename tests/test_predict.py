@@ -168,7 +168,8 @@ def test_a_file_name_that_is_no_text_is_printed_as_it_is(
     [
         ((), "IMAGE"),
         (("nowhere.png",), "nowhere.png: no such file"),
-        (("FIRST", "README.md"), "README.md: not a picture"),
+        (("README.md",), "README.md: not a picture"),
+        (("docs/benchmarks",), "docs/benchmarks: no pictures in this folder"),
         (("FIRST", "--weights", "README.md"), "README.md: not LeNet-5's weights"),
         (("FIRST", "--weights", "nowhere.safetensors"), "nowhere.safetensors"),
     ],
@@ -178,3 +179,41 @@ def test_a_wrong_request_is_one_line_and_nothing_is_predicted(
 ) -> None:
     done = forked(PREDICT, *(a.replace("FIRST", str(pictures[0])) for a in arguments))
     assert named in refusal(done)
+
+
+@pytest.fixture
+def folder(pictures: list[Path], tmp_path: Path) -> Path:
+    """A folder with two pictures, one that is damaged, and what is no picture."""
+    shutil.copy(pictures[1], tmp_path / "b.png")
+    shutil.copy(pictures[0], tmp_path / "c.PNG")
+    (tmp_path / "a.jpg").write_bytes(pictures[0].read_bytes()[:100])
+    (tmp_path / "notes.txt").write_text("Digits.")
+    (tmp_path / ".hidden.png").touch()
+    return tmp_path
+
+
+def test_of_a_folder_each_picture_is_read_in_the_order_of_names(folder: Path) -> None:
+    (folder / "a.jpg").unlink()
+    done = forked(PREDICT, str(folder))
+    assert done.returncode == 0, done.stderr
+    assert [line.split(" (")[0] for line in done.stdout.splitlines()] == [
+        f"{folder}/b.png: 2", f"{folder}/c.PNG: 7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_unreadable_picture_is_named_after_the_others_are_predicted(
+    folder: Path, as_json: bool
+) -> None:
+    done = forked(PREDICT, str(folder), *(["--json"] if as_json else []))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {folder}/a.jpg: not a picture")
+    assert done.stderr.count("\n") == 1
+    if as_json:
+        first, *others = json.loads(done.stdout)
+        assert first.keys() == {"image", "error"}
+        assert first["image"] == f"{folder}/a.jpg"
+        assert first["error"].startswith("not a picture")
+        assert [entry["digit"] for entry in others] == [2, 7]
+    else:
+        assert len(done.stdout.splitlines()) == 2

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from scipy import ndimage
 
+from lenet_dist.data.ruling import INKED, NEIGHBOURS, Box, around, extent, without_lines
 from lenet_dist.exits import RequestError
 from lenet_dist.files import is_special
 
@@ -29,17 +32,31 @@ _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 """Not all of Pillow's: PostScript would run another program, and the TIFF library prints."""
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, IndexError, TypeError)
 """What Pillow's decoders raise on damaged bytes."""
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 _MOST_PIXELS = 50_000_000
-_WORKING_SIDE = 256
+"""To decode. A JPEG is decoded at an eighth of its size or more."""
+_MOST_PIXELS_OF_A_FILE = 300_000_000
+_WORKING_SIDE = 320
 """Larger pictures are reduced to this first; the digit ends up 20 pixels large anyway."""
 _LEAST_CONTRAST = 20
 """Contrast between paper and ink, in grey levels of 255, below which a picture counts as blank."""
 _NOISE = 4.0
 """How far from the paper's grey still counts as paper, in standard deviations."""
-_SPECK = 0.05
-"""Anything smaller than this share of the largest stroke's area is dirt."""
-_Y, _X = np.array([(0, 0, 0, 1, 1, 2), (0, 1, 2, 0, 1, 0)])
-"""The powers of y and x in the terms of a quadratic surface: 1, x, x * x, y, x * y, y * y."""
+_FILLED = 0.6
+"""What is broader than this share of the picture's longer side is paper, whatever its grey."""
+_THIN, _MNISTS_STROKE = 0.08, 0.1
+"""Strokes thinner than this share of the digit's longer side are made as broad as MNIST's."""
+
+
+def named(path: str) -> list[str]:
+    """The pictures that a name stands for: those of a folder, in the order of their names."""
+    if not Path(path).is_dir():
+        return [path]
+    inside = [entry for entry in Path(path).iterdir() if not entry.name.startswith(".")]
+    pictures = sorted(str(entry) for entry in inside if entry.suffix.lower() in _SUFFIXES)
+    if not pictures:
+        raise RequestError(f"{path}: no pictures in this folder ({', '.join(_SUFFIXES)})")
+    return pictures
 
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
@@ -56,10 +73,11 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
     """The digit in a picture of grey levels from 0 to 255, uint8 [28, 28], light on black.
 
-    Raises ValueError if nothing is drawn on it.
+    Raises ValueError if nothing is drawn on it, or more than one thing.
     """
-    ink = _without_specks(_ink(grey))
-    return _centred(_boxed(ink))
+    ink = _ink(grey)
+    ink = without_lines(_without_frame(ink))
+    return _centred(_boxed(_digit(ink)))
 
 
 def _grey(path: Path) -> Grey:
@@ -70,12 +88,14 @@ def _grey(path: Path) -> Grey:
         with warnings.catch_warnings():
             # Such as those about damaged metadata: only the pixels count.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as picture:
+            with _large_pictures(), Image.open(path, formats=_FORMATS) as picture:
                 reduced = _reduced(_upright(picture))
     except FileNotFoundError:
         raise ValueError("no such file") from None
     except Image.DecompressionBombError:
-        raise ValueError(f"it has more than {_MOST_PIXELS:,} pixels; save it smaller") from None
+        raise ValueError(
+            f"it has more than {_MOST_PIXELS:,} pixels; save it smaller, or as a JPEG"
+        ) from None
     except _DAMAGE as error:
         known = ", ".join(_FORMATS)
         reason = getattr(error, "strerror", None)
@@ -83,17 +103,29 @@ def _grey(path: Path) -> Grey:
     return _flattened(reduced)
 
 
+@contextmanager
+def _large_pictures() -> Iterator[None]:
+    """Let Pillow open what is larger than its own limit, as cameras of 200 megapixels make."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS_OF_A_FILE // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _upright(picture: Image.Image) -> Image.Image:
-    """The picture, decoded and turned upright, unless its header claims an absurd size."""
+    """The picture, decoded and turned upright, unless that takes too much memory."""
+    # A JPEG can be decoded at an eighth, a quarter or half its size; a progressive one takes memory
+    # for the whole nevertheless.
+    if "progressive" not in picture.info or picture.width * picture.height <= _MOST_PIXELS:
+        picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
     if picture.width * picture.height > _MOST_PIXELS:
         raise Image.DecompressionBombError
-    # A JPEG can be decoded at an eighth, a quarter or half its size.
-    picture.draft("L", (_WORKING_SIDE, _WORKING_SIDE))
     return ImageOps.exif_transpose(picture)
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    """The picture in grey, with its opacity if it has one, its longer side at most 256."""
+    """The picture in grey, with its opacity if it has one, its longer side at most 320."""
     if picture.mode.startswith("I;16"):
         levels = np.asarray(picture)
         # Scanners and cameras leave the upper bits of 16 empty.
@@ -129,90 +161,135 @@ def _paper_under(levels: Grey, opacity: Grey) -> float:
 
 def _ink(grey: Grey) -> Grey:
     """How much ink each pixel has, 0 on paper, 1 where it is as dark (or light) as the strokes."""
-    rest = grey - _paper(grey)
-    # Ink is what departs furthest from the paper, on whichever side that is.
-    exact = rest.astype(np.float64)
-    rest = rest if (exact * exact * exact).sum() > 0 else -rest
-    noise = 1.4826 * float(np.median(np.abs(rest)))
-    rest = np.maximum(rest - _NOISE * noise, 0)
-    if rest.max() < _LEAST_CONTRAST:
-        raise ValueError("nothing is drawn on it")
-    stroke = float(np.percentile(rest[rest > rest.max() / 2], 50))
-    return np.minimum(rest / stroke, 1)
+    dark = -grey if _is_light_on_dark(grey) else grey
+    noise = 1.4826 * float(np.median(np.abs(grey - ndimage.median_filter(grey, 3))))
+    # Where a strip along an edge is all there is, it is a stroke: a picture cropped to its 1.
+    is_narrow = max(grey.shape) > 2 * min(grey.shape)
+    for has_strips in (True, False) if is_narrow else (True,):
+        rest = _paper(dark, has_strips) - dark
+        rest = np.maximum(rest - np.percentile(rest, 20) - _NOISE * noise, 0)
+        if rest.max() >= _LEAST_CONTRAST:
+            stroke = float(np.median(rest[rest > rest.max() / 2]))
+            return np.minimum(rest / stroke, 1)
+    raise ValueError("nothing is drawn on it")
 
 
-def _paper(grey: Grey) -> Grey:
-    """The paper's grey at every pixel: a smooth surface fitted to what is not ink.
+def _is_light_on_dark(grey: Grey) -> bool:
+    """Whether ink is lighter than its paper.
 
-    Light falls off across a photograph; a quadratic surface follows that, but not a stroke.
+    The paper's grey is the median around most pixels. Filled from the wrong side, strokes are taken
+    for paper, and holes and gaps between them for ink.
     """
-    height, width = grey.shape
-    y, x = (np.vander(np.linspace(-1, 1, side), 5, increasing=True) for side in grey.shape)
-    border = np.ones_like(grey, bool)
-    border[1 + height // 10 : -1 - height // 10, 1 + width // 10 : -1 - width // 10] = False
-    # The first guess is flat: the border's median. Each fit leaves out what departs from the last.
-    levels = grey.astype(np.float64)
-    surface = np.full_like(levels, np.median(grey[border]))
-    for _ in range(5):
-        departure = np.abs(levels - surface)
-        is_paper = departure <= max(3 * 1.4826 * float(np.median(departure)), 12.0)
-        # The normal equations of least squares, from sums of y**i * x**j over the paper's pixels.
-        sums = y.T @ is_paper @ x
-        products = sums[_Y[:, None] + _Y, _X[:, None] + _X]
-        moments = (y[:, :3].T @ (levels * is_paper) @ x[:, :3])[_Y, _X]
-        coefficients = np.zeros((3, 3))
-        # Not solve: a very small picture has too few pixels for six coefficients.
-        coefficients[_Y, _X], *_ = np.linalg.lstsq(products, moments, rcond=1e-12)
-        surface = y[:, :3] @ coefficients @ x[:, :3].T
-    return surface.astype(np.float32)
+    image = Image.fromarray(grey)
+    image.thumbnail((32, 32), Image.Resampling.BOX)
+    small = np.asarray(image)
+    # Near a corner of the sheet the nearest tell, inside a broad stroke all.
+    medians = [np.full_like(small, np.median(small))] + [
+        ndimage.median_filter(small, max(3, round(share * max(small.shape))), mode="nearest")
+        for share in (0.25, 0.9)
+    ]
+    wrong = [
+        np.min([np.abs(paper - median) for median in medians], 0).sum()
+        for paper in (_paper(small, True), -_paper(-small, True))
+    ]
+    return bool(wrong[1] < wrong[0])
 
 
-def _without_specks(ink: Grey) -> Grey:
-    """The ink of the strokes, without connected parts that are far smaller than the largest."""
-    parts = _connected(ink > 0.3)
-    areas = np.bincount(parts.reshape(-1))[1:]
-    kept = np.concatenate([[False], areas >= _SPECK * areas.max()])
-    strokes = kept[parts]
-    # The grey rim belongs to its stroke.
-    return np.where(_greatest_around(strokes), ink, 0)
+def _paper(grey: Grey, has_strips: bool) -> Grey:
+    """The paper's grey at every pixel if its ink is darker.
+
+    A closing fills what is darker than its surroundings and narrower than a window, and leaves
+    edges where they are. `has_strips`: the picture goes on beyond its edges, so that a table or a
+    dark strip along one of them is broad, and paper too.
+    """
+    window = max(3, round(_FILLED * max(grey.shape)))
+    paper = ndimage.gaussian_filter(grey, max(grey.shape) / 400)
+    beyond = window if has_strips else 0
+    paper = ndimage.grey_closing(np.pad(paper, beyond, mode="edge"), window)
+    return paper[beyond : beyond + grey.shape[0], beyond : beyond + grey.shape[1]]
 
 
-def _connected(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """The number (from 1) of the part that each pixel belongs to, 0 outside; diagonals connect."""
-    numbers = np.arange(1, mask.size + 1)
-    labels = numbers.reshape(mask.shape) * mask
-    while True:
-        spread = np.where(mask, _greatest_around(labels), 0)
-        # A label is a pixel's number: take over that pixel's own new label at once, to end sooner.
-        spread = np.append(0, spread)[spread]
-        if (spread == labels).all():
-            break
-        labels = spread
-    # A part's label is the number of its last pixel.
-    return np.append(0, (labels.reshape(-1) == numbers).cumsum())[labels]
+def _without_frame(ink: Grey) -> Grey:
+    """The ink without a box or a ring around the digit, if it doesn't touch that."""
+    labels, boxes, extents = _parts(ink)
+    for outer in np.flatnonzero(extents > extents.max() / 2):
+        hull = ndimage.binary_fill_holes(labels[boxes[outer]] == outer + 1)
+        within = np.unique(labels[boxes[outer]][hull]) - 1
+        shares = extents[within[(within >= 0) & (within != outer)]] / extents[outer]
+        if (shares > 0.3).any():
+            ink = np.where(labels == outer + 1, 0, ink)
+        elif (shares > 0.06).sum() > 1:
+            raise ValueError("it is no digit: there are several things in a ring")
+    return ink
 
 
-def _greatest_around(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The greatest of each pixel and its eight neighbours."""
-    for axis in (0, 1):
-        here, greatest = np.moveaxis(values, axis, 0), values.copy()
-        there = np.moveaxis(greatest, axis, 0)
-        np.maximum(there[1:], here[:-1], out=there[1:])
-        np.maximum(there[:-1], here[1:], out=there[:-1])
-        values = greatest
-    return values
+def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.int64]]:
+    """The number (from 1) of each pixel's part, and the parts' boxes and longer sides."""
+    mask = ndimage.binary_dilation(ink > INKED, NEIGHBOURS)
+    labels, _ = ndimage.label(mask, NEIGHBOURS)
+    boxes = ndimage.find_objects(labels)
+    if not boxes:
+        raise ValueError("nothing is drawn on it")
+    return labels, boxes, np.array([extent(box) for box in boxes])
+
+
+def _digit(ink: Grey) -> Grey:
+    """The ink of the digit alone, without dirt, remains of lines, and stamps."""
+    labels, boxes, extents = _parts(ink)
+    masses = ndimage.sum(ink, labels, np.arange(1, len(boxes) + 1))
+    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    darkest = ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1))
+    kept = np.flatnonzero((extents > 0.08 * extents.max()) & (darkest > 0.6 * darkest.max()))
+    # What is cut off by an edge is a neighbour, unless there is nothing else.
+    whole = kept[~np.isin(kept + 1, edges)]
+    if len(whole) and extents[whole].max() > 0.3 * extents.max():
+        kept = whole
+    main = kept[masses[kept].argmax()]
+    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
+    for other in kept:
+        apart = max(
+            max(a.start - b.stop, b.start - a.stop)
+            for a, b in zip(boxes[main], boxes[other], strict=True)
+        )
+        if (
+            other != main
+            and apart > 0
+            and heights[other] > 0.6 * heights[main]
+            and masses[other] > 0.15 * masses[main]
+        ):
+            raise ValueError("more than one digit is drawn on it; crop it to one")
+        if apart > 0.2 * extents[main]:
+            kept = kept[kept != other]
+    return np.where(np.isin(labels, kept + 1), ink, 0)
 
 
 def _boxed(ink: Grey) -> Grey:
     """The digit alone, its longer side 20 pixels, with levels up to 255."""
-    rows, columns = (np.flatnonzero((ink > 0.1).any(axis)) for axis in (1, 0))
-    digit = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    digit = _thickened(ink[around(ink > 0.1)])
     scale = _BOX / max(digit.shape)
     height, width = (max(1, round(side * scale)) for side in digit.shape)
     resized = Image.fromarray(digit).resize((width, height), Image.Resampling.BICUBIC)
     levels = np.clip(np.asarray(resized), 0, None)
     # Resizing has made thin strokes faint.
     return (levels * (255 / levels.max())).astype(np.float32)
+
+
+def _thickened(digit: Grey) -> Grey:
+    """The digit, its strokes as broad as MNIST's if they are thinner."""
+    large = Image.fromarray(digit)
+    side = 160
+    scale = side / max(digit.shape)
+    large = large.resize([max(1, round(s * scale)) for s in large.size], Image.Resampling.BICUBIC)
+    ink = np.pad(np.asarray(large), side // 8)
+    within = ndimage.distance_transform_edt(ink > 0.5)
+    # Pixels of a stroke are a quarter of its breadth from its edge, on average.
+    breadth = 4 * (within[within > 0].mean() - 0.5) if within.any() else 0
+    if breadth > _THIN * side:
+        return digit
+    without = ndimage.distance_transform_edt(ink <= 0.5)
+    grown = np.clip((_MNISTS_STROKE * side - breadth) / 2 + 1 - without, 0, 1)
+    grown = grown.astype(np.float32)
+    return grown[around(grown > 0.1)]
 
 
 def _centred(box: Grey) -> npt.NDArray[np.uint8]:

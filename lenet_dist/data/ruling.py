@@ -1,0 +1,135 @@
+"""The lines that a digit was drawn on or in: squared and lined paper, boxes of a form."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+Grey = npt.NDArray[np.float32]
+"""[height, width]."""
+Mask = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+
+INKED = 0.3
+"""Ink from which a pixel belongs to a stroke."""
+NEIGHBOURS = np.ones((3, 3), bool)
+"""Diagonals connect."""
+_FAINT = 0.2
+"""Ink from which a pixel may belong to a printed line."""
+
+
+def without_lines(ink: Grey) -> Grey:
+    """The ink without the lines of squared paper or of a box.
+
+    A line ends at the picture's edges or at another line, and goes on beyond the digit or lies
+    beside it; a stroke of a digit ends freely.
+    """
+    # Lines are looked for in some 128 pixels, thin ones kept.
+    step = max(1, round(max(ink.shape) / 128))
+    small = ndimage.maximum_filter(ink, step)[step // 2 :: step, step // 2 :: step]
+    place = around(small > INKED)
+    part = small[place]
+    margin = 1 + max(part.shape) // 30
+    level, upright = _level_lines(part > _FAINT), [line.T for line in _level_lines(part.T > _FAINT)]
+    corners = [_ends(level, 1), _ends(upright, 0)]
+    # The picture's edge is where a line may end.
+    origin, last = np.array([side.start for side in place]), np.array(small.shape) - 1
+    bounded = []
+    for axis, lines in ((1, level), (0, upright)):
+        for line, ends in zip(lines, corners[1 - axis], strict=True):
+            others = corners[axis].reshape(-1, 2)
+            meets = (np.abs(ends[:, None] - others).max(2) <= 2 * margin).any(1)
+            leaves = ((ends + origin <= 1) | (ends + origin >= last - 1))[:, axis]
+            if (meets | leaves).all():
+                bounded.append((axis, line))
+    if not bounded:
+        return ink
+    either = ndimage.binary_dilation(
+        np.logical_or.reduce([line for _, line in bounded]), NEIGHBOURS
+    )
+    digit = _main((part > INKED) & ~either)
+    if digit is None:
+        if len(bounded) == 1:
+            return ink
+        raise ValueError("nothing is drawn on it but lines")
+    ruled = np.zeros_like(small)
+    for axis, line in bounded:
+        along, across = around(line)[axis], around(line)[1 - axis]
+        is_longer = (
+            along.start < digit[axis].start - margin and along.stop > digit[axis].stop + margin
+        )
+        is_beside = (
+            across.stop < digit[1 - axis].start - margin
+            or across.start > digit[1 - axis].stop + margin
+        )
+        if is_longer or is_beside:
+            ruled[place] = np.maximum(ruled[place], line * np.median(part[line]))
+    ruled = ndimage.maximum_filter(ruled, 3).repeat(step, 0).repeat(step, 1)
+    ruled = np.pad(ruled, ((0, step), (0, step)))[: ink.shape[0], : ink.shape[1]]
+    # What is darker than a line is drawn over it; and where a line crossed a stroke, that goes on.
+    rest = np.where((ruled > 0) & (ink < ruled + 0.25), 0, ink)
+    closed = ndimage.grey_closing(rest, 6 * step + 1)
+    return np.where(ruled > 0, np.minimum(closed, ink), rest)
+
+
+def _ends(lines: list[Mask], axis: int) -> npt.NDArray[np.float64]:
+    """Where each line begins and ends along an axis: [lines, 2, (y, x)]."""
+    ends = np.zeros((len(lines), 2, 2))
+    for line, (first, last) in zip(lines, ends, strict=True):
+        points = np.argwhere(line)
+        for point, extreme in ((first, points[:, axis].min()), (last, points[:, axis].max())):
+            point[:] = points[points[:, axis] == extreme].mean(0)
+    return ends
+
+
+def _level_lines(mask: Mask) -> list[Mask]:
+    """The straight and thin lines in it, longer than half of it, within six degrees of level."""
+    height, width = mask.shape
+    y, x = np.mgrid[:height, :width]
+    margin, length = width // 20 + 1, width * 11 // 20
+    beyond = ((margin, margin), (0, 0))
+    padded = np.pad(ndimage.maximum_filter(mask, (3, 1)), beyond)
+    turns = []
+    for slope in np.linspace(-0.1, 0.1, 11):
+        shift = np.rint(slope * (x - width / 2)).astype(int)
+        turned = padded[y + margin + shift, x]
+        share = ndimage.uniform_filter1d(turned.astype(float), length, 1, mode="constant")
+        along = ndimage.maximum_filter1d(share > 0.95, length, 1, mode="constant") & turned
+        turns.append(np.pad(along, beyond)[y + margin - shift, x] & mask)
+    # Lines are nearly parallel.
+    best = int(np.argmax([turn.sum() for turn in turns]))
+    found = np.logical_or.reduce(turns[max(0, best - 1) : best + 2])
+    found &= ~ndimage.binary_opening(found, np.ones((max(3, max(mask.shape) // 8), 1)))
+    labels, count = ndimage.label(found, NEIGHBOURS)
+    lines = []
+    for number in range(1, count + 1):
+        line = labels == number
+        breadth = line.sum(0)
+        if np.count_nonzero(breadth) < max(4, length * 0.9):
+            continue
+        # Where a stroke crosses it, it is as broad as elsewhere.
+        usual = np.median(breadth[breadth > 0])
+        rows, columns = np.nonzero(line & (breadth <= usual))
+        middle = np.polynomial.Polynomial.fit(columns, rows, 1)(x)
+        lines.append(line & (np.abs(y - middle) <= usual / 2 + 0.5))
+    return lines
+
+
+def _main(mask: Mask) -> Box | None:
+    """The box around the largest part, None if there is no large one."""
+    labels, _ = ndimage.label(mask, NEIGHBOURS)
+    boxes = ndimage.find_objects(labels)
+    areas = np.bincount(labels.reshape(-1))
+    areas[0] = 0
+    # Lines have cut it into pieces.
+    box = around(areas[labels] > 0.2 * areas.max()) if boxes else None
+    return box if box and extent(box) > 0.08 * max(mask.shape) else None
+
+
+def extent(box: Box) -> int:
+    return max(side.stop - side.start for side in box)
+
+
+def around(mask: Mask) -> Box:
+    return ndimage.find_objects(mask.astype(int))[0]
