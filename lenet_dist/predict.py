@@ -57,8 +57,9 @@ def _predicted(named: list[str], weights_file: Path) -> list[tuple[str, Predicti
     from lenet_dist.data import picture
     from lenet_dist.data.dataset import pixels
     from lenet_dist.model import prediction, weights
+    from lenet_dist.model.inference import forward_of
 
-    model = weights.read(weights_file).eval()
+    model = forward_of(weights.read(weights_file))
     temperature = weights.temperature(weights_file)
     outcomes: list[tuple[str, Prediction | str]] = []
     for name in [each for image in named for each in picture.named(image)]:

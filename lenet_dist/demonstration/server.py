@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lenet_dist.data import picture
 from lenet_dist.data.dataset import pixels
-from lenet_dist.model import inspect
+from lenet_dist.model import inspect, prediction
 from lenet_dist.model.lenet5 import LeNet5
 
 SIDE = 140
@@ -71,7 +71,7 @@ def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> dict[str, 
     except ValueError:
         return None
     image = pixels(torch.from_numpy(digit)[None])
-    probabilities = (model(image)[0].double() / temperature).softmax(0)
+    probabilities = prediction.probabilities(model, temperature, image)
     c1, c3 = inspect.convolved(model, image[0])
     return {
         "probabilities": probabilities.tolist(),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lenet_dist.model.lenet5 import LeNet5
+    Forward = Callable[[Tensor], Tensor]
 
 SURE = 0.9
 """A prediction with a probability below this is called unsure."""
@@ -17,7 +18,7 @@ _TURNS, _SLANTS = (-15.0, 0.0, 15.0), (-0.3, 0.0, 0.3)
 """Degrees, and pixels to the side for each pixel down."""
 
 
-def probabilities(model: LeNet5, temperature: float, image: Tensor) -> Tensor:
+def probabilities(model: Forward, temperature: float, image: Tensor) -> Tensor:
     """The probability of each digit, [10], for pixels [1, 1, 28, 28].
 
     It is the mean over the image turned and slanted a little. That leaves a digit what it is; a

@@ -15,6 +15,7 @@ from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
 from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
+from lenet_dist.model.inference import forward_of
 from lenet_dist.model.inspect import Mistake
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.run.directory import RunDirectory
@@ -71,7 +72,7 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
 @torch.no_grad()
 def make(model: LeNet5, test: Images) -> Pictures:
     """The pictures of a model and what it makes of the test images."""
-    logits = model(dataset.pixels(test.images))
+    logits = forward_of(model)(dataset.pixels(test.images))
     mistakes = inspect.worst_mistakes(logits, test.labels, test.images, _MISTAKES)
     filters = inspect.filters(model)
     s2, s4 = inspect.feature_maps(model, dataset.pixels(test.images[:1])[0])

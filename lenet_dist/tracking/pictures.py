@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
+from lenet_dist.model.inference import forward_of
 from lenet_dist.run.directory import RunDirectory
 
 _PICTURES = 24
@@ -57,7 +58,6 @@ def _file(run: Path) -> Path:
 
 
 def _make(run: Path, config: Config) -> Pictures | None:
-    import torch
 
     from lenet_dist.data import dataset, sampler
     from lenet_dist.data.augment import Distortion
@@ -70,8 +70,7 @@ def _make(run: Path, config: Config) -> Pictures | None:
         training_set = dataset.load(config.data, "train")
     except (RequestError, OSError):
         return None
-    with torch.no_grad():
-        logits = model(dataset.pixels(test.images))
+    logits = forward_of(model)(dataset.pixels(test.images))
     worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
     first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
