@@ -21,6 +21,7 @@ from torchvision import datasets
 
 from lenet_dist import exits, train
 from lenet_dist.processes.stop import Action, Agreement, StopRequest
+from lenet_dist.signals import heard
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
 from tests.processes import PATIENCE, ROOT, SMALL, Job, Jobs, fork, free_port, is_pending
@@ -100,6 +101,21 @@ def _hang_up_under_nohup() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(0.1)
         assert not stop.is_made()
+
+
+def _train_in_a_notebook() -> None:
+    before = [signal.getsignal(number) for number in heard()]
+    with StopRequest() as stop:
+        stop.training_begins()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_made()
+    assert [signal.getsignal(number) for number in heard()] == before
+
+
+def test_after_training_signals_are_for_those_who_heard_them_before() -> None:
+    process = fork(_train_in_a_notebook)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
 
 
 def test_a_hangup_that_was_ignored_from_the_start_stops_nothing() -> None:

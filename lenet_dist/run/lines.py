@@ -55,7 +55,7 @@ def located(path: Path) -> list[tuple[Line, str]]:
     try:
         *whole, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
     except OSError as error:
-        raise RequestError(f"{path}: can't be read: {error}") from None
+        raise RequestError(f"{path}: {error.strerror}") from None
     # A write that was cut short may lack no more than its newline.
     return _parsed(path, [*whole, last] if _line(last) else whole)
 
