@@ -245,19 +245,16 @@ def _digit(ink: Grey) -> Grey:
     if len(whole) and extents[whole].max() > 0.3 * extents.max():
         kept = whole
     main = kept[masses[kept].argmax()]
-    kept = kept[darkest[kept] > 0.6 * darkest[main]]
+    # Remains of lines are fainter than the pen, or thinner.
+    breadths = masses / extents
+    kept = kept[(darkest > 0.6 * darkest[main])[kept] & (breadths > 0.2 * breadths[main])[kept]]
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     for other in kept:
         apart = max(
             max(a.start - b.stop, b.start - a.stop)
             for a, b in zip(boxes[main], boxes[other], strict=True)
         )
-        if (
-            other != main
-            and apart > 0
-            and heights[other] > 0.45 * heights[main]
-            and masses[other] > 0.15 * masses[main]
-        ):
+        if other != main and apart > 0 and heights[other] > 0.45 * heights[main]:
             raise ValueError("more than one digit is drawn on it; crop it to one")
         if apart > 0.2 * extents[main]:
             kept = kept[kept != other]
