@@ -218,6 +218,8 @@ def _without_frame(ink: Grey) -> Grey:
         shares = extents[within[(within >= 0) & (within != outer)]] / extents[outer]
         if (shares > 0.3).any():
             ink = np.where(labels == outer + 1, 0, ink)
+        elif extents[outer] > 0.97 * max(ink.shape):
+            continue  # Squared paper; its lines are looked at next.
         elif (shares > 0.06).sum() > 1 or (shares > 0.03).sum() > 2:
             raise ValueError("it is no digit: there are several things in a ring")
     return ink
