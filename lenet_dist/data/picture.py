@@ -218,7 +218,9 @@ def _without_frame(ink: Grey) -> Grey:
         shares = extents[within[(within >= 0) & (within != outer)]] / extents[outer]
         if (shares > 0.3).any():
             ink = np.where(labels == outer + 1, 0, ink)
-        elif (shares > 0.06).sum() > 1:
+        elif extents[outer] > 0.97 * max(ink.shape):
+            continue  # Squared paper; its lines are looked at next.
+        elif (shares > 0.06).sum() > 1 or (shares > 0.03).sum() > 2:
             raise ValueError("it is no digit: there are several things in a ring")
     return ink
 
@@ -236,31 +238,33 @@ def _parts(ink: Grey) -> tuple[npt.NDArray[np.int32], list[Box], npt.NDArray[np.
 def _digit(ink: Grey) -> Grey:
     """The ink of the digit alone, without dirt, remains of lines, and stamps."""
     labels, boxes, extents = _parts(ink)
-    masses = ndimage.sum(ink, labels, np.arange(1, len(boxes) + 1))
+    numbers = np.arange(1, len(boxes) + 1)
+    masses, darkest = ndimage.sum(ink, labels, numbers), ndimage.maximum(ink, labels, numbers)
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    darkest = ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1))
-    kept = np.flatnonzero((extents > 0.08 * extents.max()) & (darkest > 0.6 * darkest.max()))
+    kept = np.flatnonzero(extents > 0.08 * extents.max())
     # What is cut off by an edge is a neighbour, unless there is nothing else.
     whole = kept[~np.isin(kept + 1, edges)]
     if len(whole) and extents[whole].max() > 0.3 * extents.max():
         kept = whole
     main = kept[masses[kept].argmax()]
+    # Remains of lines are fainter than the pen, or thinner.
+    breadths = masses / extents
+    kept = kept[(darkest > 0.6 * darkest[main])[kept] & (breadths > 0.2 * breadths[main])[kept]]
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     for other in kept:
         apart = max(
             max(a.start - b.stop, b.start - a.stop)
             for a, b in zip(boxes[main], boxes[other], strict=True)
         )
-        if (
-            other != main
-            and apart > 0
-            and heights[other] > 0.6 * heights[main]
-            and masses[other] > 0.15 * masses[main]
-        ):
+        if other != main and apart > 0 and heights[other] > 0.45 * heights[main]:
             raise ValueError("more than one digit is drawn on it; crop it to one")
         if apart > 0.2 * extents[main]:
             kept = kept[kept != other]
-    return np.where(np.isin(labels, kept + 1), ink, 0)
+    digit = np.where(np.isin(labels, kept + 1), ink, 0)
+    inside = digit[around(digit > INKED)]
+    if min(inside.shape) > max(inside.shape) / 2 and inside.mean() > 0.8:
+        raise ValueError("it is no digit: there are no strokes, but an area")
+    return digit
 
 
 def _boxed(ink: Grey) -> Grey:
