@@ -194,7 +194,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
             Floats sum[4][AT_ONCE];
             UNROLL for (int o = 0; o < AT_ONCE; o++) UNROLL for (int place = 0; place < 4; place++)
                 sum[place][o] = splat(w.plain[C1B + first + o]);
-            for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
+            UNROLL for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
                 Floats in[4];
                 UNROLL for (int place = 0; place < 4; place++) {
                     int row = 2 * y + ky + place / 2, column = kx + place % 2;
@@ -218,7 +218,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
                 store(maps[first + o] + x, relu(best));
             }
         }
-        for (int x = 0; x < 14; x++) for (int o = 0; o < MAPS; o++)
+        for (int x = 0; x < 14; x++) UNROLL for (int o = 0; o < MAPS; o++)
             image.s2[(y * 14 + x) * MAPS + o] = maps[o][x];
     }
 }
