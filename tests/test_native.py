@@ -375,6 +375,13 @@ def test_a_library_of_another_source_is_not_used(installed: Path) -> None:
     assert "another version" in str(native.reason())
 
 
+def test_a_library_of_another_system_is_not_used(installed: Path) -> None:
+    for name in VARIANTS:
+        (installed / name).write_bytes(build.fingerprint().encode())
+    assert native.variant() is None
+    assert "can't be loaded: delete it" in str(native.reason())
+
+
 def test_a_processor_without_fused_multiply_add_has_no_kernel(
     installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
