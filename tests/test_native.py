@@ -6,8 +6,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenet_dist.config import Augment
 from lenet_dist.data import dataset
-from lenet_dist.data.augment import Distortion
-from lenet_dist.kernels import build, native
+from lenet_dist.kernels import native
 from lenet_dist.model import lenet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.training.tree_allreduce import tree_sum
@@ -247,72 +243,6 @@ def test_weights_that_overflow_show_in_the_loss_where_torchs_do(scale: float) ->
     assert not found[0, -2].isfinite()
 
 
-AUGMENTS = [
-    Augment(rotate=10, translate=0.08, scale=0.1),
-    Augment(rotate=10, translate=0.04, scale=0.1, elastic=0.07),
-    Augment(rotate=30, translate=0.2, scale=0.3, shear=0.3, elastic=0.1),
-    Augment(rotate=0, translate=0, scale=0, shear=0.5),
-]
-
-
-def distorted(augment: Augment, count: int, **how: Any) -> Tensor:
-    ranges = {key: value for key, value in vars(augment).items() if key != "fade"}
-    images, ids = all_images().images[:count], torch.arange(count) * 7
-    stream = Distortion(augment, 5).stream(3)
-    return native.distort(images, ids, **{"stream": stream, "strength": 0.9} | ranges | how)
-
-
-@pytest.mark.parametrize("augment", AUGMENTS)
-def test_the_distortion_is_torchs(augment: Augment) -> None:
-    by_torch = Distortion(augment, 5)
-    pixels, ids = dataset.pixels(all_images().images[:500]), torch.arange(500) * 7
-    expected = by_torch.distort(pixels, ids, by_torch.stream(3), 0.9)
-    assert (distorted(augment, 500) - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("augment", AUGMENTS)
-def test_an_image_is_distorted_to_the_same_bits_beside_any_others(
-    augment: Augment, variant: str
-) -> None:
-    expected = distorted(augment, 100, threads=1)
-    for count in (0, 1, 7, 17, 100):
-        for threads in (1, 2, 5):
-            found = distorted(augment, count, threads=threads, variant=variant)
-            assert same(found, expected[:count]), (count, threads)
-
-
-@pytest.mark.parametrize(("turn", "strength"), [(180.0, 1.0), (90.0, 1.0), (10.0, 0.0)])
-def test_wide_ranges_and_none_are_torchs_as_well(turn: float, strength: float) -> None:
-    """On an image without edges: at this size a rounded place shows in a pixel's value."""
-    augment = Augment(rotate=turn, translate=1, scale=0.5, shear=1, elastic=1)
-    down, right = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
-    images = (down * 4 + right * 5).byte().expand(50, 28, 28).contiguous()
-    by_torch = Distortion(augment, 5)
-    expected = by_torch.distort(
-        dataset.pixels(images), torch.arange(50), by_torch.stream(0), strength
-    )
-    found = native.distort(
-        images, torch.arange(50), stream=by_torch.stream(0), strength=strength, rotate=turn,
-        translate=1, scale=0.5, shear=1, elastic=1,
-    )  # fmt: skip
-    assert (found - expected).abs().max() < 3e-5
-    assert found.max() > 0.5
-
-
-def test_what_is_no_batch_of_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="images must be uint8"):
-        native.distort(
-            torch.zeros(3, 28, 28), torch.arange(3), stream=0, strength=1, rotate=0, translate=0,
-            scale=0, shear=0, elastic=0,
-        )  # fmt: skip
-    with pytest.raises(ValueError, match="ids must be int64"):
-        native.distort(
-            torch.zeros(3, 28, 28).byte(), torch.arange(2), stream=0, strength=1, rotate=0,
-            translate=0, scale=0, shear=0, elastic=0,
-        )  # fmt: skip
-
-
 def test_several_threads_of_python_compute_at_once() -> None:
     batches = [samples(64, first=100 * i) for i in range(4)]
     expected = [rows(*batch, 8) for batch in batches]
@@ -351,54 +281,3 @@ def test_a_process_forked_while_another_thread_computes_computes_as_well() -> No
     finally:
         is_over.set()
         other.join()
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder in the place of the package's libraries."""
-    monkeypatch.setattr(build, "library", lambda name: tmp_path / name)
-    native.variants.cache_clear()
-    yield tmp_path
-    native.variants.cache_clear()
-
-
-def test_without_a_library_there_is_a_reason(installed: Path) -> None:
-    assert native.variant() is None
-    assert "install g++" in str(native.reason())
-    assert "make setup" in str(native.reason())
-
-
-def test_a_library_of_another_source_is_not_used(installed: Path) -> None:
-    for name in VARIANTS:
-        (installed / name).write_bytes(b"of yesterday")
-    assert native.variant() is None
-    assert "another version" in str(native.reason())
-
-
-def test_a_processor_without_fused_multiply_add_has_no_kernel(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(native, "_processor_flags", lambda: frozenset({"sse4_2", "avx"}))
-    assert native.variant() is None
-    assert "AVX2" in str(native.reason())
-
-
-def test_a_machine_of_another_kind_has_no_kernel(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert native.variant() is None
-    assert "riscv64" in str(native.reason())
-
-
-def test_what_is_missing_or_old_is_compiled_again(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[str] = []
-    monkeypatch.setattr(build, "compile_variant", lambda name, _: made.append(name))
-    build.main()
-    assert made == list(build.variants_of_machine())
-    for name in made:
-        (installed / name).write_bytes(build.fingerprint().encode())
-    build.main()
-    assert made == list(build.variants_of_machine())

@@ -21,9 +21,10 @@
 //
 // ReLU and pooling keep NaN, as torch's do: what is not finite shows in the loss.
 #include <algorithm>
-#include <type_traits>
 
+#include "loss.h"
 #include "parallel.h"
+#include "product.h"
 #include "vector.h"
 
 namespace {
@@ -63,81 +64,6 @@ struct alignas(64) Work {
     float c3_b[16], c1_b[MAPS];
 };
 
-// A matrix in memory: element (r, k) lies at r * row + k * column.
-struct Matrix {
-    const float* at;
-    long row, column = 1;
-};
-
-// R x N vectors of sums, which stay in registers: sum (r, v) is start (r, v), then, for each k,
-// one fma of a (r, k) and the vector v of b's row k.
-template <int R, int N>
-struct Sums {
-    Floats sum[R][N];
-
-    INLINE void start(Matrix from) {
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < N; v++)
-            sum[r][v] = from.at ? load(from.at + r * from.row + v * LANES) : Floats{};
-    }
-    INLINE void add(int count, Matrix a, Matrix b) {
-        for (int k = 0; k < count; k++) {
-            Floats x[N];
-            UNROLL for (int v = 0; v < N; v++) x[v] = load(b.at + k * b.row + v * LANES);
-            UNROLL for (int r = 0; r < R; r++) {
-                Floats factor = splat(a.at[r * a.row + k * a.column]);
-                UNROLL for (int v = 0; v < N; v++) sum[r][v] = fma(factor, x[v], sum[r][v]);
-            }
-        }
-    }
-    // TAIL: how many lanes of the last vector are stored.
-    template <int TAIL = LANES>
-    INLINE void finish(float* to, long row) {
-        UNROLL for (int r = 0; r < R; r++) UNROLL for (int v = 0; v < N; v++)
-            memcpy(to + r * row + v * LANES, &sum[r][v], 4 * (v < N - 1 ? LANES : TAIL));
-    }
-};
-
-constexpr Matrix ZERO = {nullptr, 0};
-
-// out [rows, WIDTH] = start + a b, in tiles of R rows, as wide as the registers allow; `rows` is
-// a multiple of R. Rows of b and of start are read in whole vectors.
-template <int WIDTH, int R>
-void product(int rows, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
-    constexpr int VECTORS = (WIDTH + LANES - 1) / LANES, N = REGISTERS == 32 ? 5 : 3;
-    constexpr int WHOLE = (VECTORS - 1) / N * N, TAIL = WIDTH - (VECTORS - 1) * LANES;
-    for (int r = 0; r < rows; r += R) {
-        auto tile = [&](auto sums, auto tail, int first) __attribute__((always_inline)) {
-            sums.start({start.at ? start.at + r * start.row + first : nullptr, start.row});
-            sums.add(count, {a.at + r * a.row, a.row, a.column}, {b.at + first, b.row});
-            sums.template finish<decltype(tail)::value>(out + r * out_row + first, out_row);
-        };
-        for (int v = 0; v < WHOLE; v += N)
-            tile(Sums<R, N>(), std::integral_constant<int, LANES>(), v * LANES);
-        tile(Sums<R, VECTORS - WHOLE>(), std::integral_constant<int, TAIL>(), WHOLE * LANES);
-    }
-}
-
-// out [images, WIDTH]. Up to three rows more are computed, and not used.
-template <int WIDTH>
-void layer(int images, int count, Matrix a, Matrix b, Matrix start, float* out, long out_row) {
-    product<WIDTH, 4>((images + 3) / 4 * 4, count, a, b, start, out, out_row);
-}
-
-// out [OUTPUTS, WIDTH] from the gradients [images, g_row] of a block's outputs and from its
-// inputs; `add` continues the sums that are there.
-template <int OUTPUTS, int WIDTH>
-void weight_gradient(int images, bool add, const float* g, long g_row, Matrix inputs, float* out) {
-    Matrix start = add ? Matrix{out, WIDTH} : ZERO;
-    product<WIDTH, OUTPUTS % 4 ? 2 : 4>(OUTPUTS, images, {g, 1, g_row}, inputs, start, out, WIDTH);
-}
-
-template <class Vector>
-INLINE void add_to(float* sum, Vector v) {
-    store(sum, load<Vector>(sum) + v);
-}
-
-INLINE Ints is_nan(Floats x) { return x != x; }
-
 // ReLU, and its gradient: NaN is kept.
 INLINE Floats relu(Floats x) { return x <= 0 ? Floats{} : x; }
 INLINE Floats cut(Floats gradient, Floats output) { return output <= 0 ? Floats{} : gradient; }
@@ -148,13 +74,6 @@ void relu(float* x, int count) {
 void cut(float* gradient, const float* output, int count) {
     for (int i = 0; i < count; i += LANES)
         store(gradient + i, cut(load(gradient + i), load(output + i)));
-}
-
-template <int AT_ONCE>
-void transpose(int rows, int columns, const float* from, float* to, long to_row) {
-    for (int first = 0; first < rows; first += AT_ONCE) for (int k = 0; k < columns; k++)
-        UNROLL for (int r = first; r < first + AT_ONCE; r++)
-            to[k * to_row + r] = from[r * columns + k];
 }
 
 void arrange(const float* plain, Weights& to) {
@@ -194,7 +113,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
             Floats sum[4][AT_ONCE];
             UNROLL for (int o = 0; o < AT_ONCE; o++) UNROLL for (int place = 0; place < 4; place++)
                 sum[place][o] = splat(w.plain[C1B + first + o]);
-            for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
+            UNROLL for (int ky = 0; ky < 5; ky++) UNROLL for (int kx = 0; kx < 5; kx++) {
                 Floats in[4];
                 UNROLL for (int place = 0; place < 4; place++) {
                     int row = 2 * y + ky + place / 2, column = kx + place % 2;
@@ -218,7 +137,7 @@ void c1_s2(const float* pixels, float mean, float deviation, const Weights& w, I
                 store(maps[first + o] + x, relu(best));
             }
         }
-        for (int x = 0; x < 14; x++) for (int o = 0; o < MAPS; o++)
+        for (int x = 0; x < 14; x++) UNROLL for (int o = 0; o < MAPS; o++)
             image.s2[(y * 14 + x) * MAPS + o] = maps[o][x];
     }
 }
@@ -336,64 +255,6 @@ void c1_gradient(const Image& image, Work& t) {
             add_to(t.c1_w[o][r] + v * WIDE, sum[0][r][v] + sum[1][r][v]);
     }
 }
-
-// Cephes' polynomials (Moshier): exp for x <= 0, log for x >= 1.
-float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    const float shift = 12582912.0f;  // 1.5 * 2^23: the sum's last bits are a rounded integer
-    float shifted = fma(x, 1.44269504088896341f, shift), n = shifted - shift;
-    float r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x)), p = 1.9875691500e-4f;
-    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                    5.0000001201e-1f})
-        p = fma(p, r, c);
-    p = fma(p, r * r, r) + 1.0f;
-    uint32_t power;
-    memcpy(&power, &shifted, 4);
-    power = (power + 127) << 23;
-    float scale;
-    memcpy(&scale, &power, 4);
-    return p * scale;
-}
-
-float logarithm(float x) {
-    uint32_t word;
-    memcpy(&word, &x, 4);
-    float e = (int)(word >> 23) - 126, m;
-    word = (word & 0x7fffff) | 0x3f000000;
-    memcpy(&m, &word, 4);
-    if (m < 0.70710678f) {
-        m = m + m;
-        e -= 1;
-    }
-    m -= 1;
-    float z = m * m, p = 7.0376836292e-2f;
-    for (float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
-                    -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f})
-        p = fma(p, m, c);
-    p = fma(e, -2.12194440e-4f, p * m * z);
-    return fma(e, 0.693359375f, m + fma(-0.5f, z, p));
-}
-
-struct Loss {
-    float smoothing, batch_size, sum = 0, correct = 0;
-
-    // The gradient of the cross-entropy is the probabilities minus the targets.
-    void add(const float* logits, int64_t label, float* gradient) {
-        int best = 0;
-        for (int c = 1; c < 10; c++) if (logits[c] > logits[best]) best = c;
-        correct += best == label;
-        float top = logits[best], exponentials[10], total = 0, loss = 0;
-        for (int c = 0; c < 10; c++) exponentials[c] = exponential(logits[c] - top);
-        for (int c = 0; c < 10; c++) total += exponentials[c];
-        float log_total = logarithm(total), other = smoothing / 10, own = (1 - smoothing) + other;
-        for (int c = 0; c < 10; c++) {
-            float target = c == label ? own : other;
-            loss += (logits[c] - top - log_total) * target;
-            gradient[c] = (exponentials[c] / total - target) / batch_size;
-        }
-        sum -= loss;
-    }
-};
 
 void add(float* sum, const float* values, int count) {
     for (int i = 0; i < count; i++) sum[i] += values[i];

@@ -39,16 +39,19 @@ def variant() -> str | None:
 
 def reason() -> str | None:
     """Why there is no kernel here and what to do, in a line; None where there is one."""
-    of_machine = build.variants_of_machine()
-    runnable = [name for name in of_machine if _FLAGS[name] <= _processor_flags()]
     if variants():
         return None
+    of_machine = build.variants_of_machine()
+    runnable = [name for name in of_machine if _FLAGS[name] <= _processor_flags()]
     if not of_machine:
         return f"there is no compiled kernel for {platform.machine()}"
     if not runnable:
         return "this processor lacks AVX2 and fused multiply-add, which the compiled kernel needs"
     if not any(build.library(name).exists() for name in runnable):
         return "no compiled kernel: install g++ or clang++ and run `make setup` again"
+    for name in runnable:
+        if build.is_current(build.library(name)):
+            return f"{build.library(name)} can't be loaded: delete it and run `make setup` again"
     return "the compiled kernel is of another version of its source: run `make setup` again"
 
 
@@ -58,7 +61,9 @@ def variants() -> tuple[str, ...]:
     return tuple(
         name
         for name in build.variants_of_machine()
-        if _FLAGS[name] <= _processor_flags() and build.is_current(build.library(name))
+        if _FLAGS[name] <= _processor_flags()
+        and build.is_current(build.library(name))
+        and _loads(build.library(name))
     )
 
 
@@ -197,6 +202,14 @@ def _library(name: str | None) -> ctypes.CDLL:
     chosen = name or variant()
     assert chosen is not None, reason()
     return _loaded(build.library(chosen))
+
+
+def _loads(path: Path) -> bool:
+    try:
+        _loaded(path)
+    except OSError:  # made on another system
+        return False
+    return True
 
 
 @functools.cache

@@ -83,3 +83,10 @@ template <class Vector = Floats>
 INLINE Vector splat(float x) {
     return x - Vector{};
 }
+
+template <class Vector>
+INLINE void add_to(float* sum, Vector v) {
+    store(sum, load<Vector>(sum) + v);
+}
+
+INLINE Ints is_nan(Floats x) { return x != x; }
