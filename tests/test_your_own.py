@@ -39,7 +39,7 @@ def test_an_example_is_short_and_outside_the_package(example: Path) -> None:
     assert len(example.read_text(encoding="utf-8").splitlines()) < 60
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_it_has_the_same_bits_on_any_number_of_processes(
     jobs: Jobs, alone: Job, world_size: int
 ) -> None:

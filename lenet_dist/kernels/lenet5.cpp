@@ -19,7 +19,7 @@
 //   odd ones apart; the two are added, then image after image.
 // - Loss and correct count. Over the classes of an image, then image after image.
 //
-// ReLU and pooling keep NaN, as torch's do: what is not finite shows in the loss.
+// ReLU and max pools keep NaN, as torch's do: what is not finite shows in the loss.
 #include <algorithm>
 
 #include "loss.h"
@@ -187,7 +187,7 @@ void forward(const float* pixels, int images, float mean, float deviation, const
     layer<16>(images, 84, {t.f6[0], 96}, {w.out[0], 16}, {w.out_bias, 0}, t.logits[0], 16);
 }
 
-// Max-pooling and ReLU leave most of C3's outputs without a gradient: those are passed over.
+// Max pools and ReLU leave most of C3's outputs without a gradient: those are passed over.
 // First S2's gradient, then that of C3's weight, over lists of the values and patches of each
 // output map.
 void c3_gradient(const Weights& w, const float* gradient, const Image& image, Work& t) {

@@ -62,7 +62,7 @@ def feature_maps(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def convolved(model: LeNet5, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """The maps of C1 [6, 28, 28] and C3 [16, 10, 10] for one image [1, 28, 28] in [0, 1], after
-    ReLU, before pooling."""
+    ReLU, before the max pool."""
     s2, _ = model.feature_maps(pixels[None])
     c1, c3 = model.C1(model.standardised(pixels[None])), model.C3(s2)
     return c1[0].relu(), c3[0].relu()

@@ -1,4 +1,4 @@
-"""LeNet-5, with max-pooling and ReLU: 61,706 parameters."""
+"""LeNet-5, with max pools and ReLU: 61,706 parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class LeNet5(nn.Module):
     """Logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1].
 
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-    1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, pooling is by
+    1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, the pools are by
     maximum, ReLU follows C1, C3, C5 and F6, and OUT is linear. `mean` and `std` standardise the
     pixels; they are not parameters, so that the state_dict holds weights alone.
     """
@@ -39,7 +39,7 @@ class LeNet5(nn.Module):
     def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The maps of S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5], after ReLU.
 
-        ReLU comes after max-pooling: the result is the same, from a quarter of the values.
+        ReLU comes after the max pools: the result is the same, from a quarter of the values.
         """
         s2 = F.relu(F.max_pool2d(self.C1(self.standardised(pixels)), 2))
         return s2, F.relu(F.max_pool2d(self.C3(s2), 2))

@@ -29,7 +29,7 @@ def text(model: LeNet5, run: Run | None) -> str:
 
 # {_NAME}
 
-LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998) with max-pooling and ReLU: {lenet5.PARAMETERS:,}
+LeNet-5 (LeCun, Bottou, Bengio and Haffner, 1998) with max pools and ReLU: {lenet5.PARAMETERS:,}
 parameters. It takes float32 pixels [n, 1, 28, 28] in [0, 1], light ink on black, and gives logits
 [n, 10]; mean {model.mean:g} and std {model.std:g} are inside.
 
