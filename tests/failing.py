@@ -6,11 +6,13 @@ from torch import Tensor
 
 from lenet_dist import train
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.task import Task
+from lenet_dist.training.task import Task, cross_entropy
 
 
 def fail(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    raise RuntimeError("gloo and behold: this loss was never written")
+    if logits.requires_grad:  # Not where a task is tried before training.
+        raise RuntimeError("gloo and behold: this loss was never written")
+    return cross_entropy(logits, labels, smoothing)
 
 
 def main(arguments: list[str]) -> None:

@@ -53,7 +53,7 @@ def test_kills_at_random_moments_change_nothing(jobs: Jobs, uninterrupted: Job) 
     for _ in range(6):
         job = jobs.start("checkpoint.every_steps=1", "checkpoint.keep=3")
         job.until(lambda job=job: job.directory.exists())
-        job.main.process.join(moments.uniform(0.0, 0.7))
+        job.main.process.join(moments.uniform(0.0, 0.2))
         job.main.send(signal.SIGKILL)
         codes += job.wait()
     assert codes.count(-signal.SIGKILL) >= 3, codes

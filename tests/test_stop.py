@@ -70,14 +70,16 @@ def test_a_signal_before_training_begins_is_not_lost(jobs: Jobs) -> None:
     assert step < 60
 
 
-def test_the_file_stop_stops_once(jobs: Jobs, uninterrupted: Job) -> None:
-    job = jobs.start(*NO_CHECKPOINTS, world_size=2)
+def test_the_file_stop_stops_once(jobs: Jobs) -> None:
+    how = (*NO_CHECKPOINTS, "train.max_steps=1000")  # The file is looked for twice a second.
+    whole = jobs.run(*how, name="whole")
+    job = jobs.start(*how, world_size=2)
     job.until_step(7)
     (job.directory / "STOP").touch()
     job.expect(75)
     assert "STOP" in job.text()
     assert not (job.directory / "STOP").exists()
-    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
+    assert outcome(jobs.run(*how).directory) == outcome(whole.directory)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
