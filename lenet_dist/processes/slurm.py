@@ -49,6 +49,11 @@ def adopt_ranks() -> None:
     os.environ.setdefault("MASTER_PORT", str(_FIRST_PORT + step % _PORTS))
 
 
+def in_step() -> bool:
+    """Whether srun started this process."""
+    return "SLURM_STEP_ID" in os.environ
+
+
 def node_name() -> str:
     """This machine's name: SLURM's if this is a job's process there, else its own."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

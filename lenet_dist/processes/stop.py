@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lenet_dist import exits
 from lenet_dist.exits import RunFailed, Stopped
+from lenet_dist.processes import slurm
 from lenet_dist.signals import Listener, heard
 
 if TYPE_CHECKING:
@@ -88,10 +89,12 @@ class StopRequest(Listener):
             )
         )
 
-    def _stopped_early(self) -> Stopped:
-        return Stopped(
-            f"stopped by {self.reason} before training began; run the same command again"
-        )
+    def _stopped_early(self) -> Stopped | RunFailed:
+        text = f"stopped by {self.reason} before training began; run the same command again"
+        # srun sends SIGTERM to the other tasks when one has failed, and gives the batch script the
+        # highest code: 75 would hide the failure and have the job requeued.
+        is_by_srun = self.reason == "SIGTERM" and slurm.in_step()
+        return RunFailed(text) if is_by_srun else Stopped(text)
 
     def watch(self, file: Path) -> None:
         """Also take a file of this name as a request; call it in one process of the job only."""
