@@ -14,8 +14,8 @@ class LeNet5(nn.Module):
     """Logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1].
 
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
-    1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, the pools are by
-    maximum, ReLU follows C1, C3, C5 and F6, and OUT is linear. `mean` and `std` standardise the
+    1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, S2 and S4 take
+    the maximum, ReLU follows C1, C3, C5 and F6, and OUT is linear. `mean` and `std` standardise the
     pixels; they are not parameters, so that the state_dict holds weights alone.
     """
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
-from lenet_dist.model.inference import forward_of
 from lenet_dist.run.directory import RunDirectory
 
 _PICTURES = 24
@@ -58,10 +57,10 @@ def _file(run: Path) -> Path:
 
 
 def _make(run: Path, config: Config) -> Pictures | None:
-
     from lenet_dist.data import dataset, sampler
     from lenet_dist.data.augment import Distortion
     from lenet_dist.model import weights
+    from lenet_dist.model.inference import forward_of
     from lenet_dist.model.inspect import worst_mistakes
 
     try:
