@@ -8,6 +8,7 @@ ends it.
 
 from __future__ import annotations
 
+import signal
 import socket
 from contextlib import suppress
 from importlib.util import find_spec
@@ -67,9 +68,11 @@ def _serve(listener: socket.socket, weights_file: Path) -> None:
     host, port = listener.getsockname()
     hosts = HOSTS if host == _ADDRESS else ("*",)
     app = application(model, weights.temperature(weights_file), hosts)
-    print(f"http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-    with suppress(KeyboardInterrupt):  # uvicorn ends on Ctrl-C, and then raises it again.
+    # uvicorn hears Ctrl-C by itself, ends, and then raises it again.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        print(f"http://{host}:{port}/  (Ctrl-C ends it)", flush=True)
         server.run(sockets=[listener])
 
 

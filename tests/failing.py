@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import NoReturn
 
 from lenet_dist import train
-from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.task import Task, cross_entropy
+from lenet_dist.training.step import TrainStep
 
 
-def fail(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    if logits.requires_grad:  # Not where a task is tried before training.
-        raise RuntimeError("gloo and behold: this loss was never written")
-    return cross_entropy(logits, labels, smoothing)
+def fail(*what: object) -> NoReturn:
+    raise RuntimeError("gloo and behold: this loss was never written")
 
 
 def main(arguments: list[str]) -> None:
-    train.main(arguments, Task(model=lambda config: LeNet5(0.0, 1.0), loss=fail))
+    TrainStep.take = fail  # type: ignore[method-assign]
+    train.main(arguments)
