@@ -84,7 +84,7 @@ def build(
         say(accelerator, f"gradients by the native kernel ({native.variant()})")
         return NativeKernel(state, config)
     if choice.obstacle and choice.obstacle == native.reason() and _is_lenet5(task, state):
-        say(accelerator, f"gradients by torch, because there is {choice.obstacle}")
+        say(accelerator, f"gradients by torch: {choice.obstacle}")
     if choice.shards_at_once == 1:
         say(accelerator, "shards are computed one by one")
         draws = traits.draws_random_numbers
