@@ -2,8 +2,7 @@
 
     python -m lenet_dist.demo [--weights FILE] [--port N] [--host ADDRESS]
 
-It is served to this machine only, unless --host says otherwise, and contacts no other. Ctrl-C
-ends it.
+It is served to this machine only, unless --host says otherwise. Ctrl-C ends it.
 """
 
 from __future__ import annotations

@@ -30,6 +30,19 @@ _FLAGS = {
 """What a processor must have for a variant, by Linux's names."""
 
 _scratch = threading.local()
+_threads: int | None = None
+"""Threads of a call that names none; None: as many as torch's."""
+
+
+def use_threads(threads: int) -> None:
+    """Compute on so many threads from now on, and let torch compute on one.
+
+    What torch has left to do is small, and its threads spin for a while after each operation, on
+    the cores that the kernel's would have.
+    """
+    global _threads
+    _threads = threads
+    torch.set_num_threads(1)
 
 
 def variant() -> str | None:
@@ -91,7 +104,7 @@ def shard_gradients(
         raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
     if shards < 1 or images == 0 or images % shards:
         raise ValueError(f"{images} images do not make {shards} equal shards")
-    threads = threads or torch.get_num_threads()
+    threads = threads or _threads or torch.get_num_threads()
     rows = torch.empty(shards, PARAMETERS + COUNTS)
     is_right = _library(variant).lenet5_gradients(
         weights.data_ptr(), pixels.data_ptr(), labels.data_ptr(), shards, images // shards,
@@ -113,7 +126,7 @@ def logits(
 ) -> Tensor:
     """Logits [n, 10] of `pixels` [n, 1, 28, 28]."""
     images = _checked(weights, pixels)
-    threads = threads or torch.get_num_threads()
+    threads = threads or _threads or torch.get_num_threads()
     found = torch.empty(images, CLASSES)
     _library(variant).lenet5_logits(
         weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(), threads,
@@ -130,7 +143,7 @@ def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = 
     total = torch.empty(rows.shape[1])
     _library(variant).tree_sum(
         rows.data_ptr(), len(rows), rows.shape[1], total.data_ptr(),
-        threads or torch.get_num_threads(),
+        threads or _threads or torch.get_num_threads(),
     )  # fmt: skip
     return total
 
@@ -162,7 +175,7 @@ def distort(
     _library(variant).distort(
         images.data_ptr(), ids.data_ptr(), len(images), stream, strength,
         math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
-        threads or torch.get_num_threads(),
+        threads or _threads or torch.get_num_threads(),
     )  # fmt: skip
     return distorted
 

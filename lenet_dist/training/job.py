@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, default_convert
 from lenet_dist.data import sampler
 from lenet_dist.data.dataset import Batch, Images, SampleIds, pixels
 from lenet_dist.data.sampler import GlobalBatches
+from lenet_dist.kernels import native
 from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import Plan
 from lenet_dist.processes.accelerator import on_each, on_main, place_of, say
@@ -112,7 +113,7 @@ def assemble(
         ),
     )
     record = beginning.record
-    torch.set_num_threads(record["threads"])
+    _use_threads(record["threads"], record["kernels"])
     resolved = {name: record[name] for name in ("threads", "kernels", "shards_at_once")}
     plan = replace(plan, config=resolve(plan.config, **resolved))
     choice = replace(choice, kernels=record["kernels"], shards_at_once=record["shards_at_once"])
@@ -195,6 +196,13 @@ def _batches(
         collate_fn=default_convert,  # Images gives whole batches.
         generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
+
+
+def _use_threads(threads: int, kernels: str) -> None:
+    if kernels == "native":
+        native.use_threads(threads)
+    else:
+        torch.set_num_threads(threads)
 
 
 def _is_captured(plan: Plan, task: Task, accelerator: Accelerator) -> bool:
