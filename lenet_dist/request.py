@@ -62,10 +62,11 @@ def _folder(key: str, typed: str) -> str:
     expanded = os.path.expandvars(typed)
     if unset := re.search(r"\$\w+", expanded):
         raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the folder itself")
-    try:
-        return str(Path(expanded).expanduser())
-    except RuntimeError:
-        raise RequestError(f"{key}={typed}: no such home folder; write the folder itself") from None
+    # Not by Path, which would change what was typed in other ways too.
+    expanded = os.path.expanduser(expanded)  # noqa: PTH111
+    if expanded.startswith("~"):
+        raise RequestError(f"{key}={typed}: no such home folder; write the folder itself")
+    return expanded
 
 
 def _check_name(name: str) -> None:

@@ -101,6 +101,8 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
     # Not ${...}, which OmegaConf resolves, nor what YAML takes only in another spelling.
     printable = st.characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters="$")
     text = st.text(printable).filter("???".__ne__)
+    if key.name in ("run.root", "data.root"):  # Where ~ is expanded, and a URL is refused.
+        return text.filter(lambda typed: not typed.startswith("~") and "://" not in typed)
     if key.type is str:
         return text
     if isinstance(key.default, list):
