@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -48,8 +50,9 @@ def has_segment(job: Job) -> Callable[[], bool]:
     """Whether W&B has begun to write a segment since now."""
 
     def segments() -> set[str]:
-        files = (job.directory / "wandb").glob("*run-*-*/*.wandb")
-        return {file.parent.name for file in files}
+        # Not by Path, which fails if a folder is moved away meanwhile.
+        files = glob.glob(f"{job.directory}/wandb/*run-*-*/*.wandb")  # noqa: PTH207
+        return {Path(file).parent.name for file in files}
 
     before = segments()
     return lambda: bool(segments() - before)
