@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lenet_dist import exits, train
 from lenet_dist.config import Config
-from lenet_dist.training.task import Task
+from lenet_dist.train.task import Task
 
 
 def digits(config: Config, split: str) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lenet_dist import exits, train
-from lenet_dist.training.task import Task
+from lenet_dist.train.task import Task
 
 
 class Block(nn.Module):

@@ -106,7 +106,7 @@ class Schedule:
 
 @dataclass
 class Augment:
-    """Distortion. Each key but `fade` is the half-width of a uniform range; 0 = off."""
+    """Augmentation. Each key but `fade` is the half-width of a uniform range; 0 = off."""
 
     rotate: float = _key(10.0, "largest rotation either way, in degrees", low=0, high=180)
     translate: float = _key(0.08, "largest shift, as a fraction of the side", low=0, high=1)

@@ -17,7 +17,7 @@ from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RequestError
 from lenet_dist.request import load
-from lenet_dist.run.directory import locate_weights
+from lenet_dist.run_dir.directory import locate_weights
 
 
 def main(arguments: list[str]) -> None:
@@ -39,22 +39,29 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     import torch
 
     from lenet_dist.data import dataset, fetch
+    from lenet_dist.distributed import ranks
+    from lenet_dist.distributed.accelerator import (
+        auto_threads,
+        on_each,
+        on_each_node,
+        peer_watch,
+        say,
+        start_accelerator,
+    )
     from lenet_dist.model import weights
     from lenet_dist.model.inference import forward_of
-    from lenet_dist.processes import accelerator as accelerators
-    from lenet_dist.processes import ranks
-    from lenet_dist.training.evaluation import evaluate
+    from lenet_dist.train.exact_evaluation import evaluate
 
     ranks.adopt_ranks()
     # Always in full precision, even if the weights were trained in less on another machine.
-    accelerator = accelerators.start(replace(config.compute, precision="no", cuda_graph=False))
-    with accelerators.peer_watch(config.compute.timeout_seconds):
+    accelerator = start_accelerator(replace(config.compute, precision="no", cuda_graph=False))
+    with peer_watch(config.compute.timeout_seconds):
         threads = config.compute.threads
-        threads = accelerators.auto_threads() if threads == "auto" else threads
+        threads = auto_threads() if threads == "auto" else threads
         torch.set_num_threads(threads)
-        model = accelerators.on_each(lambda: weights.read(weights_file))
-        accelerators.on_each_node(accelerator, lambda: fetch.ensure(config.data))
-        images = accelerators.on_each(lambda: dataset.load(config.data, "test"))
+        model = on_each(lambda: weights.read(weights_file))
+        on_each_node(accelerator, lambda: fetch.ensure(config.data))
+        images = on_each(lambda: dataset.load(config.data, "test"))
         device = accelerator.device
         chunk_size = config.evaluate.batch_size
         forward = forward_of(model.to(device), config.compute.kernels)
@@ -62,9 +69,9 @@ def _evaluate(config: Config, weights_file: Path, *, as_json: bool) -> None:
     if not math.isfinite(result.loss):
         raise RequestError(f"{weights_file}: its loss is {result.loss}")
     if as_json:
-        accelerators.say(accelerator, json.dumps(result.summary()))
+        say(accelerator, json.dumps(result.summary()))
     else:
-        accelerators.say(
+        say(
             accelerator,
             f"accuracy {result.accuracy:.4f}, correct {result.correct}, count {result.count},"
             f" loss {result.loss:.6f}",

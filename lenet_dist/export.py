@@ -16,7 +16,7 @@ from pathlib import Path
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
 from lenet_dist.files import check_file_can_be_written, replace_folder, write_atomically
-from lenet_dist.run.directory import locate_weights
+from lenet_dist.run_dir.directory import locate_weights
 
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     weights_file, _ = locate_weights(request.target)
     if request.format == "hub":
-        from lenet_dist.reporting import hub_folder
+        from lenet_dist.report import hub_folder
 
         hub_folder.check(request.out)
         replace_folder(request.out, hub_folder.content(request.target, weights_file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from lenet_dist.config import TRAINING_IMAGES, Config
@@ -26,7 +27,7 @@ class Plan:
         """Images in one shard."""
         return self.batch_size // self.shards
 
-    @property
+    @cached_property
     def shards_by_rank(self) -> list[range]:
         """The shards of each process, by rank."""
         return partition(self.shards, self.world_size)
@@ -52,6 +53,11 @@ class Plan:
     def is_line_due(self, step: int) -> bool:
         """Whether a train line is due after step number `step` (from 1)."""
         return step % self.config.log.every_steps == 0 or step == self.total_steps
+
+    def is_save_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after step number `step` (from 1), whatever the time."""
+        every = self.config.checkpoint.every_steps
+        return step == self.total_steps or (every > 0 and step % every == 0)
 
     def is_validation_due(self, step: int) -> bool:
         """Whether a validation is due after `step` steps."""

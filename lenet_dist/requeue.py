@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 
 from lenet_dist import exits
+from lenet_dist.distributed import slurm
 from lenet_dist.exits import RequestError, Stopped
-from lenet_dist.processes import slurm
 from lenet_dist.request import load
-from lenet_dist.run.directory import RunDirectory
+from lenet_dist.run_dir.directory import RunDirectory
 
 
 def main(arguments: list[str]) -> None:

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lenet_dist.run import reader
-from lenet_dist.run.reader import Run
+from lenet_dist.run_dir import reader
+from lenet_dist.run_dir.reader import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 

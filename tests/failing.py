@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 from lenet_dist import train
-from lenet_dist.training.step import TrainStep
+from lenet_dist.train.trainer import Trainer
 
 
 def fail(*what: object) -> NoReturn:
@@ -13,5 +13,5 @@ def fail(*what: object) -> NoReturn:
 
 
 def main(arguments: list[str]) -> None:
-    TrainStep.take = fail  # type: ignore[method-assign]
+    Trainer.train_step = fail  # type: ignore[method-assign]
     train.main(arguments)

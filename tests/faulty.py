@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lenet_dist import train
-from lenet_dist.training import local_sums
+from lenet_dist.train import local_sums
 
 STEP = 12
 

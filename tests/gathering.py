@@ -9,8 +9,8 @@ import time
 import torch
 
 from lenet_dist.config import Compute
-from lenet_dist.processes import accelerator as accelerators
-from lenet_dist.processes.exchange import gather_of
+from lenet_dist.distributed.accelerator import meet, start_accelerator
+from lenet_dist.distributed.shm_gather import choose_gather
 from tests.refusing import refuse
 
 ROUNDS = 200
@@ -21,10 +21,10 @@ LARGEST = 5
 
 def main(arguments: list[str]) -> None:
     """Print which way is taken. `arguments` are a run's and not looked at."""
-    accelerator = accelerators.start(Compute())
+    accelerator = start_accelerator(Compute())
     if call := os.environ.get("TEST_REFUSED"):
         refuse(call)
-    gather = gather_of(accelerator, LARGEST * WIDTH, timeout_seconds=20)
+    gather = choose_gather(accelerator, LARGEST * WIDTH, timeout_seconds=20)
     rank = accelerator.process_index
     for number in range(ROUNDS):
         rows = torch.full((number % LARGEST + 1, WIDTH), float(number * 100 + rank))
@@ -36,4 +36,4 @@ def main(arguments: list[str]) -> None:
         assert torch.equal(copy, accelerator.gather(rows)), number
         assert torch.equal(gather(rows), copy), number
     print("Accelerate's" if gather == accelerator.gather else "shared memory")
-    accelerators.meet(accelerator)
+    meet(accelerator)

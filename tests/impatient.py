@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lenet_dist import train
-from lenet_dist.training import audit
+from lenet_dist.train import audit
 
 
 def main(arguments: list[str]) -> None:

@@ -4,7 +4,7 @@ test_same_bits starts."""
 from __future__ import annotations
 
 from lenet_dist import train
-from lenet_dist.training import gradient_choice
+from lenet_dist.train import gradient_choice
 
 
 def main(arguments: list[str]) -> None:

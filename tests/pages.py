@@ -8,8 +8,8 @@ from functools import cache
 from html import unescape
 from pathlib import Path
 
-from lenet_dist.reporting import page
-from lenet_dist.run import reader
+from lenet_dist.report import page
+from lenet_dist.run_dir import reader
 
 
 def text_of(html: str) -> str:

@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _PRELOADED = [
-    "lenet_dist.train", "lenet_dist.training.start", "lenet_dist.tracking.follower",
+    "lenet_dist.train", "lenet_dist.train.start", "lenet_dist.track.follower",
     "torch._dynamo", "torch.distributed.algorithms.ddp_comm_hooks",
 ]  # fmt: skip
 

@@ -4,7 +4,7 @@ what test_same_bits starts."""
 from __future__ import annotations
 
 from lenet_dist import train
-from lenet_dist.training import tree_allreduce
+from lenet_dist.train import tree_allreduce
 
 
 def main(arguments: list[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lenet_dist import train
 from lenet_dist.config import Config
-from lenet_dist.training.task import Task
+from lenet_dist.train.task import Task
 
 
 class Transformer(nn.Module):

@@ -9,10 +9,10 @@ import socket
 import pytest
 import torch
 
-from lenet_dist.machine.hardware import cpu_name
 from lenet_dist.plan import partition
-from lenet_dist.training.audit import audited_ranks
-from lenet_dist.training.verdict import judge
+from lenet_dist.system import cpu_name
+from lenet_dist.train.audit import audited_ranks
+from lenet_dist.train.majority_vote import majority_vote
 from tests.faulty import STEP
 from tests.outcome import checkpoint_steps, outcome
 from tests.processes import Job, Jobs
@@ -44,14 +44,14 @@ def test_all_pairs_of_processes_meet_and_nobody_audits_himself(
 
 def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too() -> None:
     right, wrong = torch.zeros(4), torch.tensor([0.0, -0.0, 1.0, 0.0])
-    three = judge([[right], [wrong], [right]])
+    three = majority_vote([[right], [wrong], [right]])
     assert (three.wrong, three.is_certain, three.differing, three.size) == ([1], True, 2, 4)
     assert three.largest == 1
-    assert judge([[right], [right, wrong, right]]).wrong == [1]
-    assert judge([[right], [wrong]]) == judge([[wrong], [right]])
-    assert judge([[right], [wrong]]).wrong == [0, 1]
-    assert not judge([[right], [wrong]]).is_certain
-    assert judge([[right, wrong]]).wrong == [0]
+    assert majority_vote([[right], [right, wrong, right]]).wrong == [1]
+    assert majority_vote([[right], [wrong]]) == majority_vote([[wrong], [right]])
+    assert majority_vote([[right], [wrong]]).wrong == [0, 1]
+    assert not majority_vote([[right], [wrong]]).is_certain
+    assert majority_vote([[right, wrong]]).wrong == [0]
 
 
 @pytest.mark.parametrize(

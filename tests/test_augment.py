@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenet_dist.config import Augment
-from lenet_dist.data.augment import Distortion, strength
+from lenet_dist.data.augment import Augmentation, magnitude
 from tests.properties import PROPERTY
 
 SIDE = 28
@@ -31,7 +31,7 @@ def pictures(ids: list[int]) -> Tensor:
 
 
 def distorted(ids: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
-    return Distortion(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
+    return Augmentation(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
 
 
 def center_of_mass(images: Tensor) -> Tensor:
@@ -53,10 +53,10 @@ def dots(count: int, right: int, down: int) -> Tensor:
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
 def test_with_all_ranges_0_images_stay_as_they_are(seed: int, epoch: int, ids: list[int]) -> None:
     images = pictures(ids)
-    assert Distortion(OFF, seed).is_identity
-    assert torch.equal(Distortion(OFF, seed)(images, torch.tensor(ids), epoch), images)
+    assert Augmentation(OFF, seed).is_identity
+    assert torch.equal(Augmentation(OFF, seed)(images, torch.tensor(ids), epoch), images)
     still = torch.eye(2, 3, dtype=torch.float64).expand(len(ids), 2, 3)
-    assert torch.equal(Distortion(OFF, seed).matrices(torch.tensor(ids), epoch), still)
+    assert torch.equal(Augmentation(OFF, seed).matrices(torch.tensor(ids), epoch), still)
 
 
 @PROPERTY
@@ -79,7 +79,7 @@ def test_an_image_is_distorted_alike_at_any_place_in_any_batch_of_that_size(
 def test_an_epochs_stream_can_be_a_scalar_on_the_device(
     seed: int, epoch: int, ids: list[int]
 ) -> None:
-    distortion = Distortion(STRONG, seed)
+    distortion = Augmentation(STRONG, seed)
     stream = torch.tensor(distortion.stream(epoch))
     assert stream.dtype == torch.int64
     there = distortion.distort(pictures(ids), torch.tensor(ids), stream)
@@ -95,13 +95,13 @@ def test_an_image_alone_is_distorted_as_in_a_batch(seed: int, epoch: int, ids: l
 
 def test_another_seed_epoch_or_id_is_another_distortion() -> None:
     ids = torch.tensor([5, 6])
-    same = Distortion(STRONG, 1).matrices(ids, 2)
-    assert torch.equal(Distortion(STRONG, 1).matrices(ids, 2), same)
+    same = Augmentation(STRONG, 1).matrices(ids, 2)
+    assert torch.equal(Augmentation(STRONG, 1).matrices(ids, 2), same)
     for other in (
-        Distortion(STRONG, 2).matrices(ids, 2),
-        Distortion(STRONG, 1).matrices(ids, 3),
-        Distortion(STRONG, 2).matrices(ids, 1),
-        Distortion(STRONG, 1).matrices(ids + 2, 2),
+        Augmentation(STRONG, 2).matrices(ids, 2),
+        Augmentation(STRONG, 1).matrices(ids, 3),
+        Augmentation(STRONG, 2).matrices(ids, 1),
+        Augmentation(STRONG, 1).matrices(ids + 2, 2),
     ):
         assert not (other == same).any()
     assert not (same[0] == same[1]).any()
@@ -111,26 +111,26 @@ def test_another_seed_epoch_or_id_is_another_distortion() -> None:
 def test_distortion_is_full_until_it_fades_evenly_to_none_in_the_last_epoch(
     fade: float, epochs: int
 ) -> None:
-    strengths = [strength(Augment(fade=fade), epoch, epochs) for epoch in range(epochs)]
-    before = [s for epoch, s in enumerate(strengths) if epoch + 1 <= (1 - fade) * epochs - 1e-6]
-    assert strengths[-1] == 0 and all(s == 1 for s in before)
-    falls = [a - b for a, b in itertools.pairwise(strengths)]
+    magnitudes = [magnitude(Augment(fade=fade), epoch, epochs) for epoch in range(epochs)]
+    before = [s for epoch, s in enumerate(magnitudes) if epoch + 1 <= (1 - fade) * epochs - 1e-6]
+    assert magnitudes[-1] == 0 and all(s == 1 for s in before)
+    falls = [a - b for a, b in itertools.pairwise(magnitudes)]
     assert all(-1e-9 <= fall <= 1 / (fade * epochs) + 1e-9 for fall in falls)
 
 
 @given(epochs=st.integers(1, 300))
 def test_without_fading_distortion_is_full_to_the_end(epochs: int) -> None:
-    assert {strength(STRONG, epoch, epochs) for epoch in range(epochs)} == {1.0}
+    assert {magnitude(STRONG, epoch, epochs) for epoch in range(epochs)} == {1.0}
 
 
 @PROPERTY
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS, share=st.floats(0, 1))
-def test_a_strength_narrows_all_ranges_alike(
+def test_a_magnitude_narrows_all_ranges_alike(
     seed: int, epoch: int, ids: list[int], share: float
 ) -> None:
     config = {name: share * full for name, full in vars(STRONG).items()}
-    narrowed = Distortion(Augment(**config), seed)(pictures(ids), torch.tensor(ids), epoch)
-    distortion = Distortion(STRONG, seed)
+    narrowed = Augmentation(Augment(**config), seed)(pictures(ids), torch.tensor(ids), epoch)
+    distortion = Augmentation(STRONG, seed)
     weak = distortion.distort(
         pictures(ids), torch.tensor(ids), distortion.stream(epoch), torch.tensor(share).double()
     )
@@ -150,7 +150,7 @@ def ranges() -> st.SearchStrategy[Augment]:
 
 def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tensor]:
     """What was drawn for each image, read off its matrix."""
-    m = Distortion(config, seed).matrices(ids, epoch)
+    m = Augmentation(config, seed).matrices(ids, epoch)
     size = 1 / torch.hypot(m[:, 0, 0], m[:, 1, 0])
     angle = torch.atan2(m[:, 1, 0], m[:, 0, 0])
     # Turned back and sized back, the second column is (shear, 1).
@@ -196,7 +196,7 @@ def test_a_shift_alone_moves_a_dot_by_what_was_drawn(seed: int, epoch: int) -> N
     config = Augment(rotate=0, translate=0.1, scale=0, shear=0)
     ids = torch.arange(32)
     before = dots(len(ids), 10, 16)
-    after = Distortion(config, seed)(before, ids, epoch)
+    after = Augmentation(config, seed)(before, ids, epoch)
     moved = center_of_mass(after) - center_of_mass(before)
     shifts = drawn(config, seed, epoch, ids)
     # The matrix leads from where a pixel is shown to where it is taken from: hence the sign.
@@ -212,7 +212,7 @@ def test_a_rotation_alone_keeps_the_center_and_turns_a_dot_by_what_was_drawn(
 ) -> None:
     config = Augment(rotate=45, translate=0, scale=0, shear=0)
     ids = torch.arange(32)
-    distort = Distortion(config, seed)
+    distort = Augmentation(config, seed)
     block = torch.zeros(len(ids), 1, SIDE, SIDE)
     block[:, :, 11:17, 11:17] = 1
     middle = center_of_mass(distort(block, ids, epoch))
@@ -233,7 +233,7 @@ def test_a_scale_alone_makes_the_picture_so_much_larger(scale: float) -> None:
     ids = torch.arange(32)
     hump = torch.exp(-((torch.arange(SIDE) - (SIDE - 1) / 2) ** 2) / 18)
     before = (hump[:, None] * hump).expand(len(ids), 1, SIDE, SIDE)
-    after = Distortion(config, 0)(before, ids, 0)
+    after = Augmentation(config, 0)(before, ids, 0)
     areas = after.sum(dim=(1, 2, 3)) / before.sum(dim=(1, 2, 3))
     sizes = 1 + drawn(config, 0, 0, ids)["scale"].float()
     torch.testing.assert_close(areas.sqrt(), sizes, rtol=0.01, atol=0)
@@ -244,7 +244,7 @@ def elastic_shifts(elastic: float, seed: int, epoch: int, ids: Tensor) -> Tensor
     right = torch.arange(SIDE).float().expand(SIDE, SIDE)
     ramps = torch.stack([right, right.T])[:, None]
     config = Augment(rotate=0, translate=0, scale=0, shear=0, elastic=elastic)
-    distort = Distortion(config, seed)
+    distort = Augmentation(config, seed)
     # Between pixels of a ramp a number is its own place.
     return torch.cat(
         [distort(ramp.expand(len(ids), 1, SIDE, SIDE), ids, epoch) - ramp for ramp in ramps], 1
@@ -278,4 +278,6 @@ def test_elastic_shifts_fill_their_range_evenly_and_each_apart_from_the_others()
 def test_elastic_or_not_the_rest_of_the_distortion_is_the_same() -> None:
     ids = torch.arange(100)
     rest = replace(STRONG, elastic=0)
-    assert torch.equal(Distortion(STRONG, 3).matrices(ids, 4), Distortion(rest, 3).matrices(ids, 4))
+    assert torch.equal(
+        Augmentation(STRONG, 3).matrices(ids, 4), Augmentation(rest, 3).matrices(ids, 4)
+    )

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lenet_dist import benchmark
-from lenet_dist.benchmarking import cases, session, table
-from lenet_dist.benchmarking.baselines import BASELINES
-from lenet_dist.benchmarking.cases import GROUPS, Conditions, ratios_of
+from lenet_dist.benchmark import cases, rounds, table
+from lenet_dist.benchmark.baselines import BASELINES
+from lenet_dist.benchmark.cases import GROUPS, Conditions, ratios_of
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.request import load
 from tests.commands import command, refusal
@@ -53,7 +53,7 @@ def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
 def data(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST where torchvision looks for it too."""
     folder = tmp_path_factory.mktemp("data")
-    session.provide_files(str(mnist), folder)
+    rounds.provide_files(str(mnist), folder)
     return folder
 
 
@@ -72,8 +72,8 @@ def test_every_case_has_one_command_and_every_baseline_a_case(data: Path, gpus: 
 def test_every_baseline_takes_a_trial_and_leaves_its_figures(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    module = ("-m", "lenet_dist.benchmarking.baselines")
-    figures = session.take([*module, name, str(data), str(tmp_path / "t"), "64", "2"],
+    module = ("-m", "lenet_dist.benchmark.baselines")
+    figures = rounds.take([*module, name, str(data), str(tmp_path / "t"), "64", "2"],
                            tmp_path / "t", name)  # fmt: skip
     expected = {"document_evaluation": "evaluated_per_second"}
     assert figures[expected.get(name, "images_per_second")] > 0 or "accuracy" in figures
@@ -122,7 +122,7 @@ def test_the_rounds_before_an_interruption_are_kept(mnist: Path, tmp_path: Path)
 def test_a_trial_that_fails_is_named_with_what_it_printed(tmp_path: Path) -> None:
     program = "print('the reason', flush=True); raise SystemExit(3)"
     with pytest.raises(RunFailed, match="the case ended with exit code 3:\nthe reason"):
-        session.take(["-c", program], tmp_path / "trial", "the case")
+        rounds.take(["-c", program], tmp_path / "trial", "the case")
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from lenet_dist import files
 from lenet_dist.exits import RequestError, RunFailed
-from lenet_dist.run import checkpoint
-from lenet_dist.run.checkpoint import Checkpoint
-from lenet_dist.run.directory import complete_checkpoints
+from lenet_dist.run_dir import checkpoint
+from lenet_dist.run_dir.checkpoint import Checkpoint
+from lenet_dist.run_dir.directory import complete_checkpoints
 from tests.disk import bound
 from tests.properties import PROPERTY
 

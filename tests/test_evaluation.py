@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from lenet_dist.data.dataset import Images, pixels
 from lenet_dist.model import lenet5
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.evaluation import evaluate
+from lenet_dist.train.exact_evaluation import evaluate
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lenet_dist.inspection.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
-from lenet_dist.inspection.network import partners
-from lenet_dist.inspection.rank import Rank
+from lenet_dist.preflight.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
+from lenet_dist.preflight.network import partners
+from lenet_dist.preflight.rank import Rank
 from tests.properties import PROPERTY
 
 SOUND = Rank(

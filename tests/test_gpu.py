@@ -15,20 +15,17 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from lenet_dist.data import dataset, sampler
-from lenet_dist.machine.clock import Clock
+from lenet_dist.data import dataset
+from lenet_dist.distributed.accelerator import start_accelerator
 from lenet_dist.plan import validate
-from lenet_dist.processes import accelerator as accelerators
 from lenet_dist.request import load
-from lenet_dist.training import state as states
-from lenet_dist.training.ddp_gradient import DdpGradient
-from lenet_dist.training.graph import CapturedStep
-from lenet_dist.training.local_sums import LocalSums
-from lenet_dist.training.shard_gradients import COUNTS, ManyAtOnce, OneByOne
-from lenet_dist.training.step import ShardedGradient, TrainStep
-from lenet_dist.training.stopwatch import Stopwatch
-from lenet_dist.training.task import LENET5
-from lenet_dist.training.tree_allreduce import TreeAllReduce
+from lenet_dist.train.clock import Clock
+from lenet_dist.train.cuda_graph import CapturedStep
+from lenet_dist.train.shard_gradients import COUNTS, ManyAtOnce, OneByOne
+from lenet_dist.train.state import build_state
+from lenet_dist.train.stopwatch import Stopwatch
+from lenet_dist.train.task import LENET5
+from tests.bare_trainer import bare_trainer
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Jobs
 
@@ -46,52 +43,43 @@ def fresh_accelerator() -> Iterator[None]:
 
 def pieces(*overrides: str, captured: bool = False) -> tuple[Any, Any, Any, dataset.Images]:
     """Plan, accelerator, state and the synthetic images, as a job has them."""
-    config = load(None, ["data.name=synthetic", "train.clip_norm=1", *overrides])
+    config = load(
+        None, ["data.name=synthetic", "train.clip_norm=1", "compute.audit_every=0", *overrides]
+    )
     plan = validate(config, 1)
-    accelerator = accelerators.start(config.compute)
+    accelerator = start_accelerator(config.compute)
     images = dataset.synthetic("train").to(accelerator.device)
-    state = states.build(LENET5, config, accelerator, Clock(0.0), capturable=captured)
+    state = build_state(LENET5, config, accelerator, Clock(0.0), capturable=captured)
     return plan, accelerator, state, images
 
 
-def step_of(plan: Any, accelerator: Any, state: Any) -> TrainStep:
-    """A step as a job on one process has it."""
-    config, stopwatch = plan.config, Stopwatch(accelerator.device)
-    if config.train.reduction == "ddp":
-        by_ddp = DdpGradient(state, LENET5.loss, config, 0, stopwatch, draws_random_numbers=False)
-        return TrainStep(plan, state, by_ddp)
-    at_once = min(16, plan.shards)
-    local_sums = LocalSums(plan, ManyAtOnce(state, LENET5.loss, config, at_once, size=at_once))
-    width, shards = state.flat.numel() + COUNTS, plan.shards_by_rank
-    all_reduce = TreeAllReduce(shards, 0, width, accelerator.gather, stopwatch)
-    return TrainStep(plan, state, ShardedGradient(shards[0], local_sums, all_reduce))
-
-
 def trained(captured: bool, *overrides: str) -> list[Tensor]:
-    """Weights, running mean and the last step's numbers after STEPS steps on synthetic images."""
+    """Weights, EMA and the last step's metrics after STEPS steps on synthetic images."""
     plan, accelerator, state, images = pieces(*overrides, captured=captured)
     ids = torch.arange(len(images), device=accelerator.device)
-    step = step_of(plan, accelerator, state)
-    batches = sampler.GlobalBatches(
-        ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=STEPS
+    stopwatch = Stopwatch(accelerator.device)
+    trainer = bare_trainer(plan, accelerator, state, stopwatch, ids)
+    captured_step = CapturedStep(
+        trainer.train_step, state.optimizer, images, plan.batch_size, lambda _: False, stopwatch
     )
-    captured_step = CapturedStep(step, images)
-    for number, batch_ids in enumerate(batches):
+    batches = trainer.audit.batches
+    for step in range(STEPS):
         is_capture_due = captured_step.graph is None and captured_step.steps_to_warm_up == 0
-        may_wait = number < 2 or (captured and is_capture_due)  # Capturing itself does.
+        may_wait = step < 2 or (captured and is_capture_due)  # Capturing itself does.
         torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
+        batch_ids, params = batches.of_step(step), trainer.step_params.set(step)
         if captured:
-            stats = captured_step(batch_ids, number)
+            metrics = captured_step(batch_ids, step, params)
         else:
-            stats = step(images.batch_of(batch_ids), number)
+            metrics = trainer.train_step(images.batch_of(batch_ids), step, params)
     torch.cuda.set_sync_debug_mode("default")
     assert (captured_step.graph is not None) == captured
     weights = [p.detach() for p in state.model.parameters()]
-    return weights + list(state.weights().values()) + list(stats)
+    return weights + list(state.weights().values()) + list(metrics)
 
 
 # Streams: the whole run is on one stream from before the model is wrapped, because DDP's part of
-# the backward pass stays on the stream on which DDP was made (graph.enter_side_stream).
+# the backward pass stays on the stream on which DDP was made (cuda_graph.captures_steps).
 # Allocation: a capture's tensors lie in the graph's own memory; the gradient that `weights.grad`
 # holds from before the capture would not, so it is dropped before.
 # Capture: error mode thread_local, since NCCL's watchdog queries events and autograd's thread may

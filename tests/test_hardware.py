@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.machine import hardware
+from lenet_dist import system
 from tests.commands import command
 
 OF_CPUS = len(os.sched_getaffinity(0))
@@ -35,9 +35,9 @@ def test_a_quota_of_cpu_time_limits_the_cores(
         (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "fs" / name).write_text(text + "\n")
     (tmp_path / "cgroup").write_text(groups)
-    monkeypatch.setattr(hardware, "_CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(hardware, "_CGROUPS", tmp_path / "fs")
-    assert hardware.cores() == cores
+    monkeypatch.setattr(system, "_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(system, "_CGROUPS", tmp_path / "fs")
+    assert system.cores() == cores
 
 
 COUNT = """

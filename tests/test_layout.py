@@ -9,23 +9,24 @@ from pathlib import Path
 import pytest
 
 import lenet_dist
-from lenet_dist.tracking.environment import TRACKERS
+from lenet_dist.track.environment import TRACKERS
 from tests.commands import loaded_by
 
 PACKAGE = Path(lenet_dist.__file__).parent
 LEVELS = {
     "commands": 7,
-    "benchmarking": 6,
-    "inspection": 5,
-    "training": 4, "reporting": 4, "demonstration": 4,
-    "tracking": 3,
-    "run": 2, "processes": 2,
-    "data": 1, "model": 1, "machine": 1,
+    "benchmark": 6,
+    "preflight": 5,
+    "train": 4, "report": 4, "demo": 4,
+    "track": 3,
+    "run_dir": 2, "distributed": 2,
+    "data": 1, "model": 1,
     "base": 0, "kernels": 0,
 }  # fmt: skip
-BASE = {"config", "exits", "files", "plan", "request", "signals"}
+BASE = {"config", "exits", "files", "plan", "request", "signals", "system"}
+ROOMS = {"train", "track", "report", "preflight", "demo", "benchmark"}
+"""Commands with more than one file: each a package of that name."""
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))
-COMMANDS = {m for m in MODULES if "/" not in m and Path(m).stem not in BASE} - {"__init__.py"}
 
 
 @cache
@@ -41,17 +42,32 @@ def imports(module: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def part_of(path: Path) -> str:
-    """The part that a module of lenet_dist belongs to."""
-    if len(path.parts) > 1:
-        return path.parts[0]
-    return "base" if path.stem in BASE else "commands"
+def part_of(module: str) -> str:
+    """The part that a module of lenet_dist belongs to. A room's own front is a command."""
+    folder, _, name = module.rpartition("/")
+    if folder in ROOMS and name in ("__init__.py", "__main__.py"):
+        return "commands"
+    return folder or ("base" if name.removesuffix(".py") in BASE else "commands")
+
+
+COMMANDS = sorted({m for m in MODULES if part_of(m) == "commands"} - {"__init__.py"})
 
 
 def parts_imported(module: str) -> set[str]:
-    ours = [name.split(".") for name in imports(module) if name.startswith("lenet_dist.")]
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()}
-    return {part_of(Path(n[1]) / "x" if n[1] in folders else Path(n[1])) for n in ours}
+    return {part_of(other) for name in imports(module) if (other := _module_of(name))}
+
+
+def _module_of(name: str) -> str | None:
+    """The module of lenet_dist that an imported name is, or is in."""
+    first, *rest = name.split(".")
+    if first != "lenet_dist" or not rest:
+        return None
+    for count in range(len(rest), 0, -1):
+        stem = "/".join(rest[:count])
+        for module in (f"{stem}.py", f"{stem}/__init__.py"):
+            if module in MODULES:
+                return module
+    return None
 
 
 def importers(library: str) -> set[str]:
@@ -60,66 +76,67 @@ def importers(library: str) -> set[str]:
 
 
 def test_every_module_belongs_to_a_part() -> None:
-    assert {part_of(Path(module)) for module in MODULES} <= LEVELS.keys()
+    assert {part_of(module) for module in MODULES} <= LEVELS.keys()
 
 
 def test_every_command_has_a_main() -> None:
-    for module in MODULES:
-        if part_of(Path(module)) == "commands" and module != "__init__.py":
+    for module in COMMANDS:
+        if not module.endswith("__main__.py"):
             tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
             functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
             assert "main" in functions, f"{module}: a command, or else add it to BASE"
+    assert {f"{room}/__main__.py" for room in ROOMS} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down_only(module: str) -> None:
-    part = part_of(Path(module))
+    part = part_of(module)
     others = parts_imported(module) - {part}
     wrong = {other for other in others if LEVELS[other] >= LEVELS[part]}
     assert not wrong, f"{module} is of {part} and must not know {wrong}"
 
 
 def test_the_walk_sees_what_is_there() -> None:
-    assert {"train.py", "config.py", "training/loop.py"} <= set(MODULES)
-    assert "lenet_dist.training.start.start" in imports("train.py")
-    assert parts_imported("train.py") >= {"base", "processes", "training"}
-    assert "training/gradient_choice.py" in importers("accelerate")
+    assert {"train/__init__.py", "config.py", "train/trainer.py"} <= set(MODULES)
+    assert "lenet_dist.train.start.start_run" in imports("train/__init__.py")
+    assert parts_imported("train/__init__.py") >= {"base", "distributed", "train"}
+    assert "train/trainer.py" in importers("accelerate")
+
+
+def test_no_file_is_longer_than_can_be_read_at_once() -> None:
+    files = [*PACKAGE.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    long = {f.name: n for f in files if (n := len(f.read_text().splitlines())) > 350}
+    assert not long
 
 
 def test_only_what_runs_on_several_processes_and_its_benchmark_know_accelerate() -> None:
-    parts = {part_of(Path(module)) for module in importers("accelerate")}
-    assert parts == {"processes", "training", "inspection", "benchmarking"}
+    parts = {part_of(module) for module in importers("accelerate")}
+    assert parts == {"distributed", "train", "preflight", "benchmark"}
 
 
-def test_only_one_module_of_tracking_and_one_of_reporting_know_wandb() -> None:
+def test_only_one_module_of_track_and_one_of_report_know_wandb() -> None:
     both = importers("wandb") | importers("wandb_workspaces")
-    assert both <= {"tracking/wandb.py", "reporting/wandb_report.py"}
-
-
-@pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_a_command_fits_on_a_screen(command: str) -> None:
-    """It reads the request, calls one thing and gives the exit code."""
-    assert len((PACKAGE / command).read_text(encoding="utf-8").splitlines()) < 80
+    assert both <= {"track/wandb.py", "report/wandb_report.py"}
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
-def test_only_reporting_knows_what_draws(library: str) -> None:
-    assert {part_of(Path(module)) for module in importers(library)} == {"reporting"}
+def test_only_report_knows_what_draws(library: str) -> None:
+    assert {part_of(module) for module in importers(library)} == {"report"}
 
 
-def test_only_reporting_and_the_reader_of_pictures_know_pictures() -> None:
-    outside = {m for m in importers("PIL") if part_of(Path(m)) != "reporting"}
+def test_only_report_and_the_reader_of_pictures_know_pictures() -> None:
+    outside = {m for m in importers("PIL") if part_of(m) != "report"}
     assert outside == {"data/picture.py"}
 
 
 def test_only_the_hubs_class_and_its_card_know_the_hub() -> None:
-    assert importers("huggingface_hub") == {"model/hub.py", "reporting/card.py"}
+    assert importers("huggingface_hub") == {"model/hub.py", "report/card.py"}
 
 
 def test_only_the_trackers_own_process_knows_the_trackers() -> None:
-    ours = {f"lenet_dist.tracking.{name}" for name in TRACKERS}
+    ours = {f"lenet_dist.track.{name}" for name in TRACKERS}
     knowing = {m for m in MODULES if any(n.startswith(tuple(ours)) for n in imports(m))}
-    assert knowing == {"tracking/feed.py"}
+    assert knowing == {"track/feed.py"}
 
 
 @pytest.mark.parametrize("module", ["lenet_dist.config", "lenet_dist.train", "lenet_dist.export"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lenet_dist.exits import RequestError
-from lenet_dist.run.lines import LinesFile, Tail
+from lenet_dist.run_dir.lines import LinesFile, Tail
 
 GOOD = [{"step": step, "kind": "train"} for step in range(4)]
 

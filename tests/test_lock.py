@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from lenet_dist.exits import RequestError
-from lenet_dist.run import lock
+from lenet_dist.run_dir import lock
 from tests.refusing import refuse
 
 HOLD = """
 import sys
 from pathlib import Path
-from lenet_dist.run import lock
+from lenet_dist.run_dir import lock
 lock.hold(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lenet_dist.benchmarking.baselines import DocumentLeNet
+from lenet_dist.benchmark.baselines import DocumentLeNet
 from lenet_dist.exits import RequestError
 from lenet_dist.kernels import native
 from lenet_dist.model import lenet5, weights
-from lenet_dist.model.ema import MovingAverage
+from lenet_dist.model.ema import Ema
 from lenet_dist.model.inference import forward_of
 from lenet_dist.model.lenet5 import LeNet5
 from tests.processes import PATIENCE
@@ -133,7 +133,7 @@ def test_building_leaves_torchs_global_generator_alone() -> None:
 @given(decay=st.sampled_from([0.5, 0.9, 0.99, 0.999]), steps=st.integers(1, 40))
 def test_the_moving_average_is_that_of_a_plain_loop(decay: float, steps: int) -> None:
     weights, generator = torch.zeros(8), torch.Generator().manual_seed(steps)
-    average, expected = MovingAverage(weights, decay), weights.double()
+    average, expected = Ema(weights, decay), weights.double()
     for step in range(1, steps + 1):
         weights.copy_(torch.randn(8, generator=generator))
         average.update(average.share(step))
@@ -144,7 +144,7 @@ def test_the_moving_average_is_that_of_a_plain_loop(decay: float, steps: int) ->
 
 def test_the_moving_average_takes_its_share_from_the_device_too() -> None:
     weights = torch.randn(100)
-    first, second = MovingAverage(weights, 0.9), MovingAverage(weights, 0.9)
+    first, second = Ema(weights, 0.9), Ema(weights, 0.9)
     weights.add_(1)
     first.update(0.25)
     second.update(torch.tensor(0.25))

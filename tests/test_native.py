@@ -17,7 +17,7 @@ from lenet_dist.data import dataset
 from lenet_dist.kernels import native
 from lenet_dist.model import lenet5
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.training.tree_allreduce import tree_sum
+from lenet_dist.train.tree_allreduce import tree_sum
 from tests.test_tree_allreduce import random_rows
 
 MEAN, STD, SMOOTHING = 0.1307, 0.3081, 0.1

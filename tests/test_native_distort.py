@@ -1,4 +1,4 @@
-"""Distortion by the compiled kernel: torch's, to the same bits for any company and threads."""
+"""Augmentation by the compiled kernel: torch's, to the same bits for any company and threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lenet_dist.config import Augment
 from lenet_dist.data import dataset
-from lenet_dist.data.augment import Distortion
+from lenet_dist.data.augment import Augmentation
 from lenet_dist.kernels import native
 from tests.test_native import VARIANTS, all_images, same
 
@@ -25,13 +25,13 @@ AUGMENTS = [
 def distorted(augment: Augment, count: int, **how: Any) -> Tensor:
     ranges = {key: value for key, value in vars(augment).items() if key != "fade"}
     images, ids = all_images().images[:count], torch.arange(count) * 7
-    stream = Distortion(augment, 5).stream(3)
+    stream = Augmentation(augment, 5).stream(3)
     return native.distort(images, ids, **{"stream": stream, "strength": 0.9} | ranges | how)
 
 
 @pytest.mark.parametrize("augment", AUGMENTS)
 def test_the_distortion_is_torchs(augment: Augment) -> None:
-    by_torch = Distortion(augment, 5)
+    by_torch = Augmentation(augment, 5)
     pixels, ids = dataset.pixels(all_images().images[:500]), torch.arange(500) * 7
     expected = by_torch.distort(pixels, ids, by_torch.stream(3), 0.9)
     assert (distorted(augment, 500) - expected).abs().max() < 1e-5
@@ -55,7 +55,7 @@ def test_wide_ranges_and_none_are_torchs_as_well(turn: float, strength: float) -
     augment = Augment(rotate=turn, translate=1, scale=0.5, shear=1, elastic=1)
     down, right = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
     images = (down * 4 + right * 5).byte().expand(50, 28, 28).contiguous()
-    by_torch = Distortion(augment, 5)
+    by_torch = Augmentation(augment, 5)
     expected = by_torch.distort(
         dataset.pixels(images), torch.arange(50), by_torch.stream(0), strength
     )

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from lenet_dist.machine.place import Place
-from lenet_dist.reporting import page
-from lenet_dist.reporting.curves import waits_of
-from lenet_dist.run import reader
-from lenet_dist.tracking import ranks
-from lenet_dist.training.slow_ranks import LINES_IN_A_ROW, SlowRanks
+from lenet_dist.report import page
+from lenet_dist.report.curves import waits_of
+from lenet_dist.run_dir import reader
+from lenet_dist.system import Place
+from lenet_dist.track import rank_times
+from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
 
@@ -29,16 +29,16 @@ def ranks_of(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "ranks.jsonl").read_text().splitlines()]
 
 
-def slow_ranks(*shards: int) -> SlowRanks:
-    return SlowRanks([Place(rank, f"n{rank}", "cpu") for rank in range(len(shards))], shards)
+def stragglers(*shards: int) -> Stragglers:
+    return Stragglers([Place(rank, f"n{rank}", "cpu") for rank in range(len(shards))], shards)
 
 
-def look(slow: SlowRanks, *seconds: float, lines: int = LINES_IN_A_ROW) -> list[str]:
+def look(slow: Stragglers, *seconds: float, lines: int = LINES_IN_A_ROW) -> list[str]:
     return [warning for _ in range(lines) for warning in slow.warnings(seconds)]
 
 
 def test_a_rank_that_is_slow_for_five_lines_is_named_once() -> None:
-    slow = slow_ranks(4, 4, 4, 4)
+    slow = stragglers(4, 4, 4, 4)
     assert not look(slow, 1, 1, 1.6, 1, lines=LINES_IN_A_ROW - 1)
     (warning,) = look(slow, 1, 1, 1.6, 1, lines=1)
     assert warning.startswith("rank 2 on n2 (cpu) is slow") and "1.6 times" in warning
@@ -47,13 +47,13 @@ def test_a_rank_that_is_slow_for_five_lines_is_named_once() -> None:
 
 
 def test_steps_too_short_for_the_clock_are_no_error() -> None:
-    assert not look(slow_ranks(4, 4, 4), 0, 0, 0)
-    (warning,) = look(slow_ranks(4, 4, 4), 0, 1, 0)
+    assert not look(stragglers(4, 4, 4), 0, 0, 0)
+    (warning,) = look(stragglers(4, 4, 4), 0, 1, 0)
     assert warning.startswith("rank 1 ")
 
 
 def test_lines_must_be_slow_in_a_row() -> None:
-    slow = slow_ranks(4, 4)
+    slow = stragglers(4, 4)
     for _ in range(10):
         assert not look(slow, 1, 2, lines=LINES_IN_A_ROW - 1) + look(slow, 1, 1.4, lines=1)
     assert look(slow, 1, 2)
@@ -70,7 +70,7 @@ def test_lines_must_be_slow_in_a_row() -> None:
     ],
 )
 def test_more_work_is_not_slowness(shards: tuple[int, ...], seconds: tuple[float, ...]) -> None:
-    assert not look(slow_ranks(*shards), *seconds, lines=50)
+    assert not look(stragglers(*shards), *seconds, lines=50)
 
 
 @pytest.mark.parametrize(("world_size", "reduction"), [(1, "fixed"), (3, "fixed"), (2, "ddp")])
@@ -142,15 +142,15 @@ def test_of_many_ranks_the_page_shows_the_slowest_and_the_spread(uninterrupted: 
 def test_trackers_are_told_the_ranks_of_a_train_line_in_milliseconds_a_step() -> None:
     train, test = {"kind": "train", "step": 50}, {"kind": "test", "step": 50}
     of_ranks = {"step": 50, "steps": 50, "computed": [1.0, 2.0, 1.5], "waited": [1.0, 0.0, 0.5]}
-    joined, other, unknown = ranks.with_ranks([train, test, train | {"step": 60}], [of_ranks])
-    told = ranks.numbers(joined)
+    joined, other, unknown = rank_times.with_ranks([train, test, train | {"step": 60}], [of_ranks])
+    told = rank_times.numbers(joined)
     assert told["ranks/slowest"] == 1 and told["ranks/computed_ms/slowest"] == 40
     assert told["ranks/computed_ms/median"] == 30 and told["ranks/waited_ms/median"] == 10
     assert [told[f"ranks/computed_ms/rank_{rank}"] for rank in range(3)] == [20, 40, 30]
     assert [told[f"ranks/waited_ms/rank_{rank}"] for rank in range(3)] == [20, 0, 10]
-    assert ranks.numbers(other) == ranks.numbers(unknown) == {}
+    assert rank_times.numbers(other) == rank_times.numbers(unknown) == {}
     many = of_ranks | {"computed": [1.0] * 17, "waited": [0.0] * 17}
-    assert len(ranks.numbers(train | {"ranks": many})) == 4
+    assert len(rank_times.numbers(train | {"ranks": many})) == 4
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist import config as configuration
 from lenet_dist import report
+from lenet_dist.config import to_yaml
 from lenet_dist.exits import RequestError
-from lenet_dist.reporting import page
+from lenet_dist.report import page
 from lenet_dist.request import load
-from lenet_dist.run import reader
+from lenet_dist.run_dir import reader
 from tests.commands import command, forked, loaded_by, refusal
 from tests.outcome import outcome, result
 from tests.pages import altered, html_of, page_of
@@ -87,7 +87,7 @@ def test_the_command_has_every_key_that_is_not_at_its_default(
     uninterrupted: Job, tmp_path: Path, override: str
 ) -> None:
     asked = load(uninterrupted.directory / "config.yaml", [override])
-    directory = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    directory = altered(uninterrupted.directory, tmp_path, config=to_yaml(asked))
     words = shlex.split(page.rerun_command(reader.read(directory)))
     again = load(None, [*words[4:], f"run.name={asked.run.name}"])
     assert again == asked
@@ -97,7 +97,7 @@ def test_under_ddp_the_command_has_the_number_of_processes(
     several: list[Path], tmp_path: Path
 ) -> None:
     asked = load(several[1] / "config.yaml", ["train.reduction=ddp"])
-    directory = altered(several[1], tmp_path, config=configuration.to_yaml(asked))
+    directory = altered(several[1], tmp_path, config=to_yaml(asked))
     shown = page.rerun_command(reader.read(directory))
     assert shown.startswith("torchrun --nproc-per-node 2 -m lenet_dist.train ")
 
@@ -133,7 +133,7 @@ def test_without_the_images_the_page_says_which_are_missing(
     # data.download is true: it must not try.
     overrides = ["data.name=mnist", f"data.root={tmp_path}/nothing"]
     asked = load(uninterrupted.directory / "config.yaml", overrides)
-    copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    copy = altered(uninterrupted.directory, tmp_path, config=to_yaml(asked))
     shown = page_of(copy)
     assert "Pictures None: data.name=mnist" in shown and f"{tmp_path}/nothing" in shown
     assert not (tmp_path / "nothing").exists()
@@ -143,7 +143,7 @@ def test_without_the_images_the_page_says_which_are_missing(
 
 def test_classes_that_are_not_numbers_have_their_names(uninterrupted: Job, tmp_path: Path) -> None:
     asked = load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
-    copy = altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked))
+    copy = altered(uninterrupted.directory, tmp_path, config=to_yaml(asked))
     shown = page_of(copy)
     assert "LeNet-5 on Fashion-MNIST" in shown and "9 ankle boot" in shown
 
@@ -167,7 +167,7 @@ def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_
     evil = "<script>alert(1)</script>"
     asked = load(uninterrupted.directory / "config.yaml", [f'wandb.group="{evil}"'])
     html = page.of_run(
-        reader.read(altered(uninterrupted.directory, tmp_path, config=configuration.to_yaml(asked)))
+        reader.read(altered(uninterrupted.directory, tmp_path, config=to_yaml(asked)))
     )
     assert "<script" not in html and evil in unescape(html)
 
@@ -301,14 +301,14 @@ def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: J
 
 
 def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
-    modules = ("lenet_dist.training.loop", "lenet_dist.reporting.page")
+    modules = ("lenet_dist.train.trainer", "lenet_dist.report.page")
     loaded = {module: loaded_by(f"import {module}") for module in modules}
-    assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.training.loop"]
-    assert not {"accelerate", "wandb"} & loaded["lenet_dist.reporting.page"]
+    assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.train.trainer"]
+    assert not {"accelerate", "wandb"} & loaded["lenet_dist.report.page"]
 
 
 @pytest.mark.processes
 def test_a_notebooks_backend_for_matplotlib_does_not_break_the_report() -> None:
     backend = {"MPLBACKEND": "module://of_a_notebook.backend_inline"}
-    done = command("python", "-c", "import lenet_dist.reporting.plots", environment=backend)
+    done = command("python", "-c", "import lenet_dist.report.plots", environment=backend)
     assert (done.returncode, done.stderr) == (0, "")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.reporting import page, plots
-from lenet_dist.run import reader
+from lenet_dist.report import page, plots
+from lenet_dist.run_dir import reader
 from tests.browser import Browser, fetch_axe
 
 

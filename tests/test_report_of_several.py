@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.reporting import page
-from lenet_dist.run import reader
+from lenet_dist.report import page
+from lenet_dist.run_dir import reader
 from tests.outcome import result
 from tests.pages import altered, page_of
 from tests.processes import Job

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lenet_dist.distributed.accelerator import peer_watch
 from lenet_dist.exits import LostProcess, NodeError
-from lenet_dist.processes.accelerator import peer_watch
 from tests.commands import command
 from tests.outcome import outcome, world_sizes
 from tests.processes import Job, Jobs

@@ -197,7 +197,7 @@ def test_shares_that_differ_are_in_order_with_padding_at_their_ends(
         torch.arange(2 * batch_size), batch_size=batch_size, seed=3, first_step=0, last_step=5
     )
     shares = [len(by_rank) * size for by_rank in partition(shards, world_size)]
-    padded: Any = sampler.DealtBatches(steps, shares)
+    padded: Any = sampler.PartitionedBatches(steps, shares)
     assert len(padded) == 5
     by_rank: list[list[Tensor]] = [
         list(BatchSamplerShard(padded, world_size, rank, split_batches=True, even_batches=False))

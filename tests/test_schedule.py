@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lenet_dist.config import Schedule
-from lenet_dist.training.schedule import learning_rate
+from lenet_dist.train.schedule import learning_rate
 from tests.properties import PROPERTY
 
 NAMES = st.sampled_from(["constant", "cosine", "one_cycle"])

@@ -14,18 +14,17 @@ from torch.amp import GradScaler
 
 from docs.your_own import ResNet
 from lenet_dist.data import dataset
-from lenet_dist.machine.clock import Clock
 from lenet_dist.request import load
-from lenet_dist.training import state as states
-from lenet_dist.training.shard_gradients import (
+from lenet_dist.train.clock import Clock
+from lenet_dist.train.shard_gradients import (
     COUNTS,
     ManyAtOnce,
     NativeKernel,
     OneByOne,
     is_bit_equal,
 )
-from lenet_dist.training.state import TrainState
-from lenet_dist.training.task import LENET5, Task
+from lenet_dist.train.state import TrainState, build_state
+from lenet_dist.train.task import LENET5, Task
 from tests.tasks import Dropout, Transformer
 
 MODELS = {
@@ -48,7 +47,7 @@ def fresh_accelerator() -> Iterator[None]:
 
 def state_of(task: Task, precision: str = "no") -> TrainState:
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
-    return states.build(task, CONFIG, accelerator, Clock(0.0), capturable=False)
+    return build_state(task, CONFIG, accelerator, Clock(0.0), capturable=False)
 
 
 def samples(count: int, first: int = 0) -> tuple[Tensor, Tensor]:

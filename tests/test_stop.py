@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torchvision import datasets
 
 from lenet_dist import exits, train
-from lenet_dist.processes.stop import Action, Agreement, StopRequest
+from lenet_dist.distributed.stop import Action, StopConsensus, StopRequest
 from lenet_dist.signals import heard
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
@@ -221,7 +221,7 @@ class Together:
             return gathered
 
         here = SimpleNamespace(num_processes=len(self.paces), device="cpu")
-        agreement = Agreement(self.requests[rank], cast(Accelerator, here), gather)
+        agreement = StopConsensus(self.requests[rank], cast(Accelerator, here), gather)
         agreed = []
         for step in range(first, first + count):
             time.sleep(self.paces[rank](step))

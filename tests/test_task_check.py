@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from lenet_dist.data.dataset import Batch
 from lenet_dist.exits import RequestError
-from lenet_dist.training.optimizer import check_own
-from lenet_dist.training.task import Task, cross_entropy
-from lenet_dist.training.task_check import check_labels, check_model, check_task
+from lenet_dist.train.optimizer import check_own_optimizer
+from lenet_dist.train.task import Task, cross_entropy
+from lenet_dist.train.task_check import check_forward, check_labels, check_model
 
 SAMPLES = Batch(
     torch.randint(0, 256, (16, 8, 8), dtype=torch.uint8), torch.arange(16) % 4, torch.arange(16)
@@ -54,13 +54,13 @@ def test_what_keeps_the_rules_passes() -> None:
     for layer in (nn.GroupNorm(2, 6), nn.LayerNorm(6), nn.BatchNorm1d(6).eval()):
         model = Layers(layer)
         check_model(model)
-        traits = check_task(model, model, cross_entropy, SAMPLES)
+        traits = check_forward(model, model, cross_entropy, SAMPLES)
         assert (traits.classes, traits.draws_random_numbers) == (4, False)
 
 
 def test_a_model_that_draws_random_numbers_is_known_and_torchs_generator_stays() -> None:
     model, before = Layers(nn.Dropout(0.5)), torch.get_rng_state()
-    assert check_task(model, model, cross_entropy, SAMPLES).draws_random_numbers
+    assert check_forward(model, model, cross_entropy, SAMPLES).draws_random_numbers
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -90,7 +90,7 @@ def test_a_parameter_of_another_type_is_refused_by_its_name() -> None:
 )
 def test_a_model_that_breaks_a_rule_is_refused(model: nn.Module, said: str) -> None:
     with pytest.raises(RequestError, match=said):
-        check_task(model, model, cross_entropy, SAMPLES)
+        check_forward(model, model, cross_entropy, SAMPLES)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_sum_is_refused(
 ) -> None:
     model = Layers(nn.Identity())
     with pytest.raises(RequestError, match=said):
-        check_task(model, model, loss, SAMPLES)
+        check_forward(model, model, loss, SAMPLES)
 
 
 def test_a_label_without_a_logit_is_refused() -> None:
@@ -120,11 +120,13 @@ def test_a_label_without_a_logit_is_refused() -> None:
 def test_a_parameter_that_the_tasks_optimizer_leaves_out_is_named() -> None:
     model = Layers(nn.Identity())
     trainable = dict(model.named_parameters())
-    check_own(torch.optim.SGD(model.parameters(), 0.1), trainable)
+    check_own_optimizer(torch.optim.SGD(model.parameters(), 0.1), trainable)
     with pytest.raises(RequestError, match=r"leaves out the parameter first\.bias"):
-        check_own(torch.optim.SGD([model.first.weight, *model.last.parameters()], 0.1), trainable)
+        check_own_optimizer(
+            torch.optim.SGD([model.first.weight, *model.last.parameters()], 0.1), trainable
+        )
     with pytest.raises(RequestError, match=r"gives no .* but NoneType"):
-        check_own(None, trainable)
+        check_own_optimizer(None, trainable)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenet_dist.training.threads import has_bits_of_one, one_thread
+from lenet_dist.train.threads import has_bits_of_one, one_thread
 
 
 def other_bits_on_more_than(most: int) -> Tensor:

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lenet_dist.exits import RequestError
 from lenet_dist.request import load
-from lenet_dist.tracking.environment import active_trackers
+from lenet_dist.track.environment import active_trackers
 from tests.commands import command
 from tests.outcome import check_harmless, read_lines
 from tests.processes import TRAIN_STEPS, Job, Jobs

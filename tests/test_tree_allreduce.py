@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lenet_dist.plan import partition
-from lenet_dist.training.local_sums import parts
-from lenet_dist.training.stopwatch import Stopwatch
-from lenet_dist.training.tree_allreduce import (
+from lenet_dist.train.local_sums import parts
+from lenet_dist.train.stopwatch import Stopwatch
+from lenet_dist.train.tree_allreduce import (
     TreeAllReduce,
     blocks,
     merge_siblings,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.machine import versions
+from lenet_dist import system
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with one commit, as if this package were there."""
     root = tmp_path / "checkout"
     commit(root)
-    monkeypatch.setattr(versions, "__file__", str(root / "lenet_dist" / "machine" / "versions.py"))
+    monkeypatch.setattr(system, "__file__", str(root / "lenet_dist" / "system.py"))
     return root
 
 
@@ -40,7 +40,7 @@ def test_variables_that_name_another_repository_are_not_followed(
     expected, other = head(checkout), commit(tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
-    assert versions.git_commit() == expected != other
+    assert system.git_commit() == expected != other
 
 
 def test_a_checkout_of_another_owner_has_its_commit(checkout: Path) -> None:
@@ -49,4 +49,4 @@ def test_a_checkout_of_another_owner_has_its_commit(checkout: Path) -> None:
     expected = head(checkout)
     for path in (checkout, *checkout.rglob("*")):
         shutil.chown(path, 12345)
-    assert versions.git_commit() == expected
+    assert system.git_commit() == expected

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lenet_dist.tracking.environment import settle_environment
+from lenet_dist.track.environment import settle_environment
 from tests.commands import command, forked, refusal
 from tests.follower import family, has_segment, hold, hold_until, let_go_when
 from tests.outcome import check_harmless, result

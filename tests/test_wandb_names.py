@@ -52,10 +52,10 @@ def test_a_server_that_takes_no_artifact_gets_the_history_and_the_end(
 
 FROM_NETRC = """
 import os, sys
-from lenet_dist.tracking.environment import settle_environment
+from lenet_dist.track.environment import settle_environment
 from pathlib import Path
 settle_environment(Path(sys.argv[1]))
-from lenet_dist.tracking.wandb import _mode_of_wandbs_own
+from lenet_dist.track.wandb import _mode_of_wandbs_own
 print(*_mode_of_wandbs_own())
 """
 

@@ -19,19 +19,16 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_dist.data.dataset import Images
+from lenet_dist.distributed.accelerator import peer_watch
 from lenet_dist.exits import NodeError
-from lenet_dist.machine.clock import Clock
 from lenet_dist.plan import validate
-from lenet_dist.processes.accelerator import peer_watch
 from lenet_dist.request import load
-from lenet_dist.training import optimizer as optimizers
-from lenet_dist.training import state as states
-from lenet_dist.training.local_sums import LocalSums
-from lenet_dist.training.shard_gradients import COUNTS, ManyAtOnce
-from lenet_dist.training.step import ShardedGradient, TrainStep
-from lenet_dist.training.stopwatch import Stopwatch
-from lenet_dist.training.task import LENET5
-from lenet_dist.training.tree_allreduce import TreeAllReduce
+from lenet_dist.train.clock import Clock
+from lenet_dist.train.optimizer import build_optimizer
+from lenet_dist.train.state import build_state
+from lenet_dist.train.stopwatch import Stopwatch
+from lenet_dist.train.task import LENET5
+from tests.bare_trainer import bare_trainer
 from tests.commands import command
 
 GPU = torch.device("meta")
@@ -72,25 +69,18 @@ def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
     numberless: None, optimizer: str, shards: int
 ) -> None:
     settings = ["data.name=synthetic", f"optimizer.name={optimizer}", f"train.shards={shards}"]
-    distorted = ["augment.elastic=0.05", "augment.shear=0.1", "augment.fade=0.5"]
-    config = load(None, [*settings, *distorted, "train.clip_norm=1"])
+    augmented = ["augment.elastic=0.05", "augment.shear=0.1", "augment.fade=0.5"]
+    config = load(None, [*settings, *augmented, "train.clip_norm=1", "compute.audit_every=0"])
     plan = validate(config, 1)
     with GPU:
         images = Images(torch.zeros(9000, 28, 28, dtype=torch.uint8), torch.zeros(9000).long())
         ids = torch.zeros(plan.batch_size, dtype=torch.int64)
-        state = states.build(LENET5, config, on_gpu(), Clock(0.0), capturable=True)
-    width = state.flat.numel() + COUNTS
-    all_reduce = TreeAllReduce(
-        plan.shards_by_rank, 0, width, lambda rows: rows, Stopwatch(torch.device("cpu"))
-    )
-    local_sums = LocalSums(plan, ManyAtOnce(state, LENET5.loss, config, 16, size=16))
-    sharded = ShardedGradient(plan.shards_by_rank[0], local_sums, all_reduce)
-    step = TrainStep(plan, state, sharded)
-    step.set_numbers(0)
-    step.take(images.batch_of(ids), 0)  # The first step makes what is kept.
+        state = build_state(LENET5, config, on_gpu(), Clock(0.0), capturable=True)
+        trainer = bare_trainer(plan, on_gpu(), state, Stopwatch(torch.device("cpu")), ids)
+    # The first step makes what is kept.
+    trainer.train_step(images.batch_of(ids), 0, trainer.step_params.set(0))
     with OnlyOnGpu():
-        step.set_numbers(1)
-        stats = step.take(images.batch_of(ids), 1)
+        stats = trainer.train_step(images.batch_of(ids), 1, trainer.step_params.set(1))
     assert all(number.shape == () for number in stats)
 
 
@@ -104,7 +94,7 @@ def on_gpu() -> Accelerator:
 def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped() -> None:
     config = load(None, ["optimizer.name=sgd", "optimizer.weight_decay=0"]).optimizer
     weights = torch.nn.Parameter(torch.zeros(1000))
-    sgd: Any = optimizers.build(config, {}, weights, skips=True)
+    sgd: Any = build_optimizer(config, {}, weights, skips=True)
     for found_inf in (1.0, 0.0):
         weights.grad = torch.ones(1000)
         sgd.grad_scale, sgd.found_inf = None, torch.tensor(found_inf)
@@ -123,7 +113,7 @@ def test_processes_with_the_same_gpu_are_told_so_and_not_that_one_was_lost() -> 
 @pytest.mark.processes
 def test_no_variable_has_products_of_matrices_rounded_to_tf32() -> None:
     script = (
-        "import torch; from lenet_dist.processes import accelerator; accelerator._set_up_gpu();"
+        "import torch; from lenet_dist.distributed import accelerator; accelerator._set_up_gpu();"
         "print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.fp32_precision)"
     )
     variable = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}

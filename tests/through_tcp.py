@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 
 from lenet_dist import train
-from lenet_dist.training import job
+from lenet_dist.train import trainer
 
 
 def main(arguments: list[str]) -> None:
     """Train as asked, and say how rows are gathered."""
     del os.memfd_create
-    gather_of = job.gather_of
+    choose_gather = trainer.choose_gather
 
     def and_say(*how: object) -> object:
-        gather = gather_of(*how)  # type: ignore[arg-type]
+        gather = choose_gather(*how)  # type: ignore[arg-type]
         print("through Accelerate" if "Accelerator" in repr(gather) else "through memory")
         return gather
 
-    job.gather_of = and_say  # type: ignore[assignment]
+    trainer.choose_gather = and_say  # type: ignore[assignment]
     train.main(arguments)

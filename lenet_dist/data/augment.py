@@ -1,4 +1,4 @@
-"""Distortion of a batch, each image by random numbers of its own."""
+"""Augmentation of a batch, each image by random numbers of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FIRST_ELASTIC = 2**40
 """Elastic draws use counters past all others, so the other draws are the same with or without."""
 
 
-class Distortion:
+class Augmentation:
     """Rotation, shift, scale, shear and elastic distortion, by (seed, epoch, sample id)."""
 
     def __init__(self, config: Augment, seed: int) -> None:
@@ -45,18 +45,18 @@ class Distortion:
         images: Tensor,
         ids: Tensor,
         stream: int | Tensor,
-        strength: float | Tensor = 1.0,
+        magnitude: float | Tensor = 1.0,
     ) -> Tensor:
-        """Distort by the epoch's `stream`, with all ranges multiplied by `strength` in [0, 1].
+        """Distort by the epoch's `stream`, with all ranges multiplied by `magnitude` in [0, 1].
 
         Both are numbers, or scalars on the images' device.
         """
         if self.is_identity:
             return images
         height, width = images.shape[2:]
-        places = _places(self._matrices(ids, stream, strength).to(images.dtype), height, width)
+        places = _places(self._matrices(ids, stream, magnitude).to(images.dtype), height, width)
         if self.config.elastic:
-            _add_smooth(places, self._knots(ids, stream, strength).to(images.dtype))
+            _add_smooth(places, self._knots(ids, stream, magnitude).to(images.dtype))
         grid = places.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
@@ -64,9 +64,9 @@ class Distortion:
         """Sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
         return self._matrices(ids, self.stream(epoch), 1.0)
 
-    def _matrices(self, ids: Tensor, stream: int | Tensor, strength: float | Tensor) -> Tensor:
+    def _matrices(self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor) -> Tensor:
         counters = ids[:, None] * _DRAWS + torch.arange(_DRAWS, device=ids.device)
-        draws = (counter.uniform(stream, counters) * 2 - 1) * strength
+        draws = (counter.uniform(stream, counters) * 2 - 1) * magnitude
         angle, right, down, scale, shear = draws.unbind(1)
         angle = angle * math.radians(self.config.rotate)
         size = 1 + scale * self.config.scale
@@ -78,17 +78,17 @@ class Distortion:
         second_row = [sine, sine * shear + cosine, down * shift]
         return torch.stack(first_row + second_row, 1).view(-1, 2, 3)
 
-    def _knots(self, ids: Tensor, stream: int | Tensor, strength: float | Tensor) -> Tensor:
+    def _knots(self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor) -> Tensor:
         """Shifts (right, down) of a coarse grid's points [n, 2, knots, knots], float64."""
         counters = ids[:, None] * _ELASTIC_DRAWS + torch.arange(_ELASTIC_DRAWS, device=ids.device)
-        draws = (counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1) * strength
+        draws = (counter.uniform(stream, counters + _FIRST_ELASTIC) * 2 - 1) * magnitude
         # An image is 2 wide in these coordinates, so a fraction of its side counts twice.
         return (2 * self.config.elastic * draws).view(-1, 2, _KNOTS, _KNOTS)
 
 
 def check(config: Augment, inputs: Tensor) -> None:
     """Raise RequestError if the config asks to distort inputs that are no images [n, c, h, w]."""
-    if inputs.dim() != 4 and not Distortion(config, 0).is_identity:
+    if inputs.dim() != 4 and not Augmentation(config, 0).is_identity:
         names = ("rotate", "translate", "scale", "shear", "elastic")
         off = " ".join(f"augment.{name}=0" for name in names if getattr(config, name))
         raise RequestError(
@@ -97,11 +97,11 @@ def check(config: Augment, inputs: Tensor) -> None:
         )
 
 
-def strength(config: Augment, epoch: int, epochs: int) -> float:
-    """The strength of distortion in `epoch` (from 0) of `epochs`: from 1 down to 0 in the last.
+def magnitude(config: Augment, epoch: int, epochs: int) -> float:
+    """The magnitude of augmentation in `epoch` (from 0) of `epochs`: from 1 down to 0 in the last.
 
     Test images are not distorted, so training ends on undistorted images. Without ``fade`` the
-    strength is 1 throughout.
+    magnitude is 1 throughout.
     """
     if not config.fade:
         return 1.0

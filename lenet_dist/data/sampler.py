@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_convert
 
 from lenet_dist.data import counter
 
@@ -31,7 +33,7 @@ def _permutation(stream: int, places: Tensor) -> Tensor:
 class GlobalBatches:
     """The ids of the global batch of each step in [first_step, last_step), for a DataLoader.
 
-    Accelerate cuts each into the processes' shares, so it must know the global `batch_size`. There
+    Accelerate cuts each into the processes' parts, so it must know the global `batch_size`. There
     is no state: a resume just asks for other steps. Every epoch has only whole batches.
     """
 
@@ -60,21 +62,36 @@ class GlobalBatches:
         return map(self.of_step, range(self.first_step, self.last_step))
 
 
-class DealtBatches:
-    """Global batches of which process number r gets the next `shares[r]` samples, for a DataLoader.
+def loader(
+    samples: Dataset[Any], batches: GlobalBatches, samples_by_rank: Sequence[int]
+) -> DataLoader[Any]:
+    """A loader of global batches, of which Accelerate gives each process its part."""
+    batch_ids: Any = PartitionedBatches(batches, samples_by_rank)
+    return DataLoader(
+        samples,
+        batch_sampler=batch_ids,
+        collate_fn=default_convert,  # The data set gives whole batches.
+        generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
+    )
 
-    Accelerate cuts a batch evenly, so smaller shares are padded with the id 0. It fetches an image
+
+class PartitionedBatches:
+    """Global batches of which rank r gets the next `samples_by_rank[r]` samples.
+
+    Accelerate cuts a batch evenly, so smaller parts are padded with the id 0. It fetches an image
     like any other id, but the image is never used.
     """
 
     drop_last = True
 
-    def __init__(self, batches: GlobalBatches, shares: Sequence[int]) -> None:
+    def __init__(self, batches: GlobalBatches, samples_by_rank: Sequence[int]) -> None:
         self.batches = batches
-        self.batch_size = len(shares) * max(shares)
-        """Empty places included."""
-        ends = torch.tensor(shares).cumsum(0)
-        places = torch.arange(max(shares)) + (ends - torch.tensor(shares))[:, None]
+        self.batch_size = len(samples_by_rank) * max(samples_by_rank)
+        """Padding included."""
+        ends = torch.tensor(samples_by_rank).cumsum(0)
+        places = (
+            torch.arange(max(samples_by_rank)) + (ends - torch.tensor(samples_by_rank))[:, None]
+        )
         places[places >= ends[:, None]] = -1  # The id that is added at the end.
         self.places = places.flatten().to(batches.ids.device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-class MovingAverage:
+class Ema:
     """The moving average of flat weights [P]: `mean` [P]."""
 
     def __init__(self, weights: Tensor, decay: float) -> None:
@@ -13,13 +13,14 @@ class MovingAverage:
         self.mean = self.weights.clone()
         self.decay = decay
 
-    def share(self, step: int) -> float:
-        """The share of the weights after step number `step` (from 1) in the mean.
+    def weight(self, step: int) -> float:
+        """The weight in the mean of the parameters after step number `step` (from 1).
 
         The decay warms up, so that the random first weights are soon forgotten.
         """
         return 1 - min(self.decay, (1 + step) / (10 + step))
 
-    def update(self, share: float | Tensor) -> None:
-        """Add the present weights to the mean by `share`, a number or a scalar on the device."""
-        self.mean.lerp_(self.weights, share)
+    def update(self, weight: float | Tensor) -> None:
+        """Move the mean towards the present parameters by `weight`, a number or a scalar on the
+        device."""
+        self.mean.lerp_(self.weights, weight)

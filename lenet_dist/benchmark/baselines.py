@@ -1,0 +1,282 @@
+"""What a user would write instead of this job, each as its own documentation teaches it.
+
+Run as a program, it takes one trial: python -m lenet_dist.benchmark.baselines NAME DATA FOLDER
+BATCH_SIZE STEPS. MNIST's files are in DATA/MNIST/raw; FOLDER gets a result.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+T = TypeVar("T")
+MFLOP_PER_IMAGE = 2.26
+"""Forward: 2 for each of the layers' 416,520 multiplications with their additions. Backward: twice
+as many again, without C1's for a gradient of the pixels, which nobody needs."""
+
+_LEARNING_RATE = 0.001
+_WARM_UP_STEPS = 10
+_ACCURACY = 0.99
+
+
+@dataclass
+class Trial:
+    """What to measure: `steps` steps of a batch size, after some others that are not timed."""
+
+    data: Path
+    folder: Path
+    batch_size: int
+    steps: int
+    _seconds: float = 0.0
+    """Between steps 0 and `steps`; until then, when step 0 was done."""
+    _step: int = -_WARM_UP_STEPS
+
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
+        """An epoch's batches, up to the last step."""
+        for batch in loader:
+            yield batch
+            self.step_done()
+            if self.is_over:
+                return
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last step is done."""
+        return self._step >= self.steps
+
+    def step_done(self) -> None:
+        """Count a step; the clock starts after the last that warms up."""
+        self._step += 1
+        if self._step in (0, self.steps):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._seconds = time.perf_counter() - self._seconds
+
+    def result(self) -> dict[str, float]:
+        """The speed, by its name in result.json."""
+        return {"samples_per_second": self.steps * self.batch_size / self._seconds}
+
+
+def document_loop(trial: Trial) -> dict[str, float]:
+    """The loop of the document this project grew from, to the letter: it loads single images."""
+    model, optimizer = DocumentLeNet(), None
+    loader = _train_loader(trial)
+    while not trial.is_over:
+        optimizer = _train_as_the_document(model, optimizer, trial.batches(loader), trial)
+    return trial.result()
+
+
+def document_loop_to_accuracy(trial: Trial) -> dict[str, Any]:
+    """The document's loop until it reaches 99.0% on the test images, tried after each epoch."""
+    test_loader = DataLoader(_torchvision_mnist(trial, train=False), batch_size=1000)
+    loader = _train_loader(trial)
+    model, optimizer = DocumentLeNet(), None
+    tested_seconds = accuracy = 0.0
+    while accuracy < _ACCURACY and not trial.is_over:
+        optimizer = _train_as_the_document(model, optimizer, trial.batches(loader), trial)
+        began = time.perf_counter()
+        accuracy = _count_correct(model, test_loader) / 10_000
+        tested_seconds += time.perf_counter() - began
+    return {"tested_seconds": tested_seconds, "test": {"accuracy": accuracy}}
+
+
+def document_evaluation(trial: Trial) -> dict[str, float]:
+    """The document's evaluation, over torchvision's MNIST."""
+    loader = DataLoader(_torchvision_mnist(trial, train=False), batch_size=trial.batch_size)
+    model = DocumentLeNet().to(_device())
+    while not trial.is_over:
+        _count_correct(model, trial.batches(loader))
+    return {"evaluated_per_second": trial.result()["samples_per_second"]}
+
+
+def accelerate_loop(trial: Trial) -> dict[str, float]:
+    """Accelerate as its examples teach it, over torchvision's MNIST."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    train_loader = _train_loader(trial)
+    model = DocumentLeNet()
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
+    while not trial.is_over:
+        model.train()
+        for inputs, targets in trial.batches(train_loader):
+            outputs = model(inputs)
+            loss = F.cross_entropy(outputs, targets)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+    return trial.result()
+
+
+def bare_loop(trial: Trial) -> dict[str, float]:
+    """PyTorch's own layers and autograd over float batches that lie in memory, and nothing else:
+    no shuffling, no augmentation, no metrics, no checkpoints."""
+    batches = _batches_in_memory(trial)
+    model = DocumentLeNet().to(_device())
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
+    while not trial.is_over:
+        for x, y in trial.batches(batches):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return trial.result()
+
+
+def arithmetic_limit(trial: Trial) -> dict[str, float]:
+    """Images a second if training were nothing but matrix products at this machine's best rate."""
+    from lenet_dist.preflight.device import gigaflops
+
+    return {"samples_per_second": gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
+
+
+def gradients_alone(trial: Trial) -> dict[str, float]:
+    """The job's gradients of 16 shards, over batches that lie in memory."""
+    from accelerate import Accelerator
+
+    from lenet_dist.config import Config
+    from lenet_dist.kernels import native
+    from lenet_dist.train import state
+    from lenet_dist.train.clock import Clock
+    from lenet_dist.train.shard_gradients import ManyAtOnce, NativeKernel
+    from lenet_dist.train.task import LENET5
+
+    config, accelerator = Config(), Accelerator()
+    config.train.batch_size = trial.batch_size
+    initial = state.build(LENET5, config, accelerator, Clock(0.0), capturable=False)
+    is_native = native.variant() and accelerator.device.type == "cpu"
+    gradients_of = (
+        NativeKernel(initial, config)
+        if is_native
+        else ManyAtOnce(initial, LENET5.loss, config, 16, size=16)
+    )
+    batches = _batches_in_memory(trial)
+    while not trial.is_over:
+        for x, y in trial.batches(batches):
+            gradients_of(x, y, range(16), 0)
+    return trial.result()
+
+
+BASELINES: dict[str, Callable[[Trial], dict[str, Any]]] = {
+    baseline.__name__: baseline
+    for baseline in (
+        document_loop, document_loop_to_accuracy, document_evaluation, accelerate_loop, bare_loop,
+        arithmetic_limit, gradients_alone,
+    )
+}  # fmt: skip
+
+
+class DocumentLeNet(nn.Module):
+    """LeNet-5 as the document writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.C1 = nn.Conv2d(in_channels=1, out_channels=6, kernel_size=5, stride=1, padding=2)
+        self.R1 = nn.ReLU()
+        self.S2 = nn.MaxPool2d(kernel_size=2)
+        self.C3 = nn.Conv2d(6, 16, 5, 1, 0)
+        self.R2 = nn.ReLU()
+        self.S4 = nn.MaxPool2d(2)
+        self.C5 = nn.Conv2d(16, 120, 5, 1, 0)
+        self.R3 = nn.ReLU()
+        self.F6 = nn.Linear(in_features=120, out_features=84)
+        self.R4 = nn.ReLU()
+        self.OUT = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.S2(self.R1(self.C1(x)))
+        x = self.S4(self.R2(self.C3(x)))
+        x = self.R3(self.C5(x))
+        x = x.view(x.size(0), -1)
+        x = self.R4(self.F6(x))
+        return self.OUT(x)
+
+
+def _train_as_the_document(
+    model: nn.Module, optimizer: Any, train_loader: Iterable[Any], trial: Trial
+) -> torch.optim.Optimizer:
+    """One epoch of it, printed lines and all."""
+    loss_function = nn.CrossEntropyLoss()
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    torch.set_grad_enabled(True)
+    model.train()
+    running_loss = 0.0
+    acc: Any = 0.0
+    for step, data in enumerate(train_loader):
+        x, y = data
+        optimizer.zero_grad()
+        y_pred = model(x.to(device, torch.float))
+        loss = loss_function(y_pred, y.to(device, torch.long))
+        loss.backward()
+
+        running_loss += float(loss.data.cpu())
+        pred = y_pred.argmax(dim=1)
+        acc += (pred.data.cpu() == y.data).sum()
+
+        if step % 100 == 99:
+            loss_avg = running_loss / (step + 1)
+            acc_avg = float(acc / ((step + 1) * trial.batch_size))
+            print(f"step {step + 1} | {loss_avg:.4f} |{acc_avg:.4f}")
+
+        optimizer.step()
+    return optimizer
+
+
+def _count_correct(model: nn.Module, batches: Iterable[Any]) -> int:
+    device = _device()
+    model.eval()
+    correct = 0
+    with torch.no_grad():
+        for x, y in batches:
+            predictions = model(x.to(device)).argmax(dim=1)
+            correct += int((predictions == y.to(device)).sum().item())
+    return correct
+
+
+def _train_loader(trial: Trial) -> DataLoader[Any]:
+    mnist = _torchvision_mnist(trial, train=True)
+    return DataLoader(mnist, batch_size=trial.batch_size, shuffle=True, drop_last=True)
+
+
+def _batches_in_memory(trial: Trial) -> list[tuple[Tensor, Tensor]]:
+    """All whole batches of the training images, as floats on the device."""
+    mnist = _torchvision_mnist(trial, train=True)
+    images = (mnist.data[:, None].float() / 255).to(_device()).split(trial.batch_size)
+    labels = mnist.targets.to(_device()).split(trial.batch_size)
+    return list(zip(images, labels, strict=True))[: len(mnist) // trial.batch_size]
+
+
+def _torchvision_mnist(trial: Trial, *, train: bool) -> Any:
+    """torchvision's MNIST: each access decodes an image to PIL and makes a tensor of it."""
+    from torchvision import datasets, transforms
+
+    return datasets.MNIST(
+        root=trial.data, train=train, transform=transforms.ToTensor(), download=False
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def main(name: str, data: str, folder: str, batch_size: str, steps: str) -> None:
+    """Take one trial."""
+    trial = Trial(Path(data), Path(folder), int(batch_size), int(steps))
+    measured = BASELINES[name](trial)
+    (trial.folder / "result.json").write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,1 +1,0 @@
-"""The job and its baselines, measured in turn."""

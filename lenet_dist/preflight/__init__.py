@@ -1,0 +1,73 @@
+"""Check the machines before a run: is every process there, set up alike and equally fast?
+
+    srun -N2 python -m lenet_dist.preflight [--config FILE] [--json FILE] [key=value ...]
+    accelerate launch -m lenet_dist.preflight
+    torchrun --nproc-per-node N -m lenet_dist.preflight
+
+Start it the way the run will be started, with the run's own config. Exit code 0: all is well; 1:
+something differs, fails or is slow, and the message names the rank; 2: the request is wrong.
+docs/preflight.md explains each figure.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from lenet_dist import exits
+from lenet_dist.config import Config, describe_keys
+from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.files import check_file_can_be_written
+from lenet_dist.request import load
+
+_SLOW = 3.0
+
+
+def main(arguments: list[str]) -> None:
+    """Check as asked. Heavy imports come late, so that --help is quick."""
+    started = time.monotonic()
+    parser = exits.ArgumentParser(
+        prog="lenet_dist.preflight",
+        usage="%(prog)s [-h] [--config FILE] [--json FILE] [--slow FACTOR] [key=value ...]",
+        description=__doc__,
+        epilog="keys, each set by key=value:\n" + describe_keys(),
+    )
+    parser.add_argument("--config", metavar="FILE", help="the run's config")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write everything to FILE")
+    parser.add_argument(
+        "--slow", metavar="FACTOR", type=float, default=_SLOW,
+        help="how many times slower than the others' median is slow (default %(default)g)",
+    )  # fmt: skip
+    request, overrides = parser.parse_known_args(arguments)
+    if not (math.isfinite(request.slow) and request.slow > 1):
+        raise RequestError(f"--slow {request.slow:g}: must be a number above 1")
+    config = load(request.config, overrides)
+    from lenet_dist.distributed import ranks
+    from lenet_dist.track.environment import active_trackers
+
+    active_trackers(config)
+    ranks.adopt_ranks()
+    _preflight(config, request, started)
+
+
+def _preflight(config: Config, request: Namespace, started: float) -> None:
+    from lenet_dist.distributed.accelerator import on_main, peer_watch, say, start_accelerator
+    from lenet_dist.preflight.collect import RollCall
+    from lenet_dist.preflight.findings import findings
+    from lenet_dist.preflight.printout import Report
+
+    file: Path | None = request.json
+    accelerator = start_accelerator(config.compute)
+    with peer_watch(config.compute.timeout_seconds):
+        on_main(accelerator, lambda: check_file_can_be_written("--json", file))
+        call = RollCall(config, accelerator)
+        ranks, all_reduces = call.ranks(), call.all_reduces()
+        found = findings(ranks, request.slow)
+        report = Report(ranks, all_reduces, found, request.slow, time.monotonic() - started)
+        say(accelerator, report)
+        on_main(accelerator, lambda: report.write(file))
+    if found:
+        raise RunFailed("\n        ".join(finding.text for finding in found))
+    accelerator.end_training()

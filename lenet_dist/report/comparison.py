@@ -1,0 +1,90 @@
+"""Several runs side by side: grouped by config, apart from the seed, with the spread over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from lenet_dist.config import deciding
+from lenet_dist.run_dir.reader import Result, Run
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one config, whatever their seeds, in the order given."""
+
+    name: str
+    runs: list[Run]
+    differences: dict[str, Any]
+    """The keys in which the groups differ, with this group's values."""
+
+    @property
+    def results(self) -> dict[int, list[Result]]:
+        """The complete results, by seed."""
+        by_seed: dict[int, list[Result]] = {}
+        for run in self.runs:
+            if run.result:
+                by_seed.setdefault(run.config.seed, []).append(run.result)
+        return by_seed
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy, one per seed: the same run made twice is not a second sample."""
+        return [results[0].test.accuracy for results in self.results.values()]
+
+    @property
+    def mean(self) -> float | None:
+        """The mean of the seeds' accuracies; None if no run is complete."""
+        return statistics.mean(self.accuracies) if self.accuracies else None
+
+    @property
+    def deviation(self) -> float | None:
+        """The standard deviation over seeds (n - 1); None for fewer than two."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
+    def median(self) -> Run | None:
+        """The run with the median test accuracy (the lower median of an even number); None if no
+        run is complete."""
+        complete = [(run.result.test.accuracy, run) for run in self.runs if run.result]
+        ordered = sorted(complete, key=lambda pair: pair[0])
+        return ordered[(len(ordered) - 1) // 2][1] if ordered else None
+
+    @property
+    def repeated(self) -> list[tuple[int, int, bool]]:
+        """For each seed that ran more than once: seed, runs, and whether all gave the same bits."""
+        return [
+            (seed, len(results), len({result.weights_sha256 for result in results}) == 1)
+            for seed, results in self.results.items()
+            if len(results) > 1
+        ]
+
+
+def group(runs: list[Run]) -> list[Group]:
+    """The runs by config, in the order in which the configs first appear."""
+    by_config: dict[str, list[Run]] = {}
+    for run in runs:
+        by_config.setdefault(json.dumps(_recipe(run)), []).append(run)
+    recipes = [_recipe(members[0]) for members in by_config.values()]
+    differing = [key for key in recipes[0] if any(r[key] != recipes[0][key] for r in recipes)]
+    return [
+        Group(_letters(number), members, {key: recipe[key] for key in differing})
+        for number, (members, recipe) in enumerate(zip(by_config.values(), recipes, strict=True))
+    ]
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """The keys that decide the result, apart from the seed."""
+    keys = deciding(run.config)
+    return {
+        key: value for key, value in keys.items() if key != "seed" and not key.startswith("log.")
+    }
+
+
+def _letters(number: int) -> str:
+    """0 is A, 25 is Z, 26 is AA."""
+    earlier, last = divmod(number, 26)
+    return (_letters(earlier - 1) if earlier else "") + ascii_uppercase[last]

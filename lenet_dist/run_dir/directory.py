@@ -1,0 +1,166 @@
+"""The run directory: where its files are, and whether a request may continue its run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from lenet_dist.config import Config, deciding, value_of
+from lenet_dist.exits import RequestError, is_elastic
+from lenet_dist.files import write_atomically
+from lenet_dist.request import load
+from lenet_dist.run_dir import lock
+from lenet_dist.run_dir.lines import LinesFile
+
+_ELASTIC_PATIENCE_SECONDS = 60
+
+
+class RunDirectory:
+    """A run's directory, ``run.root/run.name``, and the paths in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = self.path / "config.yaml"
+        self.metrics = LinesFile(self.path / "metrics.jsonl")
+        self.ranks = LinesFile(self.path / "ranks.jsonl")
+        self.starts = LinesFile(self.path / "starts.jsonl")
+        self.checkpoints = self.path / "checkpoints"
+        self.weights = self.path / "model.safetensors"
+        self.result = self.path / "result.json"
+        self.report = self.path / "report.html"
+        self.stop = self.path / "STOP"
+        self.error = self.path / "error.txt"
+        self.lock = self.path / ".lock"
+
+    @classmethod
+    def of(cls, config: Config) -> RunDirectory:
+        """The directory of the run that a config asks for."""
+        return cls(Path(config.run.root) / config.run.name)
+
+    def check_is_run(self) -> None:
+        """Raise RequestError if it holds no run."""
+        if not self.config.exists():
+            raise RequestError(f"{self.path}: not a run: it has no config.yaml")
+
+    def completed(self, config: Config) -> dict[str, Any] | None:
+        """The result of the run if it is complete, else None. Changes nothing.
+
+        Raises RequestError if it was run with another config, or if run.resume forbids it.
+        """
+        try:
+            is_complete = self.result.exists()
+        except OSError as error:
+            raise RequestError(f"run.root={config.run.root}: can't read there: {error}") from None
+        if not is_complete:
+            return None
+        if config.run.resume == "never":
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
+        self.check_is_run()
+        if changes := config_changes(load(self.config), config):
+            raise RequestError(
+                f"{self.path} holds a complete run of another config ({'; '.join(changes)});"
+                " choose another run.name"
+            )
+        return _read_result(self.result)
+
+    def open(self, config: Config) -> Config | None:
+        """Take the lock and get ready to begin or to continue.
+
+        Gives the config of the newest start, or None if the run is new. Raises RequestError if
+        run.resume forbids it, if another job is using this run, if it can't be written, or if it
+        lacks its config.
+        """
+        if config.run.resume == "never" and self.config.exists():
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
+        if config.run.resume == "must" and not self.config.exists():
+            raise RequestError(f"run.resume=must, but {self.path} holds no run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # An elastic launcher may start the job here before its earlier main process, on a
+            # machine that was lost, is quite gone.
+            lock.hold(self.lock, _ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)
+        except OSError as error:
+            raise RequestError(f"run.root={config.run.root}: can't write there: {error}") from None
+        if self.config.exists():
+            return load(self.config)
+        if complete_checkpoints(self.checkpoints):
+            raise RequestError(
+                f"{self.path} holds checkpoints but no config.yaml: restore it,"
+                " or choose another run.name"
+            )
+        return None
+
+    def renew_wandb_id(self) -> None:
+        """Give the run, and all its later starts, a new id on W&B.
+
+        Raises RequestError if the run is being trained.
+        """
+        lock.hold(self.lock)
+        starts, identity = self.starts.read(), secrets.token_hex(4)
+        lines = [json.dumps(start | {"wandb_id": identity}) + "\n" for start in starts]
+        write_atomically(self.starts.path, "".join(lines).encode())
+
+    def gain(self) -> tuple[int, int]:
+        """The step at which the last start began, and that of the newest checkpoint."""
+        starts, saved = self.starts.read(), complete_checkpoints(self.checkpoints)
+        return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    """A result.json. Raises RequestError if it is damaged."""
+    try:
+        result = json.loads(file.read_bytes())
+    except ValueError:
+        result = None
+    if not (isinstance(result, dict) and result.keys() >= {"test", "weights_sha256"}):
+        raise RequestError(f"{file}: damaged; remove it, and start the run to have it evaluated")
+    return result
+
+
+def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Step and folder of each checkpoint that was renamed into place, newest last."""
+    entries = folder.iterdir() if folder.is_dir() else ()
+    named = ((re.fullmatch(r"step-(\d{8,})", entry.name), entry) for entry in entries)
+    return sorted((int(name[1]), entry) for name, entry in named if name)
+
+
+def config_changes(before: Config, now: Config) -> list[str]:
+    """The keys that differ and decide the result, as ``key: before -> now``."""
+    old, new = (deciding(config) for config in (before, now))
+    changed = [name for name in new if old[name] != new[name]]
+    return [f"{name}: {value_of(before, name)} -> {value_of(now, name)}" for name in changed]
+
+
+def refusal(path: Path, differences: list[str]) -> str:
+    """Why a run can't go on as asked, and what to do."""
+    return (
+        f"{path} holds a run that would not continue with the same bits ({'; '.join(differences)});"
+        " request what it began with, choose another run.name,"
+        " or write run.inexact=true to continue anyway"
+    )
+
+
+def locate_weights(target: Path) -> tuple[Path, Path | None]:
+    """The weights file and the config file of a completed run; `target` and None for a file.
+
+    Raises RequestError naming what is missing.
+    """
+    if target.is_dir():
+        run = RunDirectory(target)
+        run.check_is_run()
+        if not run.weights.exists():
+            raise RequestError(
+                f"{target}: this run is not complete: it has no model.safetensors yet"
+            )
+        if run.result.exists():
+            expected = _read_result(run.result)["weights_sha256"]
+            if hashlib.sha256(run.weights.read_bytes()).hexdigest() != expected:
+                raise RequestError(f"{run.weights}: not the weights of {run.result}: SHA-256")
+        return run.weights, run.config
+    if not target.exists():
+        raise RequestError(f"{target}: no such run or weights file")
+    return target, None

@@ -1,0 +1,65 @@
+"""An elastic launcher starts a job again after every failure. Only progress lets it go on."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+from lenet_dist import exits
+from lenet_dist.exits import LostProcess, RunFailed, Stopped
+from lenet_dist.files import write_atomically
+from lenet_dist.run_dir.directory import RunDirectory
+from lenet_dist.run_dir.lines import Line
+
+_MOST_STARTS = 3
+"""In a row, from one step: machines may be lost soon after a start, but not for ever."""
+
+
+@contextmanager
+def error_kept(directory: RunDirectory) -> Iterator[None]:
+    """Under an elastic launcher, keep in RUN/error.txt why this start failed, for the next to tell.
+
+    What happened to a process counts more than that the others lost it.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_lost = isinstance(error, LostProcess)
+        known = directory.error.exists() if is_lost else isinstance(error, Stopped)
+        if exits.is_elastic() and directory.path.is_dir() and not known:
+            kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
+            with suppress(RunFailed):
+                write_atomically(directory.error, f"{kind}{error}".encode())
+        raise
+
+
+def check_progress(directory: RunDirectory, starts: list[Line], step: int) -> str | None:
+    """The launcher, as starts.jsonl records it; None without an elastic one.
+
+    Raises RunFailed, with the error that ended the last start, if the launcher has started the job
+    at this step again and again.
+    """
+    if not exits.is_elastic():
+        return None
+    launcher = _name(exits.launcher())
+    vain = 0
+    for start in reversed(starts):
+        if (start["step"], start.get("launcher")) != (step, launcher):
+            break
+        vain += 1
+    if vain >= _MOST_STARTS:
+        known = directory.error.read_text() if directory.error.exists() else "no process said why"
+        raise RunFailed(
+            f"{vain} starts in a row began at step {step} and took the run no further: {known}"
+        )
+    directory.error.unlink(missing_ok=True)
+    return launcher
+
+
+def _name(launcher: psutil.Process | None) -> str:
+    if launcher is None:
+        return socket.gethostname()
+    return f"{socket.gethostname()}, process {launcher.pid} of {launcher.create_time():.0f}"

@@ -1,0 +1,310 @@
+"""Weights & Biases: one W&B run for each run of ours, however often it is interrupted.
+
+Each line of metrics.jsonl is one row of W&B's history, so a count of rows says which line comes
+next: online the server's, offline that of the segments kept in the run directory. No line is lost
+or sent twice, however a start ended. When a run resumes from an earlier checkpoint, W&B keeps the
+rows after it: the lines that are written again have the same numbers.
+
+Only W&B's public interface is used. It does not tell whether uploads succeeded, so the server is
+asked at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import wandb
+from numpy.typing import NDArray
+
+from lenet_dist.config import Config
+from lenet_dist.run_dir.lines import Line
+from lenet_dist.track import sample_images
+from lenet_dist.track.ending import Ending
+from lenet_dist.track.environment import wandb_mode
+from lenet_dist.track.follower import catch_up_advice
+from lenet_dist.track.kept import Kept
+from lenet_dist.track.rank_times import numbers
+from lenet_dist.track.tracker import in_words
+
+_INIT_SECONDS = 8
+_FINISH_SECONDS = 15
+_ASK_SECONDS = 3
+"""Longest waits for the server; together they must fit into what an ending allows."""
+
+_ERRORS_BORNE = 3
+"""After the first it begins again; after the second at the latest, offline."""
+
+_LEAST_FREE = 1 << 20
+"""Bytes of the disk: with less, W&B may lose rows, and does not say so."""
+
+_ARTIFACT_CHARACTERS = 128
+_POSITION = ("kind", "step", "epoch", "samples")
+
+
+class WandbTracker:
+    """Feeds W&B. `pid`: the process whose use of the machine is recorded; None: record none."""
+
+    is_up_to_date = False
+    lines = 0
+    _wandb: wandb.Run
+    _was_disk_full = False
+
+    def __init__(
+        self,
+        run: Path,
+        config: Config,
+        start: dict[str, Any],
+        pid: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        logging.raiseExceptions = False  # W&B logs into its own folder, whose disk may be full.
+        self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
+        self._kept = Kept(run, start["wandb_id"])
+        self._errors = 0
+        self._mode, self._why_offline = wandb_mode(config), ""
+        if self._mode == "auto":
+            self._mode, self._why_offline = _mode_of_wandbs_own()
+        try:
+            self._begin()
+        except Exception as error:
+            self.recover(error)
+
+    def log(self, line: Line) -> None:
+        if self._mode != "disabled":
+            panels = self._test_panels(line) if line["kind"] == "test" else {}
+            self._wandb.log(_row(line) | panels)
+            free = shutil.disk_usage(self._run / "wandb").free
+            self._was_disk_full = self._was_disk_full or free < _LEAST_FREE
+        self.lines += 1
+
+    def recover(self, error: Exception) -> None:
+        """Begin again; offline if the server is to blame or beginning again did not help."""
+        self._errors += 1
+        if self._errors > _ERRORS_BORNE or _is_deleted(error):
+            raise self._explained(error)
+        what = in_words(error)
+        with suppress(Exception):
+            wandb.teardown()
+        if self._errors > 1 or isinstance(error, wandb.errors.CommError):
+            self._mode, self._why_offline = "offline", what
+        try:
+            self._begin()
+        except Exception as again:
+            self.recover(again)
+            return
+        if self._mode == "online":
+            self._say(f"W&B: restarted after {what}")
+        else:
+            self._why_offline = self._why_offline or f"restarted after {what}"
+
+    def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
+        if self._mode == "disabled":
+            self.is_up_to_date = True
+            return
+        # Whatever W&B thinks of a name or a file: the rows and the end arrive.
+        for describe in (self._describe_end, self._publish_model):
+            try:
+                describe(ending, result)
+            except Exception as error:
+                self._say(f"W&B: part of the end's description is missing: {in_words(error)}")
+        codes = {"completed": 0, "stopped": 75, "incomplete": 75}
+        problem = ""
+        try:
+            self._wandb.finish(codes.get(ending.kind, 1))
+        except TimeoutError:
+            problem = f"not done in {_FINISH_SECONDS} s"
+        if self._was_disk_full:
+            problem = f"can't write everything to {self._run / 'wandb'}: its disk is full"
+        if self._mode == "online":
+            self._end_online(problem)
+        elif problem or not self._kept.add(Path(self._wandb.settings.sync_dir), self.lines):
+            problem = problem or self._why_offline or "part of the run is not uploaded"
+            self._say(f"W&B: {problem}; {catch_up_advice(self._run)}")
+        else:
+            why = f" ({self._why_offline})" if self._why_offline else ""
+            folder = shlex.quote(str(self._run / "wandb"))
+            self._say(f"W&B: kept offline{why}; upload later with: wandb sync {folder}")
+
+    def _end_online(self, problem: str) -> None:
+        problem = problem or self._missing()
+        if problem:
+            self._say(f"W&B: {problem}; {catch_up_advice(self._run)}")
+            return
+        self._kept.confirm(self.lines)
+        self.is_up_to_date = True
+
+    def _missing(self) -> str:
+        """Ask the server for its rows: why it is not certain to have all, empty if it is."""
+        place, deadline = self._wandb.path, time.monotonic() + _ASK_SECONDS
+        try:
+            there = wandb.Api(timeout=_ASK_SECONDS).run(place)
+            while (rows := there.lastHistoryStep + 1) < self.lines:
+                if time.monotonic() > deadline:
+                    return f"its server has {rows} of {self.lines} rows so far"
+                time.sleep(0.2)
+        except Exception as error:
+            return f"whether all was uploaded is not known: {in_words(error)}"
+        return ""
+
+    def _begin(self) -> None:
+        self._was_disk_full = False
+        self.lines = 0
+        if self._mode == "disabled":
+            return
+        self._kept.begin()
+        self._wandb = wandb.init(settings=self._settings())
+        circumstances = {"world_size": self._start["world_size"]}
+        self._wandb.config.update(asdict(self._config) | circumstances, allow_val_change=True)
+        for kind in ("train", "validation", "test"):
+            self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+        self._wandb.define_metric("ranks/*", step_metric="train/step")
+        if self._mode == "offline":
+            self.lines = self._kept.lines or 0
+            return
+        self._kept.go_online(Path(self._wandb.settings.sync_dir))
+        self.lines = self._wandb.starting_step
+        self._say(f"W&B: {self._wandb.url}")
+
+    def _settings(self) -> wandb.Settings:
+        wanted = self._config.wandb
+        settings = wandb.Settings(
+            mode=self._mode,  # type: ignore[arg-type]
+            project=wanted.project,
+            entity=wanted.entity,
+            run_group=wanted.group,
+            run_tags=tuple(wanted.tags),
+            run_job_type="train",
+            run_name=self._config.run.name,
+            run_id=self._start["wandb_id"],
+            resume="allow",
+            reinit="create_new",
+            root_dir=str(self._run),
+            program="-m lenet_dist.train",
+            console="off",
+            disable_code=True,
+            disable_job_creation=True,
+            init_timeout=_INIT_SECONDS,
+            finish_timeout=_FINISH_SECONDS,
+            finish_timeout_raises=True,
+            # A stop requested on W&B's page concerns only the tracker: training goes on.
+            stop_fn=lambda: None,
+        )
+        if self._pid is None:
+            settings.x_disable_stats = True
+        else:
+            settings.x_stats_pid = self._pid
+        return settings
+
+    def _describe_end(self, ending: Ending, result: dict[str, Any] | None) -> None:
+        run, name = self._wandb, self._config.run.name
+        if ending.kind == "stopped":
+            run.alert(f"{name} was preempted", ending.reason, level="INFO")
+            run.mark_preempting()
+        elif ending.kind in ("failed", "lost"):
+            reason = ending.reason or "its main process was lost"
+            run.alert(f"{name} failed", reason, level="ERROR")
+        elif result:
+            circumstances = ("device", "threads", "versions", "data_sha256", "git_commit")
+            run.config.update({key: result[key] for key in circumstances}, allow_val_change=True)
+            facts = ("parameters", "steps", "resumes", "bit_exact", "weights_sha256", "seconds")
+            run.summary.update({key: result[key] for key in facts})
+
+    def _publish_model(self, ending: Ending, result: dict[str, Any] | None) -> None:
+        if result is None:
+            return
+        # A run's name may have letters that an artifact's may not, or more of them.
+        end = f"-{self._wandb.id}"
+        name = re.sub(r"[^\w.-]", "-", self._config.run.name, flags=re.ASCII)
+        name = name[: _ARTIFACT_CHARACTERS - len(end)] + end
+        model = wandb.Artifact(name, type="model", metadata=result)
+        for file in ("model.safetensors", "config.yaml", "result.json"):
+            model.add_file(str(self._run / file))
+        # A run publishes one model, the one that was tested.
+        self._wandb.log_artifact(model, aliases=["latest", "best"])
+
+    def _test_panels(self, line: Line) -> dict[str, Any]:
+        shown = sample_images.of_run(self._run, self._config)
+        return _confusion(line) | (_images(shown) if shown else {})
+
+    def _explained(self, error: Exception) -> Exception:
+        if not _is_deleted(error):
+            return error
+        identity = self._start["wandb_id"]
+        return wandb.errors.CommError(
+            f"run {identity} was deleted on W&B, and its id can't be used again; to go on under a"
+            " new id, add --new-id to the command"
+        )
+
+
+def _mode_of_wandbs_own() -> tuple[str, str]:
+    """Online or not as W&B's own settings and keys have it, and why if not."""
+    settings = wandb.setup().settings
+    if settings.mode != "online":
+        return settings.mode, f"by W&B's settings, as after `wandb {settings.mode}`"
+    try:
+        if wandb.login(prompt=False, verify=False):
+            return "online", ""
+    except wandb.errors.Error as error:
+        return "offline", in_words(error)
+    return "offline", f"no key for {settings.base_url}"
+
+
+def _is_deleted(error: Exception) -> bool:
+    """Whether the server refuses a run's id because the run was deleted."""
+    return isinstance(error, wandb.errors.CommError) and bool(re.search(r"\b409\b", str(error)))
+
+
+def _row(line: Line) -> dict[str, Any]:
+    """A line as a row of history: its numbers, with the line's kind or ``ranks`` in their names."""
+    kind = line["kind"]
+    row = {f"{kind}/step": line["step"], "epoch": line["epoch"], "samples": line["samples"]}
+    of_line = {n: v for n, v in line.items() if n not in _POSITION and isinstance(v, int | float)}
+    row |= {f"{kind}/{name}": value for name, value in of_line.items()} | numbers(line)
+    if kind == "test":
+        of_classes = enumerate(line["per_class_accuracy"])
+        row |= {
+            f"test/accuracy_of/{label}": share for label, share in of_classes if share is not None
+        }
+    return row
+
+
+def _confusion(line: Line) -> dict[str, Any]:
+    names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    cells = [
+        [str(label), str(prediction), count]
+        for label, row in enumerate(line["confusion"])
+        for prediction, count in enumerate(row)
+    ]
+    shown = {str(name): str(name) for name in names}
+    table = wandb.Table(names, cells)
+    return {"test/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, shown)}
+
+
+def _images(shown: sample_images.SampleImages) -> dict[str, Any]:
+    rows = zip(shown.labels, shown.predictions, shown.probabilities, strict=True)
+    mistakes = [
+        [wandb.Image(image), int(label), int(prediction), float(probability)]
+        for image, (label, prediction, probability) in zip(shown.mistakes, rows, strict=True)
+    ]
+    return {
+        "test/mistakes": wandb.Table(["image", "label", "prediction", "probability"], mistakes),
+        "examples/augmented": wandb.Image(_sheet(shown.augmented), caption="as epoch 1 saw them"),
+    }
+
+
+def _sheet(images: NDArray[np.uint8], columns: int = 8) -> NDArray[np.uint8]:
+    """The images [n, h, w] as one, in whole rows of `columns`."""
+    rows = len(images) // columns
+    height, width = images.shape[1:]
+    whole = images[: rows * columns].reshape(rows, columns, height, width)
+    return whole.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
