@@ -106,12 +106,12 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs, module: s
 def test_processes_that_were_all_suspended_for_longer_than_the_timeout_go_on(
     jobs: Jobs, uninterrupted: Job, module: str
 ) -> None:
-    job = jobs.start("compute.timeout_seconds=2", world_size=2, module=module)
+    job = jobs.start("compute.timeout_seconds=4", world_size=2, module=module)
     job.until_step(14)
     job.ranks[1].send(signal.SIGSTOP)
     time.sleep(0.5)  # Until the other one waits for it.
     job.main.send(signal.SIGSTOP)
-    time.sleep(4)
+    time.sleep(6)
     job.main.send(signal.SIGCONT)
     time.sleep(0.5)
     job.ranks[1].send(signal.SIGCONT)

@@ -41,11 +41,13 @@ def _watch(waiting: int, seconds: float) -> None:
     while True:
         began = time.monotonic()
         time.sleep(_TICK_SECONDS)
+        elapsed = time.monotonic() - began
         now = _place(sys._current_frames().get(waiting))
         if now is None or now != place:
             place, since = now, 0.0
             continue
-        since += min(time.monotonic() - began, 2 * _TICK_SECONDS)
+        # A tick that took much longer is one in which this process was suspended.
+        since += elapsed if elapsed < 2 * _TICK_SECONDS else _TICK_SECONDS
         if since > seconds + _END_SECONDS:
             leave(LostProcess(f"waited for another process for {seconds} s"))
         if since > seconds:
