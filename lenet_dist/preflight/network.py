@@ -1,7 +1,4 @@
-"""How fast the processes talk to each other, and how far apart their clocks are.
-
-Every function here is a collective: all processes call it.
-"""
+"""How fast the processes talk to each other. Every function here is a collective."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from lenet_dist.distributed.accelerator import meet
@@ -24,7 +21,6 @@ _FEWEST_CALLS, _MOST_CALLS = 3, 200
 _LINK_BYTES = {"cpu": 8 * 10**6, "cuda": 64 * 10**6}
 _LINK_ROUNDS = 3
 _LINK_EXCHANGES = 5
-_CLOCK_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -52,22 +48,20 @@ def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
     """
     world_size, device = accelerator.num_processes, accelerator.device
     measured: list[AllReduce] = []
-    if world_size == 1:
-        return measured
-    for size in sizes:
+    for size in sizes if world_size > 1 else []:
         if measured and measured[-1].slowest_us > _LONG_CALL_SECONDS * 1e6:
             break
         message = torch.zeros(size // 4, device=device)
         _seconds(device, distributed.all_reduce, message)
         once = _seconds(device, distributed.all_reduce, message)
-        slowest = max(gather_object([once]))
-        calls = min(max(int(_CALLS_SECONDS / slowest), _FEWEST_CALLS), _MOST_CALLS)
-        mine = [_seconds(device, distributed.all_reduce, message) for _ in range(calls)]
-        each = gather_object([statistics.median(mine)])
-        median = statistics.median(each)
+        calls = int(_CALLS_SECONDS / max(gather_object([once])))
+        calls = min(max(calls, _FEWEST_CALLS), _MOST_CALLS)
+        seconds = [_seconds(device, distributed.all_reduce, message) for _ in range(calls)]
+        by_rank = gather_object([statistics.median(seconds)])
+        median = statistics.median(by_rank)
         speed = size / median / 1e6
         bus = speed * 2 * (world_size - 1) / world_size
-        measured.append(AllReduce(size, calls, median * 1e6, max(each) * 1e6, speed, bus))
+        measured.append(AllReduce(size, calls, median * 1e6, max(by_rank) * 1e6, speed, bus))
     return measured
 
 
@@ -110,30 +104,6 @@ def partners(hosts: list[str], rank: int) -> list[int]:
     return [other for other, place in enumerate(places) if place == places[rank]]
 
 
-def clock_offsets(accelerator: Accelerator) -> tuple[list[float], float]:
-    """Milliseconds that each rank's clock is ahead of the main process's, and the error's bound.
-
-    The main process pings every process, each reads its clock, and the times come back: all were
-    read between the main process's own two readings. The round with the least time between these
-    counts; half of that time bounds the error.
-    """
-    device = accelerator.device
-    if accelerator.num_processes == 1:
-        return [0.0], 0.0
-    ping = torch.zeros(1, device=device)
-    rounds = []
-    for _ in range(_CLOCK_ROUNDS):
-        meet(accelerator)
-        sent = time.time_ns()
-        distributed.broadcast(ping, 0)
-        wait_for(device)
-        times = accelerator.gather(torch.tensor([time.time_ns()], device=device)).tolist()
-        rounds.append((sent, times, time.time_ns()))
-    sent, times, received = min(rounds, key=lambda r: r[2] - r[0])
-    offsets = [(t - (sent + received) / 2) / 1e6 for t in times]
-    return broadcast_object_list([([0.0, *offsets[1:]], (received - sent) / 2e6)])[0]
-
-
 def _exchange(outgoing: Tensor, incoming: Tensor, partner: int) -> None:
     works = distributed.batch_isend_irecv([
         distributed.P2POp(distributed.isend, outgoing, partner),
@@ -144,7 +114,7 @@ def _exchange(outgoing: Tensor, incoming: Tensor, partner: int) -> None:
 
 
 def _seconds(device: torch.device, action: Callable[..., object], *arguments: object) -> float:
-    """Wall-clock seconds until it is done, on the device too."""
+    """Wall-clock seconds of a call, on the device too."""
     began = time.perf_counter()
     action(*arguments)
     wait_for(device)
