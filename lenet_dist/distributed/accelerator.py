@@ -28,9 +28,9 @@ from lenet_dist.exits import (
     RequestError,
     RunFailed,
     Stopped,
-    is_elastic,
     paths_named,
 )
+from lenet_dist.launchers import is_elastic
 from lenet_dist.system import Place, cores, cpu_name
 
 T = TypeVar("T")

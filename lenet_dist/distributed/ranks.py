@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from lenet_dist.distributed import slurm
-from lenet_dist.exits import MPI_RANKS, RequestError
+from lenet_dist.exits import RequestError
+from lenet_dist.launchers import MPI_RANKS
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Below the range that systems assign themselves."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lenet_dist.config import Config, deciding, value_of
-from lenet_dist.exits import RequestError, is_elastic
+from lenet_dist.exits import RequestError
+from lenet_dist.launchers import is_elastic
 from lenet_dist.request import load
 from lenet_dist.run_dir import lock
 from lenet_dist.run_dir.lines import LinesFile, read_object
