@@ -149,7 +149,7 @@ def _converted(key: Key, text: str, source: str) -> Any:
 
 
 def _is_list_of_words(value: Any) -> bool:
-    """Whether it is a list without lists; what it holds, OmegaConf checks."""
+    """Whether a value is a list without lists; its items are OmegaConf's to check."""
     return value is None or (
         isinstance(value, ListConfig) and not any(OmegaConf.is_config(item) for item in value)
     )

@@ -177,8 +177,8 @@ class StopConsensus:
 
 def _has_launcher() -> bool:
     """Whether torchrun, accelerate launch or mpirun started this process, by their variables."""
-    of_mpi = (names[0] for names in MPI_RANKS)
+    mpi_variables = (names[0] for names in MPI_RANKS)
     return any(
         name in os.environ
-        for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", *of_mpi)
+        for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", *mpi_variables)
     )

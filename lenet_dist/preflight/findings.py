@@ -41,7 +41,7 @@ def differences(ranks: list[Rank]) -> list[Finding]:
     """The facts that differ between ranks; most ranks are right, or the first ones in a tie."""
     facts = {rank.rank: rank.facts() for rank in ranks}
     findings = []
-    for name in dict.fromkeys(name for of_rank in facts.values() for name in of_rank):
+    for name in dict.fromkeys(name for names in facts.values() for name in names):
         # A rank that could not get at a fact has a finding for that already.
         values = [(rank, facts[rank.rank].get(name)) for rank in ranks if name not in rank.failures]
         right, _ = Counter(value for _, value in values).most_common(1)[0]  # In a tie, the first.

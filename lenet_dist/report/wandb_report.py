@@ -24,7 +24,7 @@ _IDS = "wandb-report.json"
 """In the directory of the first run by path: the ids of the reports in which it comes first."""
 
 _WIDTH, _HEIGHT = 12, 8
-"""Of a panel, in W&B's units: a row is 24 wide."""
+"""A panel's size in W&B's units: a row is 24 wide."""
 
 
 def parse_project(text: str) -> tuple[str, str]:

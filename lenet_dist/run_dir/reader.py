@@ -27,7 +27,7 @@ class TrainLine:
 
     step: int
     loss: float
-    """Nats per image."""
+    """Cross-entropy."""
     accuracy: float
     lr: float
     samples_per_second: float
@@ -134,7 +134,7 @@ class Run:
 
     @property
     def wandb_id(self) -> str:
-        """Its id on W&B; empty if it never had one."""
+        """The run's id on W&B; empty if it never had one."""
         return self.starts[-1].wandb_id if self.starts else ""
 
     @property
