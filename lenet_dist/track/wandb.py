@@ -118,6 +118,8 @@ class WandbTracker:
         problem = ""
         try:
             self._wandb.finish(codes.get(ending.kind, 1))
+            if self._mode == "offline":
+                wandb.teardown()  # Waits until W&B's own process has written everything.
         except TimeoutError:
             problem = f"not done in {_FINISH_SECONDS} s"
         if self._was_disk_full:
