@@ -51,7 +51,7 @@ def test_a_matrix_keeps_its_directions_and_gets_nearly_equal_singular_values(
 
 
 def test_hidden_layers_matrices_are_updated_as_by_torchs_muon() -> None:
-    ours, theirs = lenet5.build_optimizer(0, 0.0, 1.0), lenet5.build_optimizer(0, 0.0, 1.0)
+    ours, theirs = lenet5.build(0, 0.0, 1.0), lenet5.build(0, 0.0, 1.0)
     hidden = [theirs.C3.weight, theirs.C5.weight, theirs.F6.weight]
     # torch's takes matrices alone.
     matrices = [nn.Parameter(p.detach().flatten(1).clone()) for p in hidden]
@@ -72,7 +72,7 @@ def test_hidden_layers_matrices_are_updated_as_by_torchs_muon() -> None:
 
 
 def test_all_else_is_updated_as_by_adamw() -> None:
-    ours, theirs = lenet5.build_optimizer(0, 0.0, 1.0), lenet5.build_optimizer(0, 0.0, 1.0)
+    ours, theirs = lenet5.build(0, 0.0, 1.0), lenet5.build(0, 0.0, 1.0)
     adamw = torch.optim.AdamW(
         theirs.parameters(), lr=CONFIG.lr, weight_decay=CONFIG.weight_decay,
         betas=(CONFIG.beta1, CONFIG.beta2), fused=True,
@@ -88,7 +88,7 @@ def test_all_else_is_updated_as_by_adamw() -> None:
 
 
 def test_a_step_that_a_gradient_scaler_skips_changes_nothing() -> None:
-    model = lenet5.build_optimizer(0, 0.0, 1.0)
+    model = lenet5.build(0, 0.0, 1.0)
     trained_by, weights = trained(model)
     muon: Any = trained_by
     before = weights.detach().clone()
@@ -100,7 +100,7 @@ def test_a_step_that_a_gradient_scaler_skips_changes_nothing() -> None:
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 def test_threads_do_not_change_a_step(threads: int) -> None:
-    alone, several = lenet5.build_optimizer(0, 0.0, 1.0), lenet5.build_optimizer(0, 0.0, 1.0)
+    alone, several = lenet5.build(0, 0.0, 1.0), lenet5.build(0, 0.0, 1.0)
     trained(alone)
     torch.set_num_threads(threads)
     trained(several)

@@ -7,6 +7,7 @@ OOPSLA 2014, figure 16.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from torch import Tensor
@@ -16,6 +17,7 @@ _MIX_1 = 0xBF58476D1CE4E5B9
 _MIX_2 = 0x94D049BB133111EB
 
 
+@functools.lru_cache(64)
 def stream(*names: int | str) -> int:
     """The 64-bit seed of the stream with these names: ``stream(0, "order", 3)``."""
     digest = hashlib.sha256(repr(names).encode()).digest()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_convert
+from torch.utils.data import DataLoader, Dataset
 
 from lenet_dist.data import counter
 
@@ -70,9 +70,13 @@ def loader(
     return DataLoader(
         samples,
         batch_sampler=batch_ids,
-        collate_fn=default_convert,  # The data set gives whole batches.
+        collate_fn=_as_it_is,  # The data set gives whole batches.
         generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class PartitionedBatches:

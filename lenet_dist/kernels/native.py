@@ -138,11 +138,11 @@ def logits(
 def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = None) -> Tensor:
     """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
     last one without a partner is passed on."""
-    if rows.dim() != 2 or not len(rows) or not _is_plain(rows):
+    if rows.dim() != 2 or not rows.shape[0] or not _is_plain(rows):
         raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
     total = torch.empty(rows.shape[1])
     _library(variant).tree_sum(
-        rows.data_ptr(), len(rows), rows.shape[1], total.data_ptr(),
+        rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(),
         threads or _threads or torch.get_num_threads(),
     )  # fmt: skip
     return total
@@ -167,13 +167,14 @@ def distort(
 
     The ranges are those of the config's `augment`; what they mean is in data/augment.py.
     """
+    count = images.shape[0]
     if images.shape[1:] != (28, 28) or not _is_plain(images, torch.uint8):
         raise ValueError(f"images must be uint8 [n, 28, 28], not {_told(images)}")
-    if ids.shape != (len(images),) or not _is_plain(ids, torch.int64):
-        raise ValueError(f"ids must be int64 [{len(images)}], not {_told(ids)}")
-    distorted = torch.empty(len(images), 1, 28, 28)
+    if ids.shape != (count,) or not _is_plain(ids, torch.int64):
+        raise ValueError(f"ids must be int64 [{count}], not {_told(ids)}")
+    distorted = torch.empty(count, 1, 28, 28)
     _library(variant).distort(
-        images.data_ptr(), ids.data_ptr(), len(images), stream, strength,
+        images.data_ptr(), ids.data_ptr(), count, stream, strength,
         math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
         threads or _threads or torch.get_num_threads(),
     )  # fmt: skip
@@ -186,7 +187,7 @@ def _checked(weights: Tensor, pixels: Tensor) -> int:
         raise ValueError(f"weights must be float32 [{PARAMETERS}], not {_told(weights)}")
     if pixels.shape[1:] != (1, 28, 28) or not _is_plain(pixels):
         raise ValueError(f"pixels must be float32 [n, 1, 28, 28], not {_told(pixels)}")
-    return len(pixels)
+    return pixels.shape[0]
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
@@ -211,6 +212,7 @@ def _work(variant: str | None, threads: int) -> int:
     return -(-kept.data_ptr() // 64) * 64
 
 
+@functools.cache
 def _library(name: str | None) -> ctypes.CDLL:
     chosen = name or variant()
     assert chosen is not None, reason()

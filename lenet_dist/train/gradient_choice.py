@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -40,7 +41,7 @@ _GRADIENT_BYTES_AT_ONCE = 2**28
 class GradientChoice:
     """What `auto` means for this run on these processes, and what stands against the kernel."""
 
-    kernels: str
+    kernels: Literal["native", "torch"]
     shards_at_once: int
     obstacle: str | None
     """Why the native kernel can't compute this run; None if it can."""
@@ -77,9 +78,9 @@ def choose_gradients(
                 f" at once; use 1 ({error})"
             )
         at_once = 1 if error and asked == "auto" else at_once
-    kernels = "torch" if obstacle or config.compute.kernels == "torch" else "native"
     at_once = min(gather_object([at_once]))
-    return GradientChoice(kernels, at_once, obstacle)
+    is_by_torch = obstacle or config.compute.kernels == "torch"
+    return GradientChoice("torch" if is_by_torch else "native", at_once, obstacle)
 
 
 def build_shard_gradients(
@@ -94,7 +95,7 @@ def build_shard_gradients(
         return NativeKernel(state, config)
     if choice.obstacle and choice.obstacle == native.reason() and _is_lenet5(task, state):
         say(accelerator, f"gradients by torch: {choice.obstacle}")
-    at_once = config.train.shards_at_once
+    at_once = int(config.train.shards_at_once)
     if at_once == 1:
         say(accelerator, "shards are computed one by one")
         draws = traits.draws_random_numbers

@@ -66,7 +66,9 @@ def _without_compiler(kind: type[T]) -> type[T]:
     """
     names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
     plain: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
-    plain["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    step: Any = torch.no_grad()(inspect.unwrap(kind.step))
+    step.hooked = True  # Otherwise torch wraps it again, for its profiler.
+    plain["step"] = step
     return type(kind.__name__, (kind,), plain)
 
 

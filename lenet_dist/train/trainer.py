@@ -113,7 +113,7 @@ class Trainer:
         samples_by_rank = [len(shards) * plan.shard_size for shards in plan.shards_by_rank]
         samples = SampleIds() if captures else training_set
         loader = sampler.loader(samples, global_batches, samples_by_rank)
-        self.batches = accelerator.prepare(loader)
+        self.batches = accelerator.prepare(loader, device_placement=[False])  # Images are there.
 
         # The step: gradients of this process's shards, and their sum over all processes.
         self.shards = plan.shards_by_rank[rank]
@@ -201,7 +201,8 @@ class Trainer:
                 self.audit.compare_sums(step, sums, params)
             total = self.tree_all_reduce(sums)  # The same bits on any number of processes.
         else:
-            total = self.ddp_gradient(batch, step, params)  # DDP's own order: train.reduction=ddp.
+            assert self.ddp_gradient, "train.reduction=ddp"
+            total = self.ddp_gradient(batch, step, params)  # Added in DDP's own order.
         gradient, loss_sum, correct = total.split([state.flat.numel(), 1, 1])
 
         # The update, by every process for itself.
