@@ -64,7 +64,7 @@ class Model:
 class Train:
     """How long to train, on what batch, and how a step's gradient is formed."""
 
-    epochs: int = _key(14, "passes over the training images", low=1)
+    epochs: int = _key(14, "epochs", low=1)
     max_steps: int | None = _key(
         None, "stop after this many steps, if that is sooner; null = no limit", low=1
     )
@@ -80,7 +80,7 @@ class Train:
     label_smoothing: float = _key(
         0.0, "share of the target spread over all classes", low=0, below=1
     )
-    ema_decay: float = _key(0.99, "decay of the weights' running mean; 0 = none", low=0, below=1)
+    ema_decay: float = _key(0.99, "EMA decay of the weights; 0 = off", low=0, below=1)
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Compute:
     deterministic: bool = _key(True, "use deterministic kernels only")
     compile: bool = _key(False, "torch.compile the model")
     cuda_graph: bool | Literal["auto"] = _key(
-        "auto", "capture the step as a CUDA graph; auto = on a GPU, if it can be"
+        "auto", "capture the step as a CUDA graph; auto: on GPUs where supported"
     )
     audit_every: int = _key(
         200, "steps between audits: a process recomputes another's shard; 0 = off", low=0

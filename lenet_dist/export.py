@@ -30,10 +30,10 @@ def main(arguments: list[str]) -> None:
     request = parser.parse_args(arguments)
     weights_file, _ = locate_weights(request.target)
     if request.format == "hub":
-        from lenet_dist.report import hub_folder
+        from lenet_dist.report import card
 
-        hub_folder.check(request.out)
-        replace_folder(request.out, hub_folder.content(request.target, weights_file))
+        card.check(request.out)
+        replace_folder(request.out, card.folder_content(request.target, weights_file))
     else:
         _check_file(request.out, weights_file)
         write_atomically(request.out, _file(request.format, weights_file))

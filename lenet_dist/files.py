@@ -94,7 +94,7 @@ def _check_parent(option: str, path: Path) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is a pipe, a socket or a device, so that reading it may never end."""
+    """Whether a path is a pipe, a socket or a device, so that reading it may never end."""
     return path.exists() and not (path.is_file() or path.is_dir())
 
 

@@ -1,13 +1,13 @@
 """How a request, ``--config FILE key=value ...``, is read into a config and checked.
 
-Precedence: schema default < file < ``key=value``.
+Precedence: schema default < file < ``key=value``. YAML is read as text, and a key's type decides
+what the text means: 007 may be a name, and off is no boolean.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import io
 import math
 import os
 import re
@@ -24,10 +24,8 @@ from lenet_dist.exits import RequestError
 _LONGEST_NAME = 255
 """Bytes: the limit of most file systems."""
 _TEXT = (str, str | None)
-_WORD = Key("", str, "", "", {})
 _NULL = "tag:yaml.org,2002:null"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_NO_MAPPING = "expected keys and values, as in configs/default.yaml"
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 def load(file: str | Path | None = None, overrides: list[str] | None = None) -> Config:
@@ -46,13 +44,115 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
         raise RequestError(_explain(error)) from None
     config.run.root = _folder("run.root", config.run.root)
     config.data.root = _folder("data.root", config.data.root)
-    for entry in keys():
-        value = value_of(config, entry.name)
-        _check_range(entry, value)
+    for key in keys():
+        value = value_of(config, key.name)
+        _check_range(key, value)
         if isinstance(value, str) and "\0" in value:
-            raise RequestError(f"{entry.name}={value!r}: must not hold a null character")
+            raise RequestError(f"{key.name}={value!r}: must not hold a null character")
     _check_name(config.run.name)
     return config
+
+
+class _TextLoader(yaml.SafeLoader):
+    """YAML in which every scalar but null is text. Refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [name.value for name, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"duplicate key {twice[0]}")
+        return super().construct_mapping(node, deep)
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: nulls
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    if (nulls := [(tag, pattern) for tag, pattern in resolvers if tag == _NULL])
+}
+
+
+def _read(file: Path) -> Any:
+    """The content of a YAML file."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), _TextLoader)
+    except OSError as error:
+        raise RequestError(f"{file}: {error.strerror}") from None
+    except RecursionError:
+        raise RequestError(f"{file}: too many levels") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise RequestError(f"{file}: not YAML: {error}") from None
+    if not isinstance(content, dict | None):
+        raise RequestError(
+            f"{file}: expected keys and values, as in configs/default.yaml, not {str(content)[:40]}"
+        )
+    return content or {}
+
+
+def _parse(override: str) -> Any:
+    """A ``key=value`` as nested dictionaries."""
+    name, equals, text = override.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+        example = f"{_full_name(name) or 'train.epochs'}={text or '...'}"
+        raise RequestError(f"{override}: expected key=value; write {example}")
+    try:
+        content = text if _is_literal(name, text) else yaml.load(text, _TextLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RequestError(f"{override!r}: {error}") from None
+    for part in reversed(name.split(".")):
+        content = {part: content}
+    return content
+
+
+def _is_literal(name: str, text: str) -> bool:
+    """Whether a key takes a text as it was typed on the command line: neither quoted nor null."""
+    if not text.isprintable() or not any(k.name == name and k.type in _TEXT for k in keys()):
+        return False
+    try:
+        node = yaml.compose(text, _TextLoader)
+    except yaml.YAMLError:
+        return True
+    is_quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')
+    return bool(node) and not is_quoted and getattr(node, "tag", "") != _NULL
+
+
+def _merge(base: DictConfig, request: Any, source: str) -> DictConfig:
+    """The config with what a file or an override sets. `source` opens a message about it."""
+    try:
+        other = OmegaConf.create(request)
+        if missing := OmegaConf.missing_keys(other):
+            raise RequestError(f"{source}{min(missing)}: ??? is not a value")
+        for section in dataclasses.fields(Config):
+            content = OmegaConf.select(other, section.name, default={})
+            if section.name != "seed" and not isinstance(content, dict | DictConfig):
+                raise RequestError(f"{source}{section.name}: a section; set {section.name}.KEY")
+        for key in keys():
+            value = OmegaConf.select(other, key.name)
+            if isinstance(value, str):
+                OmegaConf.update(other, key.name, _converted(key, value, source))
+            if get_origin(key.type) is list and not _is_list_of_words(value):
+                raise RequestError(f"{source}{key.name}: must be a list, such as [a, b]")
+        return cast(DictConfig, OmegaConf.unsafe_merge(base, other))
+    except OmegaConfBaseException as error:
+        raise RequestError(source + _explain(error)) from None
+
+
+def _converted(key: Key, text: str, source: str) -> Any:
+    """A text as the key's type has it, where OmegaConf would not convert it."""
+    types = key.alternatives
+    if "int" in types or "float" in types:
+        if re.search(r"^[-+]?0[\d_]|^[-+\d_]+:", text):  # To YAML 1.1 octal, and 1:30 is ninety.
+            raise RequestError(f"{source}{key.name}={text}: write the number in decimals")
+        if "int" in types and re.fullmatch(r"[-+]?\d[\d_]*", text):
+            return int(text)
+        if "float" in types:
+            return re.sub(r"^([-+]?)\.(?=(nan|inf)$)", r"\1", text, flags=re.IGNORECASE)
+    return _BOOLEANS.get(text.lower(), text) if "bool" in types else text
+
+
+def _is_list_of_words(value: Any) -> bool:
+    """Whether a value is a list without lists; its items are OmegaConf's to check."""
+    return value is None or (
+        isinstance(value, ListConfig) and not any(OmegaConf.is_config(item) for item in value)
+    )
 
 
 def _folder(key: str, typed: str) -> str:
@@ -80,130 +180,12 @@ def _check_name(name: str) -> None:
         )
 
 
-def _read(file: Path) -> DictConfig:
-    try:
-        text = file.read_text(encoding="utf-8")
-        loaded = OmegaConf.load(io.StringIO(text))
-    except OSError as error:
-        # OmegaConf raises OSError without a reason for YAML that holds only a bare value.
-        reason = error.strerror or _NO_MAPPING
-        raise RequestError(f"{file}: {reason}") from None
-    except RecursionError:
-        raise RequestError(f"{file}: too many levels") from None
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        raise RequestError(f"{file}: not YAML: {error}") from None
-    if not isinstance(loaded, DictConfig):
-        raise RequestError(f"{file}: {_NO_MAPPING}")
-    return _as_typed(loaded, yaml.compose(text, yaml.SafeLoader), f"{file}: ")
-
-
-def _as_typed(loaded: DictConfig, root: yaml.Node | None, source: str) -> DictConfig:
-    """What OmegaConf has loaded from YAML, with text exactly as it stands in the YAML's nodes."""
-    for key in keys():
-        node = _node_at(root, key.name)
-        _check_number(key, node, source)
-        words = _words(key, node)
-        if words is not None:
-            OmegaConf.update(loaded, key.name, words)
-    return loaded
-
-
-def _parse(override: str) -> DictConfig:
-    name, equals, value = override.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
-        example = f"{_full_name(name) or 'train.epochs'}={value or '...'}"
-        raise RequestError(f"{override}: expected key=value; write {example}")
-    key = next((key for key in keys() if key.name == name), None)
-    if key:
-        _check_number(key, _node_of(value), "")
-    try:
-        words = _words_typed(key, value) if key else None
-        if words is not None:
-            OmegaConf.update(literal := OmegaConf.create(), name, words)
-            return literal
-        loaded = OmegaConf.from_dotlist([override])
-        return loaded if key else _as_typed(loaded, _node_of(f"{name}: {value}"), "")
-    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
-        raise RequestError(f"{override!r}: {error}") from None
-
-
-def _words_typed(key: Key, text: str) -> str | list[str] | None:
-    """Like `_words`, for the text after ``key=`` on the command line."""
-    if not text.isprintable():
-        return None
-    node = _node_of(text)
-    is_plain = not (isinstance(node, yaml.ScalarNode) and node.style in ("'", '"'))
-    if key.type in _TEXT and text and is_plain and getattr(node, "tag", "") != _NULL:
-        return text
-    return _words(key, node)
-
-
-def _node_of(text: str) -> yaml.Node | None:
-    """What YAML takes a text for; None if for nothing."""
-    try:
-        return yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:
-        return None
-
-
-def _check_number(key: Key, node: yaml.Node | None, source: str) -> None:
-    """YAML 1.1 takes 010 for eight, and 1:30 for ninety."""
-    if not isinstance(node, yaml.ScalarNode) or node.tag not in _NUMBERS or key.type in _TEXT:
-        return
-    if re.search(r"^[-+]?0[\d_]|:", node.value):
-        raise RequestError(f"{source}{key.name}={node.value}: write the number in decimals")
-
-
-def _words(key: Key, node: yaml.Node | None) -> str | list[str] | None:
-    """A YAML node's text exactly as typed, if the key takes text: there 007 is not a number and off
-    not a boolean. None if nothing is to be taken literally."""
-    if key.type in _TEXT and isinstance(node, yaml.ScalarNode) and node.tag != _NULL:
-        return node.value
-    if key.type == list[str] and isinstance(node, yaml.SequenceNode):
-        words = [_words(_WORD, item) for item in node.value]
-        return words if all(isinstance(word, str) for word in words) else None  # type: ignore[return-value]
-    return None
-
-
-def _node_at(root: yaml.Node | None, name: str) -> yaml.Node | None:
-    node = root
-    for part in name.split("."):
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        node = next((value for key, value in entries if key.value == part), None)
-    return node
-
-
-def _merge(base: DictConfig, other: DictConfig, source: str) -> DictConfig:
-    try:
-        _mend(other, source)
-        return cast(DictConfig, OmegaConf.unsafe_merge(base, other))
-    except OmegaConfBaseException as error:
-        raise RequestError(source + _explain(error)) from None
-
-
-def _mend(request: DictConfig, source: str) -> None:
-    """Handle what OmegaConf's merge would misread, or refuse without naming the key."""
-    if missing := OmegaConf.missing_keys(request):
-        raise RequestError(f"{source}{min(missing)}: ??? is not a value")
-    for section in dataclasses.fields(Config):
-        given = OmegaConf.select(request, section.name, default={})
-        if section.name != "seed" and not isinstance(given, dict | DictConfig):
-            raise RequestError(f"{source}{section.name}: a section; set {section.name}.KEY")
-    for key in keys():
-        value = OmegaConf.select(request, key.name)
-        if value is False and "no" in key.alternatives:
-            OmegaConf.update(request, key.name, "no")  # YAML 1.1 reads a bare `no` as false.
-        is_no_list = value is not None and not isinstance(value, ListConfig)
-        if is_no_list and get_origin(key.type) is list:
-            raise RequestError(f"{source}{key.name}: must be a list, such as [a, b]")
-
-
 def _explain(error: OmegaConfBaseException) -> str:
-    """OmegaConf's message on one line, with the key's full name, and the key meant if known."""
+    """OmegaConf's message on one line, with the key's full name, and the likely key if known."""
     name = str(error.full_key or "")
     message = str(error).splitlines()[0]
-    meant = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""
-    hint = f"; did you mean {meant}?" if meant and "Did you mean" not in message else ""
+    likely = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""
+    hint = f"; did you mean {likely}?" if likely and "Did you mean" not in message else ""
     return f"{name}: {message}{hint}" if name else f"{message}{hint}"
 
 
@@ -216,8 +198,6 @@ def _full_name(word: str) -> str:
 
 
 def _check_range(key: Key, value: Any) -> None:
-    if isinstance(value, list) and not all(isinstance(item, str) for item in value):
-        raise RequestError(f"{key.name}={value}: must be a list of words")
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
@@ -225,5 +205,5 @@ def _check_range(key: Key, value: Any) -> None:
         raise RequestError(f"{key.name}={value}: must be a finite number")
     if not (low <= value <= high and above < value < below):
         bounds = [(">=", low), (">", above), ("<=", high), ("<", below)]
-        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
-        raise RequestError(f"{key.name}={value}: must be {wanted}")
+        limits = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
+        raise RequestError(f"{key.name}={value}: must be {limits}")

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from lenet_dist import exits
+from lenet_dist.launchers import is_main_process
 from tests.commands import command, forked, refusal
 from tests.outcome import result
 from tests.processes import PATIENCE, ROOT, SMALL
@@ -36,7 +36,7 @@ def test_one_process_speaks_for_a_job(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert exits.is_main_process() is speaks
+    assert is_main_process() is speaks
 
 
 @pytest.mark.processes
@@ -72,10 +72,12 @@ def printing_to(output: int | IO[bytes], *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.fixture(params=["nobody reads the output any more", "can't print: No space left on device"])
+@pytest.fixture(
+    params=["stdout was closed (broken pipe)", "can't write to stdout: No space left on device"]
+)
 def lost_output(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
     """A pipe that nobody reads, or a full device, and why it can't be written."""
-    if "nobody" in request.param:
+    if "pipe" in request.param:
         reader, output = os.pipe()
         os.close(reader)
     else:

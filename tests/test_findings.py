@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lenet_dist.preflight.findings import CLOCK_LIMIT_MS, differences, findings, wrong_clocks
+from lenet_dist.preflight.findings import differences, findings
 from lenet_dist.preflight.network import partners
 from lenet_dist.preflight.rank import Rank
 from tests.properties import PROPERTY
@@ -20,17 +20,14 @@ SOUND = Rank(
     kernels="x86-64-v4",
     versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
     data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,
-    link_mb_s=2e4, write_mb_s=800.0, rename_ms=0.3, clock_ms=0.0, clock_error_ms=0.1,
+    link_mb_s=2e4, write_mb_s=800.0,
     weights_sha256="12" * 32, repeats=True,
 )  # fmt: skip
 
 
 def sound(count: int) -> list[Rank]:
     """As many ranks, a host each, alike."""
-    return [
-        dataclasses.replace(SOUND, rank=rank, host=f"n{rank}", clock_ms=0.2 * rank)
-        for rank in range(count)
-    ]
+    return [dataclasses.replace(SOUND, rank=rank, host=f"n{rank}") for rank in range(count)]
 
 
 DEFECTS: dict[str, dict[str, Any]] = {
@@ -48,8 +45,6 @@ DEFECTS: dict[str, dict[str, Any]] = {
     "compute": {"gigaflops": 1e4},
     "link": {"link_mb_s": 5e3},
     "disk write": {"write_mb_s": 200.0},
-    "disk rename": {"rename_ms": 50.0},
-    "clock": {"clock_ms": -CLOCK_LIMIT_MS * 5},
     "disk": {"failures": {"disk": "can't write /runs: No space left on device"}},
 }
 
@@ -85,7 +80,7 @@ def test_slow_is_by_the_stated_factor_and_no_less(slow: float, times: float) -> 
 
 def test_of_two_that_differ_rank_0_is_taken_as_right() -> None:
     ranks = sound(2)
-    ranks[1] = dataclasses.replace(ranks[1], device="H100", clock_ms=2_000.0)
+    ranks[1] = dataclasses.replace(ranks[1], device="H100", git_commit="dead")
     assert [finding.ranks for finding in findings(ranks, 3)] == [[1], [1]]
 
 
@@ -105,12 +100,6 @@ def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
     ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
     (found,) = findings(ranks, 3)
     assert found.ranks == [5] and "the same bits twice" in found.text
-
-
-def test_a_clock_within_what_the_measurement_leaves_open_is_no_finding() -> None:
-    ranks = sound(3)
-    ranks[2] = dataclasses.replace(ranks[2], clock_ms=1_500.0, clock_error_ms=600.0)
-    assert wrong_clocks(ranks) == []
 
 
 @PROPERTY

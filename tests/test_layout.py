@@ -23,7 +23,9 @@ LEVELS = {
     "data": 1, "model": 1,
     "base": 0, "kernels": 0,
 }  # fmt: skip
-BASE = {"config", "exits", "files", "plan", "request", "signals", "system"}
+BASE = {
+    "config", "exits", "files", "launchers", "plan", "request", "signals", "streams", "system",
+}  # fmt: skip
 ROOMS = {"train", "track", "report", "preflight", "demo", "benchmark"}
 """Commands with more than one file: each a package of that name."""
 MODULES = sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py"))

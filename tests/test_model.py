@@ -1,4 +1,4 @@
-"""LeNet-5, the running mean of its weights, and weights as a file."""
+"""LeNet-5, the EMA of its weights, and weights as a file."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lenet_dist.report import page
 from lenet_dist.report.curves import waits_of
 from lenet_dist.run_dir import reader
 from lenet_dist.system import Place
-from lenet_dist.track import rank_times
+from lenet_dist.track.tracker import rank_metrics
 from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
@@ -127,30 +127,25 @@ def test_of_many_ranks_the_page_shows_the_slowest_and_the_spread(uninterrupted: 
         (2, 30),
     ]
     assert [time.waited_share for time in few.ranks] == pytest.approx([1 / 3, 0.2, 0.25])
-    assert [curve.label for curve in few.plots[0].curves] == ["rank 0", "rank 1", "rank 2"]
+    assert [curve.series.label for curve in few.plots[0].curves] == ["rank 0", "rank 1", "rank 2"]
     assert [list(curve.y) for curve in few.plots[1].curves] == [[10], [10], [10]]
 
     many = waits_of(with_ranks(run, [1.0 + rank / 10 for rank in range(20)]))
     assert many is not None and many.left_out == 4
     assert [time.place.rank for time in many.ranks] == list(range(19, 3, -1))
-    curves = {curve.label: curve.y[0] for curve in many.plots[0].curves}
-    assert curves == pytest.approx(
-        {"longest of all": 58, "median of all": 39, "shortest of all": 20}
-    )
+    curves = {curve.series.label: curve.y[0] for curve in many.plots[0].curves}
+    assert curves == pytest.approx({"maximum": 58, "median": 39, "minimum": 20})
 
 
 def test_trackers_are_told_the_ranks_of_a_train_line_in_milliseconds_a_step() -> None:
-    train, test = {"kind": "train", "step": 50}, {"kind": "test", "step": 50}
-    of_ranks = {"step": 50, "steps": 50, "computed": [1.0, 2.0, 1.5], "waited": [1.0, 0.0, 0.5]}
-    joined, other, unknown = rank_times.with_ranks([train, test, train | {"step": 60}], [of_ranks])
-    told = rank_times.numbers(joined)
-    assert told["ranks/slowest"] == 1 and told["ranks/computed_ms/slowest"] == 40
-    assert told["ranks/computed_ms/median"] == 30 and told["ranks/waited_ms/median"] == 10
-    assert [told[f"ranks/computed_ms/rank_{rank}"] for rank in range(3)] == [20, 40, 30]
-    assert [told[f"ranks/waited_ms/rank_{rank}"] for rank in range(3)] == [20, 0, 10]
-    assert rank_times.numbers(other) == rank_times.numbers(unknown) == {}
-    many = of_ranks | {"computed": [1.0] * 17, "waited": [0.0] * 17}
-    assert len(rank_times.numbers(train | {"ranks": many})) == 4
+    ranks = {"step": 50, "steps": 50, "computed": [1.0, 2.0, 1.5], "waited": [1.0, 0.0, 0.5]}
+    line = {"kind": "train", "step": 50, "ranks": ranks}
+    metrics = rank_metrics(line)
+    assert metrics["ranks/slowest"] == 1 and metrics["ranks/computed_ms/slowest"] == 40
+    assert metrics["ranks/computed_ms/median"] == 30 and metrics["ranks/waited_ms/median"] == 10
+    alone = ranks | {"computed": [1.0]}
+    for other in ({"kind": "test"}, {"ranks": None}, {"ranks": alone}):
+        assert rank_metrics(line | other) == {}
 
 
 @pytest.fixture

@@ -55,14 +55,13 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
         check_upload(last, server, TRAIN_STEPS)
     check_arrived(server.run, TRAIN_STEPS)
     assert len(server.runs) == 1
-    # Each train row tells how long both ranks computed and waited in a step.
+    # Each train row tells how long the ranks computed and waited in a step.
     *_, written = (last.directory / "ranks.jsonl").read_text().splitlines()
     *_, row = [row for row in server.run.history if "train/step" in row]
-    of_ranks = json.loads(written)
-    for rank, seconds in enumerate(of_ranks["computed"]):
-        told = row[f"ranks/computed_ms/rank_{rank}"]
-        assert told == pytest.approx(1e3 * seconds / of_ranks["steps"])
-    assert all("ranks/waited_ms/rank_1" in row for row in server.run.history if "train/lr" in row)
+    ranks = json.loads(written)
+    slowest = 1e3 * max(ranks["computed"]) / ranks["steps"]
+    assert row["ranks/computed_ms/slowest"] == pytest.approx(slowest)
+    assert all("ranks/waited_ms/median" in row for row in server.run.history if "train/lr" in row)
 
 
 def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:

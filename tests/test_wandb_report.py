@@ -123,23 +123,6 @@ def test_several_runs_stand_side_by_side_with_the_spread_over_seeds(
     assert ["test/accuracy"] in values(spec, "metrics")
 
 
-def test_a_dry_run_writes_what_would_be_published_and_asks_no_server(
-    runs: list[Path], server: WandbServer, tmp_path: Path
-) -> None:
-    file = tmp_path / "spec.json"
-    away = {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
-    spec = ("--wandb", PROJECT, "--wandb-json", file)
-    done = report(*runs, "--out", tmp_path / "page.html", *spec, **away)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "page.html"), str(file)]
-    publish(runs, server, tmp_path / "page.html")
-    (sent,) = server.reports.values()
-    written, arrived = json.loads(file.read_text()), json.loads(sent["spec"])
-    assert written["displayName"] == sent["displayName"]
-    for name in ("type", "metrics", "xAxis", "text", "filters", "entityName", "viewType", "layout"):
-        assert values(written["spec"], name) == values(arrived, name), name
-
-
 def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:
     assert done.returncode == code, done.stderr
     assert said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

@@ -52,10 +52,10 @@ def main(arguments: list[str]) -> None:
 
 
 def _groups(text: str) -> tuple[str, ...]:
-    asked = text.split(",")
-    if unknown := [name for name in asked if name not in GROUPS]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in GROUPS]:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(GROUPS)}")
-    return tuple(name for name in GROUPS if name in asked)
+    return tuple(name for name in GROUPS if name in names)
 
 
 def _positive(text: str) -> int:

@@ -53,8 +53,8 @@ def measure(
                     measured[case.name] = take(case.arguments(place), place, case.name)
                     shown = ", ".join(f"{n} {v:,.4g}" for n, v in measured[case.name].items())
                     print(f"round {number + 1} of {rounds}: {case.name}: {shown}", flush=True)
-                for name, of_round in measured.items():
-                    figures.setdefault(name, []).append(of_round)
+                for name, values in measured.items():
+                    figures.setdefault(name, []).append(values)
                 complete += 1
         except KeyboardInterrupt:
             failure = "interrupted"

@@ -28,19 +28,19 @@ from lenet_dist.exits import (
     RequestError,
     RunFailed,
     Stopped,
-    is_elastic,
     paths_named,
 )
+from lenet_dist.launchers import is_elastic
 from lenet_dist.system import Place, cores, cpu_name
 
 T = TypeVar("T")
 
-_OF_A_LOST_PEER = re.compile(
+_LOST_PEER_PATTERN = re.compile(
     r"connection (closed|reset|refused|was aborted)|time(d |-)?out|broken pipe|not connected"
     r"|unreachable|no route to host|connectfullmesh failed",
     re.IGNORECASE,
 )
-"""In what gloo says. Its other errors are no peer's fault, and a restart does not mend them."""
+"""In gloo's messages. Its other errors are no peer's fault, and a restart does not mend them."""
 
 _DDP = "this job uses DDP: name another --config_file, as in configs/launch"
 _NEUTRAL = {
@@ -60,8 +60,8 @@ _NEUTRAL = {
     ),
     "ACCELERATE_TORCH_DEVICE": ("", "use CUDA_VISIBLE_DEVICES or accelerate launch --cpu"),
 }  # fmt: skip
-"""Variables that could override the config: the value that doesn't, and what ends that. The first
-that is set is named."""
+"""Variables that could override the config: the value that doesn't, and what to do instead. The
+first that is set is named."""
 
 
 def world_size_of_environment() -> int:
@@ -150,7 +150,7 @@ def device_name(accelerator: Accelerator) -> str:
 
 
 def place_of(accelerator: Accelerator) -> Place:
-    """The place of this process."""
+    """Where to find this process: host, and processor."""
     device = accelerator.device
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -161,7 +161,7 @@ def place_of(accelerator: Accelerator) -> Place:
 
 
 def say(accelerator: Accelerator, text: object) -> None:
-    """Print it once per job. Accelerate's own print does so once per node."""
+    """Print a text once per job. Accelerate's own print does so once per node."""
     if accelerator.is_main_process:
         print(text, flush=True)
 
@@ -189,7 +189,7 @@ def stopping_together(accelerator: Accelerator) -> Iterator[None]:
 
 
 def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """Do it on the main process only; every process gets its value, or raises its error."""
+    """Call `action` on the main process only; every process gets its value, or raises its error."""
     outcome: tuple[T | None, Exception | None] = (None, None)
     if accelerator.is_main_process:
         try:
@@ -204,7 +204,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
 
 def on_each(action: Callable[[], T]) -> T:
-    """Do it on every process; if it fails on one, every process raises that error."""
+    """Call `action` on every process; if it fails on one, every process raises that error."""
     value, errors = _outcomes(action)
     for error in errors:
         if error is not None:
@@ -213,7 +213,7 @@ def on_each(action: Callable[[], T]) -> T:
 
 
 def on_each_that_can(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
-    """Do it on every process. Gives this one's value, and the error of each, by rank.
+    """Call `action` on every process. Gives this one's value, and the error of each, by rank.
 
     If it fails on all of them, the cause is not in one process: every process raises the error.
     """
@@ -224,19 +224,19 @@ def on_each_that_can(action: Callable[[], T]) -> tuple[T | None, list[Exception 
 
 
 def on_each_node(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Do it on one process of each node; if it fails on one, every process raises that error."""
+    """Call `action` on one process of each node; if one fails, every process raises its error."""
     on_each(action if accelerator.is_local_main_process else lambda: None)
 
 
 def _outcomes(action: Callable[[], T]) -> tuple[T | None, list[Exception | None]]:
     value: T | None = None
-    mine: Exception | None = None
+    failure: Exception | None = None
     try:
         with paths_named():
             value = action()
     except (RequestError, RunFailed) as error:
-        mine = error
-    return value, gather_object([mine])
+        failure = error
+    return value, gather_object([failure])
 
 
 @contextmanager
@@ -252,7 +252,7 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         rank = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
         if "gloo" in text and "Unable to find" in text:
             raise NodeError(f"{rank} can't use its network: {text[:300]}") from None
-        is_of_gloo = "gloo" in text and _OF_A_LOST_PEER.search(text)
+        is_of_gloo = "gloo" in text and _LOST_PEER_PATTERN.search(text)
         if not (is_of_gloo or isinstance(error, torch.distributed.DistError)):
             raise
         if "Duplicate GPU" in text:
@@ -296,11 +296,11 @@ def _check_torchs_debugging(world_size: int) -> None:
 
 
 def _wants_cpu() -> bool:
-    said = os.environ.get("ACCELERATE_USE_CPU") or "no"
+    value = os.environ.get("ACCELERATE_USE_CPU") or "no"
     try:
-        return str_to_bool(said, to_bool=True)
+        return str_to_bool(value, to_bool=True)
     except ValueError:
-        raise RequestError(f"ACCELERATE_USE_CPU={said}: must be true or false") from None
+        raise RequestError(f"ACCELERATE_USE_CPU={value}: must be true or false") from None
 
 
 def _set_up_gpu() -> None:

@@ -1,4 +1,4 @@
-"""What `accelerate launch`, if it started this process, was asked for: by which flag or file."""
+"""The `accelerate launch` that started this process, if one did: its flags and its config file."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import psutil
 
 
 @cache
-def _asked() -> tuple[list[str], Namespace] | None:
-    """The words after `accelerate launch`, and as what it took them; None if it is not there."""
+def _command() -> tuple[list[str], Namespace] | None:
+    """The words after `accelerate launch`, and their meaning to it; None without it."""
     with suppress(psutil.Error):
         for parent in psutil.Process().parents():
             words = parent.cmdline()
@@ -23,31 +23,29 @@ def _asked() -> tuple[list[str], Namespace] | None:
                 if is_launch or name == "accelerate-launch":
                     from accelerate.commands.launch import launch_command_parser
 
-                    asked = words[place + 1 + is_launch :]
-                    return asked, launch_command_parser().parse_args(asked)
+                    words = words[place + 1 + is_launch :]
+                    return words, launch_command_parser().parse_args(words)
     return None
 
 
 def source(option: str) -> str:
     """Where an option's value is from: its flag, the launcher's file, or the environment."""
-    if (asked := _asked()) is None:
+    if (command := _command()) is None:
         return "the environment says so"
-    words, arguments = asked
-    flag = f"--{option}"
-    if any(word.partition("=")[0].replace("-", "_") == flag.replace("-", "_") for word in words):
-        return f"accelerate launch has it from {flag}"
+    words, arguments = command
+    flags = [word.partition("=")[0].lstrip("-").replace("-", "_") for word in words]
+    if option in flags:
+        return f"accelerate launch has it from --{option}"
     from accelerate.commands.config.config_args import default_config_file
 
-    file = arguments.config_file or default_config_file
-    return f"accelerate launch has it from {file}"
+    return f"accelerate launch has it from {arguments.config_file or default_config_file}"
 
 
 def warn_of_processes_not_started() -> None:
-    """Say that there is one process where `accelerate launch` was asked for more: without a GPU it
-    starts one, whatever --num_processes says."""
-    if (asked := _asked()) is None:
-        return
-    count = asked[1].num_processes
+    """Warn that there is one process where `accelerate launch` was told to start more: without a
+    GPU it starts one, whatever --num_processes says."""
+    command = _command()
+    count = command[1].num_processes if command else None
     if count and count > 1:
         print(
             f"warning: accelerate launch --num_processes {count} started one process: with --cpu it"

@@ -1,11 +1,12 @@
-"""Which process of the job this is, as its launcher says, in torch's environment variables."""
+"""Which process of the job this is, by its launcher, in torch's environment variables."""
 
 from __future__ import annotations
 
 import os
 
 from lenet_dist.distributed import slurm
-from lenet_dist.exits import MPI_RANKS, RequestError
+from lenet_dist.exits import RequestError
+from lenet_dist.launchers import MPI_RANKS
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Below the range that systems assign themselves."""
@@ -22,14 +23,14 @@ def adopt_ranks() -> None:
     if "ACCELERATE_DEBUG_RDV_FILE" in os.environ:
         _adopt_rank_of_debug_launcher()
         return
-    of_mpi = next((names for names in MPI_RANKS if all(n in os.environ for n in names)), None)
-    if of_mpi is None:
+    names = next((names for names in MPI_RANKS if all(n in os.environ for n in names)), None)
+    if names is None:
         slurm.adopt_ranks()
         return
-    rank, world_size, local_rank, local_world_size = (os.environ[name] for name in of_mpi)
+    rank, world_size, local_rank, local_world_size = (os.environ[name] for name in names)
     if "MASTER_ADDR" not in os.environ and world_size != local_world_size:
         raise RequestError(
-            f"{of_mpi[1]}={world_size}, on several machines: name the first one to all processes:"
+            f"{names[1]}={world_size}, on several machines: name the first one to all processes:"
             " mpirun -x MASTER_ADDR=... -x MASTER_PORT=... (Open MPI), -genv MASTER_ADDR ..."
         )
     os.environ.update(
@@ -42,7 +43,7 @@ def adopt_ranks() -> None:
 
 
 def _adopt_rank_of_debug_launcher() -> None:
-    """accelerate.debug_launcher connects its processes itself, and tells only their number."""
+    """Set the variables in a process of accelerate.debug_launcher, which is connected already."""
     from torch import distributed
 
     rank, world_size = str(distributed.get_rank()), str(distributed.get_world_size())

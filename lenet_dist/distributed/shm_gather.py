@@ -26,7 +26,8 @@ _FLOAT_BYTES = 4
 
 
 def choose_gather(accelerator: Accelerator, numbers: int, timeout_seconds: int) -> Gather:
-    """The fastest that all processes can use, for up to `numbers` float32 of each. A collective.
+    """The fastest all-gather that all processes can use, for up to `numbers` float32 of each. A
+    collective.
 
     It is Accelerate's own if they are not all on one machine's CPUs.
     """
@@ -46,7 +47,8 @@ def choose_gather(accelerator: Accelerator, numbers: int, timeout_seconds: int) 
 
 
 class SharedMemoryGather:
-    """A part of shared `memory` for each process, and a socket to each peer that says "written"."""
+    """All-gather through `memory`, a part for each process, and a socket to each peer that says
+    "written"."""
 
     def __init__(
         self, rank: int, world_size: int, memory: Tensor, peers: list[socket.socket],
@@ -62,7 +64,8 @@ class SharedMemoryGather:
             peer.settimeout(1)  # A try: so a process that is suspended loses no more than one.
 
     def gather(self, rows: Tensor) -> Tensor:
-        """See Gather. The next call but one overwrites the result.
+        """All-gather `rows` through shared memory. The result is a view that stays valid until the
+        second-next call.
 
         Raises DistNetworkError if a peer is gone, or silent for too long.
         """

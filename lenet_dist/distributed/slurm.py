@@ -1,4 +1,4 @@
-"""What SLURM says about this job: a task's ranks, first host and port, in torch's environment
+"""SLURM's facts about this job: a task's ranks, first host and port, in torch's environment
 variables; its share of the node; the job's state."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lenet_dist.exits import RequestError
 
 _FIRST_PORT, _PORTS = 15_000, 15_000
 """Ports are derived from job and step, and lie below the range that systems assign themselves."""
-_OF_A_TASK = (
+_TASK_VARIABLES = (
     "SLURM_JOB_ID", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_NODEID",
     "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NODELIST",
 )  # fmt: skip
@@ -25,16 +25,16 @@ def adopt_ranks() -> None:
     """
     if "SLURM_STEP_ID" not in os.environ or "RANK" in os.environ:
         return
-    if missing := [name for name in _OF_A_TASK if name not in os.environ]:
+    if missing := [name for name in _TASK_VARIABLES if name not in os.environ]:
         raise RequestError(
             f"SLURM_STEP_ID is set but {', '.join(missing)} not: start the processes with srun, or"
             " unset SLURM_STEP_ID"
         )
     # Not SLURM_NTASKS: in salloc's shell, which is a step of one task, that is the job's.
     tasks = os.environ["SLURM_STEP_NUM_TASKS"]
-    if tasks == "1" and (of_job := os.environ.get("SLURM_NTASKS", "1")) != "1":
+    if tasks == "1" and (job_tasks := os.environ.get("SLURM_NTASKS", "1")) != "1":
         print(
-            f"warning: one process, in a job of {of_job} tasks: write srun before the command to"
+            f"warning: one process, in a job of {job_tasks} tasks: write srun before the command to"
             " use them all", file=sys.stderr, flush=True,
         )  # fmt: skip
     step = int(os.environ["SLURM_JOB_ID"]) * 31 + int(os.environ["SLURM_STEP_ID"])
@@ -63,8 +63,8 @@ def cpus_of_task() -> int | None:
     """The CPU cores that SLURM gives each task; None if the job did not ask for them, or if its
     processes are not SLURM's tasks."""
     is_task = os.environ.get("SLURM_NTASKS") == os.environ.get("WORLD_SIZE")
-    asked = os.environ.get("SLURM_CPUS_PER_TASK")
-    return int(asked) if asked and is_task and "SLURM_STEP_ID" in os.environ else None
+    cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+    return int(cpus) if cpus and is_task and "SLURM_STEP_ID" in os.environ else None
 
 
 def gpus_of_task() -> str | None:
@@ -93,7 +93,8 @@ def requeue(job: str) -> None:
 
 
 def _tasks_on_this_node() -> int:
-    """From a list like ``2(x3),1``: two tasks on each of three nodes, one on the fourth."""
+    """This node's number of tasks, from a list like ``2(x3),1``: two on each of three nodes, one on
+    the fourth."""
     tasks: list[int] = []
     for part in os.environ["SLURM_STEP_TASKS_PER_NODE"].split(","):
         count, _, repeat = part.partition("(x")
@@ -118,6 +119,6 @@ def _scontrol(*request: str) -> str:
             ["scontrol", *request], check=True, capture_output=True, text=True, timeout=60
         )
     except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or ""
-        raise RequestError(f"scontrol {' '.join(request)}: {said or error}") from None
+        stderr = getattr(error, "stderr", None) or ""
+        raise RequestError(f"scontrol {' '.join(request)}: {stderr or error}") from None
     return done.stdout

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lenet_dist import exits
 from lenet_dist.distributed import slurm
 from lenet_dist.exits import RunFailed, Stopped
+from lenet_dist.launchers import MPI_RANKS
 from lenet_dist.signals import Listener, heard
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ _AGREE_EVERY_SECONDS = 1.0
 _LOOK_EVERY_SECONDS = 0.5
 """Time between looks at the stop file: on a network file system a look is not free."""
 
+_LAUNCHER_EXITED = "the launcher process exited"
+
 
 class Action(IntEnum):
-    """What the processes agree to do at a step boundary: the highest of their wishes."""
+    """What the processes agree to do at a step boundary, the strongest last."""
 
     GO_ON = 0
     AUDIT = 1
@@ -42,7 +45,7 @@ class Action(IntEnum):
 
 
 class StopRequest(Listener):
-    """Whether someone wants this process to stop: a signal, the file RUN/STOP, a dead launcher.
+    """A request to stop: a signal, the file RUN/STOP, or a launcher that exited.
 
     A signal ends the command at once until `training_begins`; after that, it waits for the next
     agreement. A second SIGINT always ends it.
@@ -99,9 +102,11 @@ class StopRequest(Listener):
     def stopped(self, action: Action, where: str, saved_in: Path) -> Stopped:
         """What to raise after a stop that the processes have agreed on, `where` in training."""
         self.is_made()  # Another process may have seen it first: a launcher that is gone, say.
+        cause = f"stopped by {self.reason or 'a request to another process'} after {where}"
+        if self.reason == _LAUNCHER_EXITED:
+            cause = f"stopped after {where}: {self.reason}"
         return Stopped(
-            f"stopped by {self.reason or 'a request to another process'} after {where};"
-            f" saved in {saved_in}; run the same command again to continue",
+            f"{cause}; saved in {saved_in}; run the same command again to continue",
             for_good=action is Action.STOP_FOR_GOOD,
         )
 
@@ -110,11 +115,11 @@ class StopRequest(Listener):
         self._file = file
 
     def is_made(self) -> bool:
-        """Whether a stop has been asked of this process."""
+        """Whether this process was asked to stop."""
         if self.reason is None and self._launcher not in (None, os.getppid()):
             # accelerate launch forwards no signals, and some kill torchrun: better to stop with
             # everything saved than to run on unseen.
-            self.reason = "the death of its launcher"
+            self.reason = _LAUNCHER_EXITED
         if self.reason is None and self._file is not None:
             now = time.monotonic()
             if now - self._last_look >= _LOOK_EVERY_SECONDS:
@@ -124,15 +129,15 @@ class StopRequest(Listener):
                     self._is_by_file = True
         return self.reason is not None
 
-    def wish(self) -> Action:
-        """What this process wants all processes to do."""
+    def action(self) -> Action:
+        """The action that the request asks of all processes."""
         if not self.is_made():
             return Action.GO_ON
         return Action.STOP_FOR_GOOD if self._is_by_file else Action.STOP
 
 
 class StopConsensus:
-    """What all processes do at a step boundary: the strongest of their wishes."""
+    """The processes' agreement on an action at a step boundary: the strongest that one asks for."""
 
     def __init__(self, request: StopRequest, accelerator: Accelerator, gather: Gather) -> None:
         self.request = request
@@ -147,21 +152,21 @@ class StopConsensus:
         """Whether the processes agree after step number `step`; the same on all of them."""
         return self._world_size == 1 or step >= self._next_step
 
-    def reach(self, step: int, wish: Action = Action.GO_ON) -> Action:
-        """Agree. This process wishes for `wish`, or for a stop if it was asked to stop.
+    def reach(self, step: int, proposal: Action = Action.GO_ON) -> Action:
+        """Agree on the strongest action: this process proposes `proposal`, or a requested stop.
 
         A collective: every process must call it. `step`: how many steps are done.
         """
-        wish = max(wish, self.request.wish())
+        proposal = max(proposal, self.request.action())
         if self._world_size == 1:
-            return wish
+            return proposal
         import torch
 
         step_seconds = 0.0
         if self._last is not None and self._last[0] < step:
             step_seconds = (time.monotonic() - self._last[1]) / (step - self._last[0])
-        mine = torch.tensor([[wish, step_seconds]], dtype=torch.float32, device=self._device)
-        strongest, slowest = self._gather(mine).amax(0).tolist()
+        row = torch.tensor([[proposal, step_seconds]], dtype=torch.float32, device=self._device)
+        strongest, slowest = self._gather(row).amax(0).tolist()
         if slowest:
             # Of what all have gathered, so that they agree at the same steps.
             steps = int(_AGREE_EVERY_SECONDS / slowest)
@@ -172,8 +177,8 @@ class StopConsensus:
 
 def _has_launcher() -> bool:
     """Whether torchrun, accelerate launch or mpirun started this process, by their variables."""
-    of_mpi = (names[0] for names in exits.MPI_RANKS)
+    mpi_variables = (names[0] for names in MPI_RANKS)
     return any(
         name in os.environ
-        for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", *of_mpi)
+        for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION", *mpi_variables)
     )

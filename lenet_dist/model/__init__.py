@@ -1,1 +1,1 @@
-"""LeNet-5, the running mean of its weights, and a look inside."""
+"""LeNet-5, the EMA of its weights, and a look inside."""

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 def _preflight(config: Config, request: Namespace, started: float) -> None:
     from lenet_dist.distributed.accelerator import on_main, peer_watch, say, start_accelerator
-    from lenet_dist.preflight.collect import RollCall
+    from lenet_dist.preflight.collect import Collector
     from lenet_dist.preflight.findings import findings
     from lenet_dist.preflight.printout import Report
 
@@ -62,12 +62,11 @@ def _preflight(config: Config, request: Namespace, started: float) -> None:
     accelerator = start_accelerator(config.compute)
     with peer_watch(config.compute.timeout_seconds):
         on_main(accelerator, lambda: check_file_can_be_written("--json", file))
-        call = RollCall(config, accelerator)
-        ranks, all_reduces = call.ranks(), call.all_reduces()
-        found = findings(ranks, request.slow)
-        report = Report(ranks, all_reduces, found, request.slow, time.monotonic() - started)
+        ranks = Collector(config, accelerator).ranks()
+        wrong = findings(ranks, request.slow)
+        report = Report(ranks, wrong, request.slow, time.monotonic() - started)
         say(accelerator, report)
         on_main(accelerator, lambda: report.write(file))
-    if found:
-        raise RunFailed("\n        ".join(finding.text for finding in found))
+    if wrong:
+        raise RunFailed("\n        ".join(finding.text for finding in wrong))
     accelerator.end_training()

@@ -1,4 +1,4 @@
-"""Every rank's account of itself, taken together."""
+"""Every rank's report on itself, collected on all ranks."""
 
 from __future__ import annotations
 
@@ -18,22 +18,16 @@ from lenet_dist.data import dataset, fetch
 from lenet_dist.distributed.accelerator import auto_threads, meet, on_each_that_can, say
 from lenet_dist.exits import RequestError
 from lenet_dist.kernels import native
-from lenet_dist.model import lenet5
 from lenet_dist.preflight import disk, network
 from lenet_dist.preflight.device import measure_gigaflops, memory, model_name
-from lenet_dist.preflight.network import AllReduce
 from lenet_dist.preflight.rank import DATA, Rank, environment
 from lenet_dist.preflight.single_rank import train_alone
-from lenet_dist.system import git_commit, versions
 
 T = TypeVar("T")
 
-_MESSAGE_BYTES = (4, 4 * 2**10, 2**20, 16 * 2**20, 64 * 2**20)
-"""Sizes of the all-reduces that are measured, besides that of the model's gradient."""
 
-
-class RollCall:
-    """What every rank has to say, step by step; each step is a collective."""
+class Collector:
+    """Measures every rank, step by step; each step is a collective."""
 
     def __init__(self, config: Config, accelerator: Accelerator) -> None:
         self.config = config
@@ -41,37 +35,27 @@ class RollCall:
         self.hosts: list[str] = gather_object([socket.gethostname()])
         self.failures: dict[str, str] = {}
 
-    def _announce(self, step: str) -> None:
-        say(self.accelerator, f"preflight: {step}")
-
-    def all_reduces(self) -> list[AllReduce]:
-        """Latency and bandwidth by size of message."""
-        self._announce("all-reduce")
-        sizes = sorted((*_MESSAGE_BYTES, lenet5.PARAMETERS * 4))
-        return network.all_reduces(self.accelerator, sizes)
-
     def ranks(self) -> list[Rank]:
-        """Every rank's account of itself, in order. Raises only what fails on every rank."""
+        """Every rank's report, in order. Raises only what fails on every rank."""
         accelerator, compute = self.accelerator, self.config.compute
-        device, me = accelerator.device, accelerator.process_index
+        device, rank = accelerator.device, accelerator.process_index
         threads = auto_threads() if compute.threads == "auto" else compute.threads
         torch.set_num_threads(threads)
         data_sha256 = self._data_sha256()
-        write_mb_s, rename_ms = self._run_root()
+        write_mb_s = self._write_speed()
         self._announce("compute")
         meet(accelerator)
         gigaflops = measure_gigaflops(device)
-        self._announce("links and clocks")
+        self._announce("links")
         link_mb_s = network.link_speed(accelerator, self.hosts)
-        offsets, clock_error_ms = network.clock_offsets(accelerator)
         self._announce("a short training, each rank alone")
         # By rank 0's config: another one on some rank is a finding of its own.
         config = broadcast_object_list([self.config])[0]
         weights_sha256, again = train_alone(config, accelerator)
         free, total = memory(device)
-        mine = Rank(
-            rank=me,
-            host=self.hosts[me],
+        report = Rank(
+            rank=rank,
+            host=self.hosts[rank],
             local_rank=accelerator.local_process_index,
             device=model_name(device),
             driver=system.gpu_driver() if device.type == "cuda" else None,
@@ -81,8 +65,8 @@ class RollCall:
             cores=system.cores(),
             threads=threads,
             kernels=native.variant() or "torch",
-            versions=versions(),
-            git_commit=git_commit(),
+            versions=system.versions(),
+            git_commit=system.git_commit(),
             config_hash=config_hash(self.config),
             data_sha256=data_sha256,
             run_root=str(Path(self.config.run.root).resolve()),
@@ -90,20 +74,17 @@ class RollCall:
             gigaflops=gigaflops,
             link_mb_s=link_mb_s,
             write_mb_s=write_mb_s,
-            rename_ms=rename_ms,
-            clock_ms=offsets[me],
-            clock_error_ms=clock_error_ms,
             weights_sha256=weights_sha256,
             repeats=weights_sha256 == again,
             failures=self.failures,
         )
-        return gather_object([mine])
+        return gather_object([report])
 
     def _data_sha256(self) -> str | None:
+        """The hash of the data, once every byte has been read here and found right."""
         data, fetches = self.config.data, self.accelerator.is_local_main_process
 
         def read() -> str:
-            """The hash of the whole, once every byte has been read here and found right."""
             if failure := self.failures.get(DATA):
                 raise RequestError(failure)
             for split in get_args(dataset.Split):
@@ -114,27 +95,26 @@ class RollCall:
         self._attempt(DATA, lambda: fetch.ensure(data) if fetches else None)
         return self._attempt(DATA, read)
 
-    def _run_root(self) -> tuple[float | None, float | None]:
-        """MB/s of writes and milliseconds of a rename, in each node's first process."""
+    def _write_speed(self) -> float | None:
+        """MB/s of writes to run.root in each node's first process; checks that all have one."""
         self._announce("run.root")
         root, is_main = Path(self.config.run.root), self.accelerator.is_main_process
         with ExitStack() as stack:
-            is_lent = self._attempt("run.root", lambda: stack.enter_context(disk.lent(root)))
+            is_there = self._attempt("run.root", lambda: stack.enter_context(disk.run_root(root)))
             # Removes the token before the disk is measured, and so before the folder is removed.
             with ExitStack() as held:
-                leaves = is_lent and is_main
+                leaves = is_there and is_main
                 token = self._attempt(
                     "run.root", lambda: held.enter_context(disk.token(root)) if leaves else None
                 )
                 token = broadcast_object_list([token])[0]
-                looks = is_lent and token and not is_main
+                looks = is_there and token and not is_main
                 self._attempt("run.root", lambda: disk.find_token(root, *token) if looks else None)
-            writes = is_lent and self.accelerator.is_local_main_process
-            write = self._attempt("disk", lambda: disk.write_speed(root) if writes else None)
-            rename = self._attempt(
-                "disk", lambda: disk.rename_milliseconds(root) if writes else None
-            )
-        return write, rename
+            writes = is_there and self.accelerator.is_local_main_process
+            return self._attempt("disk", lambda: disk.write_speed(root) if writes else None)
+
+    def _announce(self, step: str) -> None:
+        say(self.accelerator, f"preflight: {step}")
 
     def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
         """Do it on every rank. If it fails on some but not on all, that is those ranks' failure."""

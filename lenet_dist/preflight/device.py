@@ -16,9 +16,7 @@ _SIDE = {"cpu": 512, "cuda": 4096}
 
 def model_name(device: torch.device) -> str:
     """The GPU's model, or the CPU's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return system.cpu_name()
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else system.cpu_name()
 
 
 def memory(device: torch.device) -> tuple[int, int]:

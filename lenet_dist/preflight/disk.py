@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import socket
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,14 +17,12 @@ from lenet_dist.files import failures_named, sync, sync_folder, write_durably, w
 
 _CHUNK, _CHUNKS = 4 * 2**20, 8
 _WRITE_SECONDS = 2.0
-_RENAMES = 10
-_RENAME_SECONDS = 1.0
 _SEEN_SECONDS = 3.0
 """The longest that a network file system may hide a new file from the other nodes."""
 
 
 @contextmanager
-def lent(root: Path) -> Iterator[Path]:
+def run_root(root: Path) -> Iterator[Path]:
     """The folder, made if need be; what was made is removed afterwards unless something is in it.
 
     Raises RequestError if it can't be made or written to.
@@ -47,10 +44,18 @@ def lent(root: Path) -> Iterator[Path]:
 
 
 def write_speed(folder: Path) -> float:
-    """MB/s (10^6 bytes) of 4 MiB writes, each synced to the disk.
+    """MB/s (10^6 bytes) of 4 MiB writes, each synced to the disk: 32 MiB, or two seconds' worth.
 
-    32 MiB, or as much as two seconds allow. Raises RunFailed naming the file and the reason.
+    Raises RunFailed naming the file and the reason, or the folder if folders can't be renamed: a
+    checkpoint is one.
     """
+    with _temporary(folder) as old, _temporary(folder) as new:
+        with failures_named(old):
+            write_folder(old, {"file": b"new"})
+        try:
+            os.rename(old, new)
+        except OSError as error:
+            raise RunFailed(f"{folder}: folders can't be renamed there: {error.strerror}") from None
     chunk = os.urandom(_CHUNK)  # Zeros flatter a file system that compresses.
     with _temporary(folder) as path, failures_named(path), open(path, "wb", buffering=0) as file:
         written, began = 0, time.perf_counter()
@@ -61,30 +66,6 @@ def write_speed(folder: Path) -> float:
             if seconds > _WRITE_SECONDS:
                 break
     return written / seconds / 1e6
-
-
-def rename_milliseconds(folder: Path) -> float:
-    """Median milliseconds of a rename over another file, synced to the disk.
-
-    Raises RunFailed naming the file and the reason, or the folder if folders can't be renamed: a
-    checkpoint is one.
-    """
-    with _temporary(folder) as old, _temporary(folder) as path:
-        write_folder(old, {"file": b"new"})
-        try:
-            os.rename(old, path)
-        except OSError as error:
-            raise RunFailed(f"{folder}: folders can't be renamed there: {error.strerror}") from None
-    taken: list[float] = []
-    with _temporary(folder) as old, _temporary(folder) as path, failures_named(path):
-        write_durably(path, b"old")
-        while len(taken) < _RENAMES and sum(taken) < _RENAME_SECONDS:
-            write_durably(old, b"new")
-            began = time.perf_counter()
-            os.replace(old, path)
-            sync_folder(folder)
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e3
 
 
 @contextmanager

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lenet_dist.preflight.rank import Rank
 
-CLOCK_LIMIT_MS = 1_000.0
-"""A clock that is off by more than this, beyond the measurement's error, is a finding."""
-
-_FAST_RENAME_MS = 10.0
-"""A rename that takes no longer is fast enough: differences below this are noise."""
-
 _LONGEST_VALUE = 48
+_RATES = (
+    ("compute", "gigaflops", "GFLOP/s"),
+    ("link", "link_mb_s", "MB/s"),
+    ("disk write", "write_mb_s", "MB/s"),
+)
+"""A rate's name, its field of Rank, and its unit."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +26,6 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True)
-class _Rate:
-    what: str
-    unit: str
-    value: Callable[[Rank], float | None]
-
-
-_RATES = (
-    _Rate("compute", "GFLOP/s", lambda rank: rank.gigaflops),
-    _Rate("link", "MB/s", lambda rank: rank.link_mb_s),
-    _Rate("disk write", "MB/s", lambda rank: rank.write_mb_s),
-    _Rate(
-        "disk rename", "renames/s",
-        lambda rank: rank.rename_ms and 1_000 / max(rank.rename_ms, _FAST_RENAME_MS),
-    ),
-)  # fmt: skip
-
-
 def findings(ranks: list[Rank], slow: float) -> list[Finding]:
     """Everything that is wrong with these ranks, which come in order of their numbers.
 
@@ -53,37 +34,30 @@ def findings(ranks: list[Rank], slow: float) -> list[Finding]:
     failures = [
         _finding([rank], what, reason) for rank in ranks for what, reason in rank.failures.items()
     ]
-    return [
-        *failures, *differences(ranks), *other_bits(ranks), *slow_ranks(ranks, slow),
-        *wrong_clocks(ranks),
-    ]  # fmt: skip
+    return [*failures, *differences(ranks), *_other_bits(ranks), *_slow_ranks(ranks, slow)]
 
 
 def differences(ranks: list[Rank]) -> list[Finding]:
     """The facts that differ between ranks; most ranks are right, or the first ones in a tie."""
-    facts = [rank.facts() for rank in ranks]
-    found = []
-    for name in dict.fromkeys(name for each in facts for name in each):
+    facts = {rank.rank: rank.facts() for rank in ranks}
+    findings = []
+    for name in dict.fromkeys(name for names in facts.values() for name in names):
         # A rank that could not get at a fact has a finding for that already.
-        have = [
-            (rank, each.get(name))
-            for rank, each in zip(ranks, facts, strict=True)
-            if name not in rank.failures
-        ]
-        right, _ = Counter(value for _, value in have).most_common(1)[0]  # In a tie, the first.
-        example = next(rank for rank, value in have if value == right)
-        for wrong in dict.fromkeys(value for _, value in have if value != right):
+        values = [(rank, facts[rank.rank].get(name)) for rank in ranks if name not in rank.failures]
+        right, _ = Counter(value for _, value in values).most_common(1)[0]  # In a tie, the first.
+        example = next(rank for rank, value in values if value == right)
+        for wrong in dict.fromkeys(value for _, value in values if value != right):
             text = f"{_shown(wrong)} here, {_shown(right)} on {example}"
-            found.append(_finding([rank for rank, value in have if value == wrong], name, text))
-    return found
+            findings.append(_finding([r for r, value in values if value == wrong], name, text))
+    return findings
 
 
-def other_bits(ranks: list[Rank]) -> list[Finding]:
+def _other_bits(ranks: list[Rank]) -> list[Finding]:
     """The ranks that compute other bits than most, or not the same ones twice, with the likely
     reason."""
     right, count = Counter(rank.weights_sha256 for rank in ranks).most_common(1)[0]
     example = next(rank for rank in ranks if rank.weights_sha256 == right)
-    found = []
+    findings = []
     for rank in ranks:
         if not rank.repeats:
             text = f"{rank} does not compute the same bits twice: suspect its processor or memory"
@@ -92,8 +66,8 @@ def other_bits(ranks: list[Rank]) -> list[Finding]:
             text = f"{rank} computes different bits than {others}: {_reason(rank, example)}"
         else:
             continue
-        found.append(Finding([rank.rank], "bits", text))
-    return found
+        findings.append(Finding([rank.rank], "bits", text))
+    return findings
 
 
 def _reason(wrong: Rank, right: Rank) -> str:
@@ -108,40 +82,18 @@ def _reason(wrong: Rank, right: Rank) -> str:
     return f"likely because of {' and '.join(differing)}"
 
 
-def slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
+def _slow_ranks(ranks: list[Rank], slow: float) -> list[Finding]:
     """The ranks that are slow against the median of the others, in each rate they measured."""
-    found = []
-    for rate in _RATES:
-        values = {rank.rank: value for rank in ranks if (value := rate.value(rank)) is not None}
-        for rank in ranks:
-            others = [value for number, value in values.items() if number != rank.rank]
-            if rank.rank not in values or not others:
-                continue
-            mine, median = values[rank.rank], statistics.median(others)
-            if mine * slow < median:
-                times = f"{median / mine:.1f} times" if mine else "infinitely"
-                text = (
-                    f"{mine:,.3g} {rate.unit}, {times} slower than the others'"
-                    f" median of {median:,.3g}"
-                )
-                found.append(_finding([rank], rate.what, text))
-    return found
-
-
-def wrong_clocks(ranks: list[Rank]) -> list[Finding]:
-    """The nodes whose clock is off from the median (or rank 0's), each by its first rank."""
-    first = [rank for rank in ranks if rank.local_rank == 0]
-    # With two clocks nothing tells which is right: rank 0's is taken.
-    right = statistics.median(rank.clock_ms for rank in first) if len(first) > 2 else 0.0
-    found = []
-    for rank in first:
-        off = rank.clock_ms - right
-        if abs(off) - rank.clock_error_ms > CLOCK_LIMIT_MS:
-            direction = "ahead of" if off > 0 else "behind"
-            found.append(
-                _finding([rank], "clock", f"{abs(off) / 1e3:,.1f} s {direction} the others")
-            )
-    return found
+    findings = []
+    for what, field, unit in _RATES:
+        rates = [(rank, getattr(rank, field)) for rank in ranks if getattr(rank, field) is not None]
+        for rank, rate in rates:
+            others = [value for other, value in rates if other is not rank]
+            if others and rate * slow < (median := statistics.median(others)):
+                times = f"{median / rate:.1f} times" if rate else "infinitely"
+                text = f"{rate:,.3g} {unit}, {times} slower than the others' median of"
+                findings.append(_finding([rank], what, f"{text} {median:,.3g}"))
+    return findings
 
 
 def _finding(ranks: list[Rank], what: str, text: str) -> Finding:

@@ -1,78 +1,26 @@
-"""How fast the processes talk to each other, and how far apart their clocks are.
-
-Every function here is a collective: all processes call it.
-"""
+"""How fast each process talks to others."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, distributed
 
 from lenet_dist.distributed.accelerator import meet
 from lenet_dist.preflight.device import wait_for
 
-_CALLS_SECONDS = 0.2
-_LONG_CALL_SECONDS = 0.1
-_FEWEST_CALLS, _MOST_CALLS = 3, 200
 _LINK_BYTES = {"cpu": 8 * 10**6, "cuda": 64 * 10**6}
 _LINK_ROUNDS = 3
 _LINK_EXCHANGES = 5
-_CLOCK_ROUNDS = 20
-
-
-@dataclass(frozen=True)
-class AllReduce:
-    """An all-reduce of messages of one size.
-
-    `median_us`, `slowest_us`: microseconds per call, of the median process and of the slowest; a
-    process's own figure is the median of its calls. `algorithm_mb_s`: bytes over the median time,
-    in 10^6 per second. `bus_mb_s`: that times 2(W-1)/W, which is what a ring of W processes sends
-    over each link; compare it with the link's own speed, whatever W is.
-    """
-
-    bytes: int
-    calls: int
-    median_us: float
-    slowest_us: float
-    algorithm_mb_s: float
-    bus_mb_s: float
-
-
-def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
-    """A float32 all-reduce of each of these sizes in bytes, ascending; none for one process.
-
-    Once a call takes longer than a tenth of a second, larger sizes are left out.
-    """
-    world_size, device = accelerator.num_processes, accelerator.device
-    measured: list[AllReduce] = []
-    if world_size == 1:
-        return measured
-    for size in sizes:
-        if measured and measured[-1].slowest_us > _LONG_CALL_SECONDS * 1e6:
-            break
-        message = torch.zeros(size // 4, device=device)
-        _seconds(device, distributed.all_reduce, message)
-        once = _seconds(device, distributed.all_reduce, message)
-        slowest = max(gather_object([once]))
-        calls = min(max(int(_CALLS_SECONDS / slowest), _FEWEST_CALLS), _MOST_CALLS)
-        mine = [_seconds(device, distributed.all_reduce, message) for _ in range(calls)]
-        each = gather_object([statistics.median(mine)])
-        median = statistics.median(each)
-        speed = size / median / 1e6
-        bus = speed * 2 * (world_size - 1) / world_size
-        measured.append(AllReduce(size, calls, median * 1e6, max(each) * 1e6, speed, bus))
-    return measured
 
 
 def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
-    """MB/s (10^6 bytes) each way, with the best of up to three partners; None without a partner.
+    """MB/s (10^6 bytes) each way, with the best of up to three partners; None without a partner. A
+    collective.
 
     A slow network card is slow with every partner; a good one is slow only with a slow one. If
     there are several hosts, partners are on other hosts: traffic within a host passes no card.
@@ -110,30 +58,6 @@ def partners(hosts: list[str], rank: int) -> list[int]:
     return [other for other, place in enumerate(places) if place == places[rank]]
 
 
-def clock_offsets(accelerator: Accelerator) -> tuple[list[float], float]:
-    """Milliseconds that each rank's clock is ahead of the main process's, and the error's bound.
-
-    The main process pings every process, each reads its clock, and the times come back: all were
-    read between the main process's own two readings. The round with the least time between these
-    counts; half of that time bounds the error.
-    """
-    device = accelerator.device
-    if accelerator.num_processes == 1:
-        return [0.0], 0.0
-    ping = torch.zeros(1, device=device)
-    rounds = []
-    for _ in range(_CLOCK_ROUNDS):
-        meet(accelerator)
-        sent = time.time_ns()
-        distributed.broadcast(ping, 0)
-        wait_for(device)
-        times = accelerator.gather(torch.tensor([time.time_ns()], device=device)).tolist()
-        rounds.append((sent, times, time.time_ns()))
-    sent, times, received = min(rounds, key=lambda r: r[2] - r[0])
-    offsets = [(t - (sent + received) / 2) / 1e6 for t in times]
-    return broadcast_object_list([([0.0, *offsets[1:]], (received - sent) / 2e6)])[0]
-
-
 def _exchange(outgoing: Tensor, incoming: Tensor, partner: int) -> None:
     works = distributed.batch_isend_irecv([
         distributed.P2POp(distributed.isend, outgoing, partner),
@@ -144,7 +68,7 @@ def _exchange(outgoing: Tensor, incoming: Tensor, partner: int) -> None:
 
 
 def _seconds(device: torch.device, action: Callable[..., object], *arguments: object) -> float:
-    """Wall-clock seconds until it is done, on the device too."""
+    """Wall-clock seconds of a call, on the device too."""
     began = time.perf_counter()
     action(*arguments)
     wait_for(device)

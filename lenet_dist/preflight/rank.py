@@ -9,14 +9,14 @@ from lenet_dist.system import DECIDE_BITS, kernel_variables
 
 DATA = "data (SHA-256)"
 
-_OF_NETWORK = ("NCCL_", "TORCH_NCCL_", "GLOO_")
+_NETWORK_VARIABLES = ("NCCL_", "TORCH_NCCL_", "GLOO_")
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One process's account of itself. None: not measured here, absent, or failed.
+    """One process's report on itself. None: not measured here, absent, or failed.
 
-    Memory in bytes, rates in 10^9 operations or 10^6 bytes a second, times in milliseconds.
+    Memory in bytes, rates in 10^9 operations or 10^6 bytes a second.
     """
 
     rank: int
@@ -40,14 +40,10 @@ class Rank:
     gigaflops: float
     link_mb_s: float | None
     write_mb_s: float | None
-    rename_ms: float | None
-    clock_ms: float
-    """Ahead of rank 0's clock."""
-    clock_error_ms: float
     weights_sha256: str = ""
-    """Of the weights that it gets when it trains alone."""
+    """SHA-256 of the weights after a short training of this rank alone."""
     repeats: bool = True
-    """Whether it gets the same weights a second time."""
+    """Whether a second such training gives the same weights."""
     failures: dict[str, str] = field(default_factory=dict)
     """What could not be measured here, and why."""
 
@@ -62,7 +58,11 @@ class Rank:
             "threads": self.threads,
             "kernels": self.kernels,
             **{f"version of {name}": self.versions.get(name) for name in DECIDE_BITS},
-            **{n: v for n, v in self.environment.items() if not n.startswith(_OF_NETWORK)},
+            **{
+                name: value
+                for name, value in self.environment.items()
+                if not name.startswith(_NETWORK_VARIABLES)
+            },
         }
 
     def facts(self) -> dict[str, object]:
@@ -84,6 +84,6 @@ class Rank:
 
 
 def environment() -> dict[str, str]:
-    """The variables that tell the network's libraries and those of the kernels what to do."""
-    of_network = (name for name in sorted(os.environ) if name.startswith(_OF_NETWORK))
-    return {name: os.environ[name] for name in of_network} | kernel_variables()
+    """The variables that the network's and the kernels' libraries heed."""
+    names = [name for name in sorted(os.environ) if name.startswith(_NETWORK_VARIABLES)]
+    return {name: os.environ[name] for name in names} | kernel_variables()

@@ -14,14 +14,10 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
 from lenet_dist.files import check_file_can_be_written
-
-if TYPE_CHECKING:
-    from lenet_dist.report.wandb_report import Project
 
 
 def main(arguments: list[str]) -> None:
@@ -35,14 +31,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--wandb", metavar="ENTITY/PROJECT", help="publish or update a W&B Report there"
     )
-    parser.add_argument(
-        "--wandb-json", metavar="FILE", type=Path, help="write its spec to FILE; contacts no server"
-    )
     request = parser.parse_args(arguments)
-    wants_wandb = request.wandb or request.wandb_json
-    project = _project(request.wandb) if wants_wandb else None
-    single = len(request.runs) == 1
-    out = request.out or (request.runs[0] if single else Path()) / "report.html"
+    if request.wandb:
+        if find_spec("wandb_workspaces") is None:
+            raise RequestError(
+                "--wandb needs the package wandb-workspaces: pip install 'lenet_dist[workspaces]'"
+            )
+        from lenet_dist.report import wandb_report
+
+        entity, project = wandb_report.parse_project(request.wandb)
+    out = request.out or (request.runs[0] if len(request.runs) == 1 else Path()) / "report.html"
     import torch
 
     from lenet_dist.report import page
@@ -52,24 +50,6 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     runs = [reader.read(path) for path in request.runs]
     check_file_can_be_written("--out", out)
-    check_file_can_be_written("--wandb-json", request.wandb_json)
     print(page.write(runs, out, request.data), flush=True)
-    if wants_wandb:
-        from lenet_dist.report import wandb_report
-
-        if request.wandb_json:
-            wandb_report.write_spec(runs, project, request.wandb_json)
-            print(request.wandb_json)
-        elif project:
-            print(wandb_report.publish(runs, project))
-
-
-def _project(name: str | None) -> Project | None:
-    """The W&B project of that name; checks that Reports can be made here."""
-    if find_spec("wandb_workspaces") is None:
-        raise RequestError(
-            "--wandb needs the package wandb-workspaces: pip install 'lenet_dist[workspaces]'"
-        )
-    from lenet_dist.report import wandb_report
-
-    return wandb_report.parse_project(name) if name else None
+    if request.wandb:
+        print(wandb_report.publish(runs, entity, project))

@@ -1,16 +1,20 @@
-"""The model card: what the Hugging Face hub shows of a model, and finds it by.
+"""A run's model as a folder for the Hugging Face hub, with a model card of what was measured.
 
 https://huggingface.co/docs/hub/model-cards
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from huggingface_hub import EvalResult, ModelCardData
 
 from lenet_dist.data.dataset import NAMES
-from lenet_dist.model import lenet5
+from lenet_dist.exits import RequestError
+from lenet_dist.files import check_folder_can_be_written
+from lenet_dist.model import formats, lenet5, weights
 from lenet_dist.model.hub import HubLeNet5
-from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.run_dir import reader
 from lenet_dist.run_dir.reader import Run
 
 _NAME = "LeNet-5"
@@ -18,12 +22,21 @@ _HUB_DATASETS = {"mnist": "ylecun/mnist", "fashion_mnist": "zalando-datasets/fas
 """A data set's place on the hub; `synthetic` is not there."""
 
 
-def text(model: LeNet5, run: Run | None) -> str:
-    """A README.md: front matter for the hub's machines, then what a person wants to know.
+def check(out: Path) -> None:
+    """Raise RequestError if the folder can't be written, or holds anything but such an export."""
+    check_folder_can_be_written("--out", out)
+    if out.is_dir() and any(out.iterdir()) and not _was_exported(out):
+        raise RequestError(
+            f"--out {out}: holds something else, not just an earlier export;"
+            " name a folder that is empty or does not exist yet"
+        )
 
-    `run`: the run that the model's weights come from; None: not known.
-    """
-    return f"""---
+
+def folder_content(target: Path, weights_file: Path) -> dict[str, bytes]:
+    """The folder's files, by name, for the weights of a run or of a file."""
+    model = weights.read(weights_file)
+    run = reader.read(target) if target.is_dir() else None
+    card = f"""---
 {_front_matter(run).to_yaml()}
 ---
 
@@ -41,25 +54,30 @@ from lenet_dist.model.hub import HubLeNet5
 model = HubLeNet5.from_pretrained("FOLDER or USER/NAME")
 ```
 """
+    return formats.hub(model, weights_file.read_bytes(), card)
 
 
-def is_ours(card: str) -> bool:
-    """Whether a card, even one that was edited since, is of this project's model."""
+def _was_exported(folder: Path) -> bool:
+    """Whether the folder holds what this command writes, and nothing else."""
+    if {path.name for path in folder.iterdir()} != formats.HUB_FILES:
+        return False
+    # By a line that stays if the card is edited.
+    card = (folder / formats.CARD).read_text(encoding="utf-8", errors="replace")
     return f"\nlibrary_name: {_class_data().library_name}\n" in card
 
 
 def _front_matter(run: Run | None) -> ModelCardData:
     data = _class_data()
-    place = _HUB_DATASETS.get(run.config.data.name) if run else None
-    if run is None or place is None:
+    hub_dataset = _HUB_DATASETS.get(run.config.data.name) if run else None
+    if run is None or hub_dataset is None:
         return data
-    data.datasets = [place]
+    data.datasets = [hub_dataset]
     if run.result:
         data.metrics = ["accuracy"]
         data.model_name = _NAME
         data.eval_results = [
             EvalResult(
-                task_type="image-classification", dataset_type=place, dataset_split="test",
+                task_type="image-classification", dataset_type=hub_dataset, dataset_split="test",
                 dataset_name=NAMES[run.config.data.name], metric_type="accuracy",
                 metric_value=run.result.test.accuracy,
             )

@@ -47,8 +47,7 @@ class Group:
 
     @property
     def median(self) -> Run | None:
-        """The run with the median test accuracy (the lower median of an even number); None if no
-        run is complete."""
+        """The run with the (lower) median test accuracy; None if no run is complete."""
         complete = [(run.result.test.accuracy, run) for run in self.runs if run.result]
         ordered = sorted(complete, key=lambda pair: pair[0])
         return ordered[(len(ordered) - 1) // 2][1] if ordered else None
@@ -62,13 +61,18 @@ class Group:
             if len(results) > 1
         ]
 
+    def __str__(self) -> str:
+        """What sets the group apart."""
+        differences = [f"{key}={as_argument(value)}" for key, value in self.differences.items()]
+        return ", ".join(differences) or "the only config"
+
 
 def group(runs: list[Run]) -> list[Group]:
     """The runs by config, in the order in which the configs first appear."""
     by_config: dict[str, list[Run]] = {}
     for run in runs:
         by_config.setdefault(json.dumps(_recipe(run)), []).append(run)
-    recipes = [_recipe(members[0]) for members in by_config.values()]
+    recipes = [json.loads(recipe) for recipe in by_config]
     differing = [key for key in recipes[0] if any(r[key] != recipes[0][key] for r in recipes)]
     return [
         Group(_letters(number), members, {key: recipe[key] for key in differing})
@@ -76,15 +80,19 @@ def group(runs: list[Run]) -> list[Group]:
     ]
 
 
+def as_argument(value: Any) -> str:
+    """A config's value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _recipe(run: Run) -> dict[str, Any]:
     """The keys that decide the result, apart from the seed."""
+    left_out = ("seed", "log.")
     keys = deciding(run.config)
-    return {
-        key: value for key, value in keys.items() if key != "seed" and not key.startswith("log.")
-    }
+    return {key: value for key, value in keys.items() if not key.startswith(left_out)}
 
 
 def _letters(number: int) -> str:
-    """0 is A, 25 is Z, 26 is AA."""
+    """The name of a group by its number: 0 is A, 25 is Z, 26 is AA."""
     earlier, last = divmod(number, 26)
     return (_letters(earlier - 1) if earlier else "") + ascii_uppercase[last]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lenet_dist.report.plots import COLOURS, Curve, Plot, Scale, Series
@@ -24,20 +24,19 @@ _TRAINED: list[tuple[str, str, str, Scale]] = [
 """The lines' attribute, title, y's label, y's scale."""
 
 _ROWS = 16
-_OF_MANY: dict[str, Callable[[Sequence[float]], float]] = {
-    "longest of all": max, "median of all": statistics.median, "shortest of all": min,
+_SPREAD: dict[str, Callable[[Sequence[float]], float]] = {
+    "maximum": max, "median": statistics.median, "minimum": min,
 }  # fmt: skip
-"""What is drawn of more ranks than there are colours."""
+"""What is drawn where there are more ranks than colours."""
 
 
 def of_run(run: Run) -> list[Plot]:
     """The plots of one run by optimizer step; none if it has no line yet."""
     plots = []
-    for kind in _EVALUATED + _TRAINED:
-        attribute, title, y_label, scale = kind
-        curves = _curves(TRAINING, run.train, attribute)
-        if kind in _EVALUATED:
-            curves += _curves(VALIDATION, run.validation, attribute)
+    for attribute, title, y_label, scale in _EVALUATED + _TRAINED:
+        curves = [*_curve(TRAINING, run.train, attribute)]
+        if attribute in ("loss", "accuracy"):
+            curves += _curve(VALIDATION, run.validation, attribute)
         plots.append(Plot(title, y_label, "optimizer step", curves, scale, run.interruptions))
     return [plot for plot in plots if plot.curves]
 
@@ -47,36 +46,23 @@ def of_runs(runs: Sequence[Run], series: Sequence[Series]) -> list[Plot]:
     plots = []
     for part, kinds in (("training", _EVALUATED), ("validation", _EVALUATED), ("", _TRAINED)):
         for attribute, title, y_label, scale in kinds:
-            curves = []
+            curves: list[Curve] = []
             for run, entry in zip(runs, series, strict=True):
                 lines = run.validation if part == "validation" else run.train
-                unit = run.plan.steps_per_epoch
-                curves += _curves(entry, lines, attribute, unit, run.interruptions)
-            whole_title = f"{title}, {part}" if part else title
-            plots.append(Plot(whole_title, y_label, "epoch", curves, scale))
+                curves += _curve(entry, lines, attribute, run.plan.steps_per_epoch)
+            full_title = f"{title}, {part}" if part else title
+            plots.append(Plot(full_title, y_label, "epoch", curves, scale))
     return [plot for plot in plots if plot.curves]
 
 
-def _curves(
-    series: Series,
-    lines: Sequence[TrainLine | EvaluationLine],
-    attribute: str,
-    unit: int = 1,
-    interruptions: Sequence[int] = (),
-) -> list[Curve]:
-    """The curve of these lines by steps / unit, or none if there are no lines."""
-    if not lines:
-        return []
-    return [
-        Curve(
-            label=series.label,
-            x=[line.step / unit for line in lines],
-            y=[getattr(line, attribute) for line in lines],
-            series=series.number,
-            points_marked=isinstance(lines[0], EvaluationLine),
-            interruptions=[step / unit for step in interruptions],
-        )
-    ]
+def _curve(
+    series: Series, lines: Sequence[TrainLine | EvaluationLine], attribute: str, unit: int = 1
+) -> Iterator[Curve]:
+    """The curve of these lines by steps / unit, if there are lines."""
+    if lines:
+        x = [line.step / unit for line in lines]
+        y = [getattr(line, attribute) for line in lines]
+        yield Curve(series, x, y, points_marked=isinstance(lines[0], EvaluationLine))
 
 
 @dataclass(frozen=True)
@@ -106,38 +92,29 @@ def waits_of(run: Run) -> Waits | None:
     if not lines or len(places) < 2:
         return None
     times = [_time_of(place, lines) for place in places]
-    shown = times
     if len(times) > _ROWS:
-        shown = sorted(times, key=lambda time: time.computed_ms, reverse=True)[:_ROWS]
-    few = len(places) <= len(COLOURS)
-    labels = [f"rank {place.rank}" for place in places] if few else list(_OF_MANY)
+        times = sorted(times, key=lambda time: time.computed_ms, reverse=True)[:_ROWS]
+    each_is_drawn = len(places) <= len(COLOURS)
+    labels = [f"rank {place.rank}" for place in places] if each_is_drawn else list(_SPREAD)
     series = [Series(number, label) for number, label in enumerate(labels)]
-
-    def plot(title: str, seconds: list[list[float]]) -> Plot:
-        of_step = [
-            [1e3 * one / line.steps for one in of_ranks]
-            for of_ranks, line in zip(seconds, lines, strict=True)
-        ]
-        if not few:
-            of_step = [[pick(of_ranks) for pick in _OF_MANY.values()] for of_ranks in of_step]
+    plots = []
+    for attribute, title in (("computed", "Computed"), ("waited", "Waited for other ranks")):
+        by_line = [[1e3 * s / line.steps for s in getattr(line, attribute)] for line in lines]
+        if not each_is_drawn:
+            by_line = [[pick(values) for pick in _SPREAD.values()] for values in by_line]
         steps = [line.step for line in lines]
         curves = [
-            Curve(entry.label, steps, values, entry.number)
-            for entry, values in zip(series, zip(*of_step, strict=True), strict=True)
+            Curve(s, steps, y) for s, y in zip(series, zip(*by_line, strict=True), strict=True)
         ]
         unit = "milliseconds a step"
-        return Plot(title, unit, "optimizer step", curves, "linear", run.interruptions)
-
-    plots = [
-        plot("Computed", [line.computed for line in lines]),
-        plot("Waited for other ranks", [line.waited for line in lines]),
-    ]
-    return Waits(shown, len(times) - len(shown), series, plots)
+        plots.append(Plot(title, unit, "optimizer step", curves, "linear", run.interruptions))
+    return Waits(times, len(places) - len(times), series, plots)
 
 
 def _time_of(place: Place, lines: Sequence[RanksLine]) -> RankTime:
-    computed = [line.computed[place.rank] for line in lines]
-    waited = sum(line.waited[place.rank] for line in lines)
-    of_step = [1e3 * seconds / line.steps for seconds, line in zip(computed, lines, strict=True)]
-    total = sum(computed) + waited
-    return RankTime(place, statistics.median(of_step), waited / total if total else 0.0)
+    computed, waited = (
+        [getattr(line, name)[place.rank] for line in lines] for name in ("computed", "waited")
+    )
+    ms = [1e3 * seconds / line.steps for seconds, line in zip(computed, lines, strict=True)]
+    total = sum(computed + waited)
+    return RankTime(place, statistics.median(ms), sum(waited) / total if total else 0.0)

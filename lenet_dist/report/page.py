@@ -7,14 +7,14 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lenet_dist.config import Config, keys, to_yaml, value_of
+from lenet_dist.config import keys, to_yaml, value_of
 from lenet_dist.exits import RequestError
 from lenet_dist.files import write_atomically
 from lenet_dist.report import comparison, curves, pictures
@@ -40,14 +40,11 @@ def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
 
 def of_run(run: Run, data_root: str | None = None) -> str:
     """The page about one run, complete or not. If it can't have pictures, it says why."""
-    shown, why_no_pictures = None, ""
+    made, why_no_pictures = None, ""
     try:
-        model, test = pictures.load(run, data_root)
+        made = pictures.make(*pictures.load(run, data_root))
     except RequestError as reason:
         why_no_pictures = str(reason)
-    else:
-        shown = pictures.make(model, test)
-    names = run.class_names
     confusion = run.latest.confusion if run.latest else []
     most, worst = _greatest(confusion)
     return _render(
@@ -59,13 +56,13 @@ def of_run(run: Run, data_root: str | None = None) -> str:
         most=most,
         worst=worst,
         data_name=run.data_name,
-        names=names,
+        names=run.class_names,
         interval=_interval(run.latest),
         plots=curves.of_run(run),
         waits=curves.waits_of(run),
         augmented=any(vars(run.config.augment).values()),
         series=[TRAINING, VALIDATION] if run.validation else [TRAINING],
-        pictures=shown,
+        pictures=made,
         why_no_pictures=why_no_pictures,
         rerun=rerun_command(run),
         yaml=to_yaml(run.config),
@@ -76,13 +73,13 @@ def of_runs(runs: Sequence[Run]) -> str:
     """The page about several runs."""
     groups = comparison.group(list(runs))
     members = [(group, run) for group in groups for run in group.runs]
-    ordered = [run for _, run in members]
-    labels = _labels(ordered)
+    # Runs by name, or by folder where a name comes twice.
+    count = Counter(run.name for run in runs)
+    labels = [run.name if count[run.name] == 1 else str(run.path) for _, run in members]
     if len(groups) == 1 and len(runs) <= _SINGLE_SERIES:
-        series = [Series(number, label) for number, label in enumerate(labels)]
-        drawn = series
+        series = drawn = [Series(number, label) for number, label in enumerate(labels)]
     else:
-        series = [Series(number, f"{g.name}: {_summary(g)}") for number, g in enumerate(groups)]
+        series = [Series(number, f"{group.name}: {group}") for number, group in enumerate(groups)]
         drawn = [
             Series(groups.index(group), label)
             for (group, _), label in zip(members, labels, strict=True)
@@ -95,7 +92,7 @@ def of_runs(runs: Sequence[Run]) -> str:
             for (group, run), label in zip(members, labels, strict=True)
         ],
         series=series,
-        plots=curves.of_runs(ordered, drawn),
+        plots=curves.of_runs([run for _, run in members], drawn),
     )
 
 
@@ -106,33 +103,17 @@ def rerun_command(run: Run) -> str:
     """
     world_size = run.world_size if run.config.train.reduction == "ddp" else 1
     launcher = f"torchrun --nproc-per-node {world_size}" if world_size > 1 else "accelerate launch"
-    again = {**_differences(run.config), "run.name": f"{run.name}-again"}
-    overrides = [shlex.quote(f"{name}={_as_override(value)}") for name, value in again.items()]
+    values = {key.name: value_of(run.config, key.name) for key in keys()}
+    changed = {key.name: values[key.name] for key in keys() if values[key.name] != key.default}
+    changed["run.name"] = f"{run.name}-again"
+    overrides = [shlex.quote(f"{name}={_as_yaml(value)}") for name, value in changed.items()]
     return " ".join([launcher, "-m lenet_dist.train", *overrides])
 
 
-def _differences(config: Config) -> dict[str, Any]:
-    """The keys that do not have the schema's defaults."""
-    values = ((key, value_of(config, key.name)) for key in keys())
-    return {key.name: value for key, value in values if value != key.default}
-
-
-def _as_override(value: Any) -> str:
+def _as_yaml(value: Any) -> str:
     """A value as YAML on one line, as key=value takes it."""
     is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*", value)
     return value if is_plain and yaml.safe_load(value) == value else json.dumps(value)
-
-
-def _labels(runs: Sequence[Run]) -> list[str]:
-    """The runs' names, or their folders where a name comes twice."""
-    count = Counter(run.name for run in runs)
-    return [run.name if count[run.name] == 1 else str(run.path) for run in runs]
-
-
-def _summary(group: comparison.Group) -> str:
-    """What sets a group apart."""
-    differences = ", ".join(f"{key}={_text(value)}" for key, value in group.differences.items())
-    return differences or "the only config"
 
 
 def _greatest(confusion: list[list[int]]) -> tuple[int, float]:
@@ -161,25 +142,18 @@ def _render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Callable[[Any], str]] = {
+    environment.filters |= {
         "count": lambda number: f"{number:,}",
         "percent": lambda share: f"{share:.2%}".replace("%", "\u202f%"),
         "duration": _duration,
-        "text": _text,
-        "summary": _summary,
+        "text": comparison.as_argument,
     }
-    environment.filters |= filters
     return environment.get_template(template).render(content)
 
 
 def _duration(seconds: float) -> str:
-    """``0.8 s``, ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """A duration as people write it: ``0.8 s``, ``48 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _text(value: Any) -> str:
-    """A config's value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -16,7 +17,6 @@ from lenet_dist.data.dataset import Images
 from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
 from lenet_dist.model.inference import forward_of
-from lenet_dist.model.inspect import Mistake
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.reader import Run
@@ -38,21 +38,6 @@ class Picture:
     height: int
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """All that a page shows of a run's weights."""
-
-    mistakes: list[tuple[Mistake, Picture]]
-    filters: Picture
-    largest_weight: float
-    """The largest of C1 in absolute value, which has the filters' full colour."""
-    label: int
-    """The label of test image 0, which all of the following show."""
-    image: Picture
-    s2: Picture
-    s4: Picture
-
-
 def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
     """A run's final model, and the test images on this machine's disk.
 
@@ -62,37 +47,40 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
         raise RequestError("they need the final weights, and the run is not complete")
     file = RunDirectory(run.path).weights
     model = weights.read(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    if digest != run.result.weights_sha256:
+    if hashlib.sha256(file.read_bytes()).hexdigest() != run.result.weights_sha256:
         raise RequestError("model.safetensors is not the file that result.json describes")
     data = replace(run.config.data, root=data_root or run.config.data.root, download=False)
     return model, dataset.load(data, "test")
 
 
 @torch.no_grad()
-def make(model: LeNet5, test: Images) -> Pictures:
-    """The pictures of a model and what it makes of the test images."""
+def make(model: LeNet5, test: Images) -> dict[str, Any]:
+    """The pictures of a model and of what it makes of the test images, by name.
+
+    `largest_weight` is C1's largest in absolute value, which has the filters' full colour. `label`
+    is that of test image 0, which `image`, `s2` and `s4` show.
+    """
     logits = forward_of(model)(dataset.pixels(test.images))
     mistakes = inspect.worst_mistakes(logits, test.labels, test.images, _MISTAKES)
     filters = inspect.filters(model)
     s2, s4 = inspect.feature_maps(model, dataset.pixels(test.images[:1])[0])
-    return Pictures(
-        mistakes=[(mistake, ink(mistake.image)) for mistake in mistakes],
-        filters=tiles(filters, columns=3),
-        largest_weight=float(filters.abs().max()),
-        label=int(test.labels[0]),
-        image=ink(test.images[0]),
-        s2=tiles(s2, columns=3),
-        s4=tiles(s4, columns=4),
-    )
+    return {
+        "mistakes": [(mistake, _ink(mistake.image)) for mistake in mistakes],
+        "filters": _tiles(filters, columns=3),
+        "largest_weight": float(filters.abs().max()),
+        "label": int(test.labels[0]),
+        "image": _ink(test.images[0]),
+        "s2": _tiles(s2, columns=3),
+        "s4": _tiles(s4, columns=4),
+    }
 
 
-def ink(image: Tensor) -> Picture:
+def _ink(image: Tensor) -> Picture:
     """A uint8 image [h, w], its strokes dark on white."""
     return _png(255 - image)
 
 
-def tiles(maps: Tensor, columns: int) -> Picture:
+def _tiles(maps: Tensor, columns: int) -> Picture:
     """Maps [n, h, w] side by side in rows, a pixel apart, all on one scale: blue above 0, orange
     below, and the stronger the further from 0."""
     strength = (maps / maps.abs().max().clamp(min=1e-12))[..., None]
@@ -110,7 +98,7 @@ def tiles(maps: Tensor, columns: int) -> Picture:
 
 
 def _png(pixels: Tensor) -> Picture:
-    """uint8 [h, w] grey, or [h, w, 4] RGBA."""
+    """A picture of uint8 [h, w] grey, or [h, w, 4] RGBA."""
     content = io.BytesIO()
     image = Image.fromarray(pixels.numpy())
     image.save(content, "PNG", optimize=True)

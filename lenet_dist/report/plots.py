@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
@@ -16,11 +16,11 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 COLOURS = ("#0072b2", "#c95500", "#007a5a", "#a8327d", "#866800", "#44474d")
 """After Okabe and Ito, whose colours colour-blind readers can tell apart; dark enough for white."""
-DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (10, 3))
+_DASHES = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (10, 3))
 """Lengths of dashes and gaps, one pattern per series; () is a solid line."""
-POINTS = 400
+_POINTS = 400
 """The most points a curve is drawn with; if it has more, neighbours are averaged."""
-SIZE = (5.0, 3.1)
+_SIZE = (5.0, 3.1)
 """Inches of 72 units: little wider than a phone, so that text keeps its size there."""
 
 _INK, _GRID = "#1b1d21", "#d5d8dd"
@@ -34,6 +34,7 @@ _STYLE: dict[Any, Any] = {
 _ACCURACIES = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
 
 Scale = Literal["linear", "log", "accuracy"]
+"""The y axis. `accuracy` is a logarithmic scale of the error, with ticks in accuracy."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,17 @@ class Series:
     @property
     def dashes(self) -> tuple[float, ...]:
         """The series' dashes, as SVG's stroke-dasharray."""
-        return DASHES[self.number % len(DASHES)]
+        return _DASHES[self.number % len(_DASHES)]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its points, its series, and whether the points are marked."""
+    """One line: its series, its points, and whether the points are marked."""
 
-    label: str
+    series: Series
     x: Sequence[float]
     y: Sequence[float]
-    series: int
     points_marked: bool = False
-    interruptions: Sequence[float] = ()
-    """Where, on x, its run was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,17 @@ class Plot:
     x_label: str
     curves: list[Curve]
     scale: Scale = "linear"
-    interruptions: Sequence[float] = field(default=())
-    """Where, on x, all curves were interrupted: drawn as vertical lines."""
+    interruptions: Sequence[float] = ()
+    """Where, on x, the run was interrupted: drawn as vertical lines."""
 
     @property
     def description(self) -> str:
         """What a reader who can't see the plot should know."""
+        number = "{:.2%}" if self.scale == "accuracy" else "{:,.4g}"
         texts = [f"{self.title}: {self.y_label}, by {self.x_label}."]
         for curve in self.curves:
-            first, last = (_number(curve.y[place], self.scale) for place in (0, -1))
-            texts.append(f"{curve.label}: {first} at first, {last} in the end.")
+            first, last = number.format(curve.y[0]), number.format(curve.y[-1])
+            texts.append(f"{curve.series.label}: {first} at first, {last} in the end.")
         if self.interruptions:
             places = ", ".join(f"{place:,.6g}" for place in self.interruptions)
             texts.append(f"Interrupted at {places}.")
@@ -97,43 +96,40 @@ class Plot:
         with matplotlib.rc_context():
             matplotlib.rcdefaults()  # Not as the user's matplotlibrc has it.
             matplotlib.rcParams.update(_STYLE)
-            figure = Figure(figsize=SIZE, layout="constrained")
-            _draw(self, figure.add_subplot())
+            figure = Figure(figsize=_SIZE, layout="constrained")
+            self._draw(figure.add_subplot())
             content = io.BytesIO()
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            FigureCanvasSVG(figure).print_svg(content, metadata=nothing)
+            no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            FigureCanvasSVG(figure).print_svg(content, metadata=no_metadata)
         return "data:image/svg+xml;base64," + base64.b64encode(content.getvalue()).decode()
 
-
-def _draw(plot: Plot, axes: Axes) -> None:
-    for step in plot.interruptions:
-        axes.axvline(step, color=_INK, linewidth=0.8, dashes=(2, 3), zorder=1.5)
-    for curve in plot.curves:
-        x, y, style = thin(curve.x), thin(curve.y), Series(curve.series, curve.label)
-        if plot.scale == "accuracy":  # By the error; an error of 0 is drawn at 99.99 %.
-            y = [max(1 - accuracy, 1e-4) for accuracy in y]
-        axes.plot(
-            x, y, color=style.colour, linewidth=1.3, dashes=style.dashes or (None, None),
-            marker="o" if curve.points_marked or len(x) == 1 else "", markersize=3,
-        )  # fmt: skip
-        for place in curve.interruptions:
-            nearest = min(range(len(x)), key=lambda i: abs(x[i] - place))
-            axes.plot(x[nearest], y[nearest], color=_INK, marker="x", markersize=5, zorder=3)
-    axes.set_xlabel(plot.x_label)
-    axes.set_ylabel(plot.y_label)
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axes.get_xlim()[1] > 6))
-    axes.xaxis.set_major_formatter("{x:,.6g}")
-    if plot.scale == "linear":
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter("{x:,.6g}")
-    else:
-        axes.set_yscale("log")
-        _label_few(axes, plot.scale)
+    def _draw(self, axes: Axes) -> None:
+        for step in self.interruptions:
+            axes.axvline(step, color=_INK, linewidth=0.8, dashes=(2, 3), zorder=1.5)
+        for curve in self.curves:
+            x, y = _thinned(curve.x), _thinned(curve.y)
+            if self.scale == "accuracy":  # An error of 0 is drawn at 99.99 %.
+                y = [max(1 - accuracy, 1e-4) for accuracy in y]
+            axes.plot(
+                x, y, color=curve.series.colour, linewidth=1.3,
+                dashes=curve.series.dashes or (None, None),
+                marker="o" if curve.points_marked or len(x) == 1 else "", markersize=3,
+            )  # fmt: skip
+        axes.set_xlabel(self.x_label)
+        axes.set_ylabel(self.y_label)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=axes.get_xlim()[1] > 6))
+        axes.xaxis.set_major_formatter("{x:,.6g}")
+        if self.scale == "linear":
+            axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter("{x:,.6g}")
+        else:
+            axes.set_yscale("log")
+            _put_round_ticks(axes, self.scale)
 
 
-def _label_few(axes: Axes, scale: Scale) -> None:
-    """Put ticks at round numbers only."""
+def _put_round_ticks(axes: Axes, scale: Scale) -> None:
+    """Put ticks of a logarithmic y axis at round numbers only."""
     low, high = axes.get_ylim()
     if scale == "accuracy":
         candidates = [1 - accuracy for accuracy in _ACCURACIES]
@@ -142,17 +138,13 @@ def _label_few(axes: Axes, scale: Scale) -> None:
     else:
         candidates = [m * 10.0**power for power in range(-12, 7) for m in (1, 2, 5)]
         axes.yaxis.set_major_formatter("{x:g}")
-    within = [tick for tick in candidates if low <= tick <= high]
-    axes.yaxis.set_major_locator(FixedLocator(within) if len(within) > 2 else MaxNLocator(5))
+    ticks = [tick for tick in candidates if low <= tick <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) > 2 else MaxNLocator(5))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def thin(values: Sequence[float]) -> list[float]:
-    """At most POINTS values: the means of equally large groups of neighbours."""
-    size = -(-len(values) // POINTS)
+def _thinned(values: Sequence[float]) -> list[float]:
+    """At most _POINTS values: the means of equally large groups of neighbours."""
+    size = -(-len(values) // _POINTS)
     parts = [values[first : first + size] for first in range(0, len(values), size or 1)]
     return [sum(part) / len(part) for part in parts]
-
-
-def _number(value: float, scale: Scale) -> str:
-    return f"{value:.2%}" if scale == "accuracy" else f"{value:,.4g}"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lenet_dist.config import Config, deciding, value_of
-from lenet_dist.exits import RequestError, is_elastic
-from lenet_dist.files import write_atomically
+from lenet_dist.exits import RequestError
+from lenet_dist.launchers import is_elastic
 from lenet_dist.request import load
 from lenet_dist.run_dir import lock
-from lenet_dist.run_dir.lines import LinesFile
+from lenet_dist.run_dir.lines import LinesFile, read_object
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -65,7 +65,17 @@ class RunDirectory:
                 f"{self.path} holds a complete run of another config ({'; '.join(changes)});"
                 " choose another run.name"
             )
-        return _read_result(self.result)
+        return self.read_result()
+
+    def read_result(self) -> dict[str, Any]:
+        """The content of result.json. Raises RequestError if it is damaged."""
+        with suppress(RequestError):
+            result = read_object(self.result)
+            if result.keys() >= {"test", "weights_sha256"}:
+                return result
+        raise RequestError(
+            f"{self.result}: damaged; remove it, and start the run to have it evaluated"
+        )
 
     def open(self, config: Config) -> Config | None:
         """Take the lock and get ready to begin or to continue.
@@ -100,25 +110,13 @@ class RunDirectory:
         Raises RequestError if the run is being trained.
         """
         lock.hold(self.lock)
-        starts, identity = self.starts.read(), secrets.token_hex(4)
-        lines = [json.dumps(start | {"wandb_id": identity}) + "\n" for start in starts]
-        write_atomically(self.starts.path, "".join(lines).encode())
+        wandb_id = secrets.token_hex(4)
+        self.starts.replace([start | {"wandb_id": wandb_id} for start in self.starts.read()])
 
     def gain(self) -> tuple[int, int]:
         """The step at which the last start began, and that of the newest checkpoint."""
         starts, saved = self.starts.read(), complete_checkpoints(self.checkpoints)
         return starts[-1]["step"] if starts else 0, saved[-1][0] if saved else 0
-
-
-def _read_result(file: Path) -> dict[str, Any]:
-    """A result.json. Raises RequestError if it is damaged."""
-    try:
-        result = json.loads(file.read_bytes())
-    except ValueError:
-        result = None
-    if not (isinstance(result, dict) and result.keys() >= {"test", "weights_sha256"}):
-        raise RequestError(f"{file}: damaged; remove it, and start the run to have it evaluated")
-    return result
 
 
 def complete_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -157,7 +155,7 @@ def locate_weights(target: Path) -> tuple[Path, Path | None]:
                 f"{target}: this run is not complete: it has no model.safetensors yet"
             )
         if run.result.exists():
-            expected = _read_result(run.result)["weights_sha256"]
+            expected = run.read_result()["weights_sha256"]
             if hashlib.sha256(run.weights.read_bytes()).hexdigest() != expected:
                 raise RequestError(f"{run.weights}: not the weights of {run.result}: SHA-256")
         return run.weights, run.config

@@ -12,7 +12,7 @@ class Evaluation:
 
     confusion: list[list[int]]
     loss: float
-    """Mean cross-entropy, nats an image."""
+    """Mean cross-entropy."""
 
     @property
     def count(self) -> int:

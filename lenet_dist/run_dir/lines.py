@@ -1,4 +1,4 @@
-"""A run's files of lines, one JSON object each: metrics.jsonl, ranks.jsonl and starts.jsonl."""
+"""JSON of a run: files of lines, one object each, and files of one object."""
 
 from __future__ import annotations
 
@@ -13,8 +13,22 @@ from lenet_dist.files import failures_named, sync, write_atomically
 Line = dict[str, Any]
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises RequestError naming the file if there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise RequestError(f"{path}: can't be read: {error.strerror}") from None
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RequestError(f"{path}: damaged: not a JSON object")
+    return content
+
+
 class LinesFile:
-    """Appends lines. The kernel has a line when `write` returns, the disk when `sync` returns."""
+    """A file of lines that grows: the kernel has a line when `write` returns, the disk after
+    `sync`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -40,10 +54,13 @@ class LinesFile:
         """
         return [line for line, _ in located(self.path)]
 
-    def keep(self, wanted: Callable[[Line], bool]) -> None:
-        """Remove all lines but the wanted ones."""
-        content = "".join(json.dumps(line) + "\n" for line in self.read() if wanted(line))
-        write_atomically(self.path, content.encode())
+    def keep(self, is_kept: Callable[[Line], bool]) -> None:
+        """Remove all other lines, and what a kill has cut short."""
+        self.replace([line for line in self.read() if is_kept(line)])
+
+    def replace(self, lines: list[Line]) -> None:
+        """Put these lines in place of all."""
+        write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def located(path: Path) -> list[tuple[Line, str]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASS_NAMES, NAMES
@@ -18,10 +17,8 @@ from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory, complete_checkpoints
 from lenet_dist.run_dir.evaluation import Evaluation
-from lenet_dist.run_dir.lines import located
+from lenet_dist.run_dir.lines import located, read_object
 from lenet_dist.system import Place
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class TrainLine:
 
     step: int
     loss: float
-    """Nats per image."""
+    """Cross-entropy."""
     accuracy: float
     lr: float
     samples_per_second: float
@@ -137,7 +134,7 @@ class Run:
 
     @property
     def wandb_id(self) -> str:
-        """Its id on W&B; empty if it never had one."""
+        """The run's id on W&B; empty if it never had one."""
         return self.starts[-1].wandb_id if self.starts else ""
 
     @property
@@ -164,65 +161,57 @@ def read(path: Path) -> Run:
     run.check_is_run()
     config = load(run.config)
     lines = located(run.metrics.path)
-    starts = [typed(Start, *line) for line in located(run.starts.path)]
+    starts = [_typed(Start, *line) for line in located(run.starts.path)]
     return Run(
         path=path,
         config=config,
         plan=validate(config, 1, starts[0].own_images if starts else None),
-        train=[typed(TrainLine, *line) for line in lines if line[0].get("kind") == "train"],
+        train=[_typed(TrainLine, *line) for line in lines if line[0].get("kind") == "train"],
         validation=[
-            typed(EvaluationLine, *line) for line in lines if line[0].get("kind") == "validation"
+            _typed(EvaluationLine, *line) for line in lines if line[0].get("kind") == "validation"
         ],
-        ranks=[typed(RanksLine, *line) for line in located(run.ranks.path)],
+        ranks=[_typed(RanksLine, *line) for line in located(run.ranks.path)],
         starts=starts,
         saved_step=max((step for step, _ in complete_checkpoints(run.checkpoints)), default=0),
-        result=typed(Result, _json(run.result), str(run.result)) if run.result.exists() else None,
+        result=(
+            _typed(Result, read_object(run.result), str(run.result))
+            if run.result.exists()
+            else None
+        ),
     )
 
 
-def typed(schema: type[T], found: Any, where: str) -> T:
-    """Parsed JSON as a dataclass; keys that the dataclass does not have are left out.
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """Parsed JSON as a type; of a dataclass, keys that it does not have are left out.
 
     Raises RequestError saying where a value is missing or of the wrong type.
     """
-    return cast(T, _typed(schema, found, where))
-
-
-def _typed(hint: Any, found: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        entries = _typed(dict[str, Any], found, where)
-        defaults = {f.name: f.default for f in dataclasses.fields(hint)}
-        known = {**defaults, **entries}
-        schema = cast(type, hint)
-        values = {name: _typed(h, known[name], f"{where}: {name}") for name, h in _hints(schema)}
-        confusion = values.get("confusion")
-        if confusion is not None and {len(row) for row in confusion} != {len(confusion)}:
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        fields = {
+            name: _typed(field_hint, value.get(name, default), f"{where}: {name}")
+            for name, default, field_hint in _fields(cast(type, hint))
+        }
+        rows = fields.get("confusion")
+        if rows is not None and {len(row) for row in rows} != {len(rows)}:
             raise RequestError(f"{where}: confusion: damaged")
-        return schema(**values)
+        return cast(type, hint)(**fields)
     container, parts = get_origin(hint), get_args(hint)
-    if container is list and isinstance(found, list):
-        return [_typed(parts[0], item, where) for item in found]
-    if container is dict and isinstance(found, dict):
-        return {name: _typed(parts[1], item, f"{where}: {name}") for name, item in found.items()}
+    if container is list and isinstance(value, list):
+        return [_typed(parts[0], item, where) for item in value]
+    if container is dict and isinstance(value, dict):
+        return {name: _typed(parts[1], item, f"{where}: {name}") for name, item in value.items()}
     if NoneType in parts:
-        return None if found is None else _typed(parts[0], found, where)
-    if hint is float and type(found) is int:
-        return float(found)
-    if hint is not Any and type(found) is not hint:
-        missing = found is dataclasses.MISSING
+        return None if value is None else _typed(parts[0], value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        missing = value is dataclasses.MISSING
         raise RequestError(f"{where}: {'missing' if missing else 'damaged'}")
-    return found
+    return value
 
 
 @functools.cache
-def _hints(schema: type) -> list[tuple[str, Any]]:
-    return list(get_type_hints(schema).items())
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except OSError as error:
-        raise RequestError(f"{file}: can't be read: {error}") from None
-    except ValueError as error:
-        raise RequestError(f"{file}: damaged: not JSON: {error}") from None
+def _fields(schema: type) -> list[tuple[str, Any, Any]]:
+    """Name, default and type of a dataclass's fields."""
+    hints = get_type_hints(schema)
+    return [(f.name, f.default, hints[f.name]) for f in dataclasses.fields(schema)]

@@ -6,11 +6,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import psutil
-
-from lenet_dist import exits
 from lenet_dist.exits import LostProcess, RunFailed, Stopped
 from lenet_dist.files import write_atomically
+from lenet_dist.launchers import find_torchrun, is_elastic
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.lines import Line
 
@@ -28,8 +26,8 @@ def error_kept(directory: RunDirectory) -> Iterator[None]:
         yield
     except Exception as error:
         is_lost = isinstance(error, LostProcess)
-        known = directory.error.exists() if is_lost else isinstance(error, Stopped)
-        if exits.is_elastic() and directory.path.is_dir() and not known:
+        is_known = directory.error.exists() if is_lost else isinstance(error, Stopped)
+        if is_elastic() and directory.path.is_dir() and not is_known:
             kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
             with suppress(RunFailed):
                 write_atomically(directory.error, f"{kind}{error}".encode())
@@ -42,24 +40,20 @@ def check_progress(directory: RunDirectory, starts: list[Line], step: int) -> st
     Raises RunFailed, with the error that ended the last start, if the launcher has started the job
     at this step again and again.
     """
-    if not exits.is_elastic():
+    if not is_elastic():
         return None
-    launcher = _name(exits.launcher())
-    vain = 0
+    launcher = socket.gethostname()
+    if torchrun := find_torchrun():
+        launcher += f", process {torchrun.pid} of {torchrun.create_time():.0f}"
+    in_vain = 0
     for start in reversed(starts):
         if (start["step"], start.get("launcher")) != (step, launcher):
             break
-        vain += 1
-    if vain >= _MOST_STARTS:
-        known = directory.error.read_text() if directory.error.exists() else "no process said why"
+        in_vain += 1
+    if in_vain >= _MOST_STARTS:
+        reason = directory.error.read_text() if directory.error.exists() else "no process said why"
         raise RunFailed(
-            f"{vain} starts in a row began at step {step} and took the run no further: {known}"
+            f"{in_vain} starts in a row began at step {step} and took the run no further: {reason}"
         )
     directory.error.unlink(missing_ok=True)
     return launcher
-
-
-def _name(launcher: psutil.Process | None) -> str:
-    if launcher is None:
-        return socket.gethostname()
-    return f"{socket.gethostname()}, process {launcher.pid} of {launcher.create_time():.0f}"

@@ -58,16 +58,17 @@ def write(
 def table(result: dict[str, Any], directory: RunDirectory) -> str:
     """The result as a run prints it at its end: two columns, label and value."""
     test, validation, seconds = result["test"], result["validation"], result["seconds"]
+    precision = "fp32" if result["precision"] == "no" else result["precision"]
     rows = [
         ("test accuracy", f"{test['accuracy']:.2%} ({test['correct']:,} of {test['count']:,})"),
         ("test loss", f"{test['loss']:.4f}"),
         ("validation accuracy", f"{validation['accuracy']:.2%}" if validation else "none held out"),
         ("trained", f"{result['epochs']:g} epochs, {result['steps']:,} steps"),
-        ("on", f"{result['world_size']} x {result['device']}, precision {result['precision']}"),
+        ("hardware", f"{result['world_size']} x {result['device']}, {precision}"),
         ("speed", f"{result['samples_per_second']:,.0f} images/s"),
         ("time", f"{seconds['total']:.1f} s, {seconds['train']:.1f} s of it training"),
         ("weights", f"SHA-256 {result['weights_sha256'][:16]}..."),
-        ("same bits", "promised" if result["bit_exact"] else "not promised"),
+        ("bit-exact", "yes" if result["bit_exact"] else "no"),
         ("run", str(directory.path)),
         *([("report", str(directory.report))] if directory.report.exists() else []),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import sys
@@ -21,14 +20,12 @@ from lenet_dist.exits import RunFailed
 from lenet_dist.run_dir import lock
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.lines import Line, Tail
-from lenet_dist.track.ending import Ending
 from lenet_dist.track.follower import catch_up_advice
-from lenet_dist.track.rank_times import with_ranks
-from lenet_dist.track.tracker import Tracker, in_words
+from lenet_dist.track.tracker import Ending, Tracker, one_line
 
 _LOOK_EVERY_SECONDS = 0.5
-_LAST_WORD_SECONDS = 5.0
-"""How long after the result the training process may take to keep the pictures."""
+_COMPLETED_SECONDS = 5.0
+"""How long after the result the training process may take to keep the sample images."""
 _LOCK = ".track.lock"
 _LABELS = {"wandb": "W&B", "tensorboard": "TensorBoard"}
 _NICENESS = 10
@@ -61,70 +58,63 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
         with suppress(BrokenPipeError):  # The process that trains may have been killed.
             print(text, file=reports)
 
-    def give_up(ending: Ending) -> None:
-        say(f"tracking: not done in {ending.seconds:.0f} s; {catch_up_advice(run)}")
+    endings: list[Ending] = []
+    is_over = Event()
+
+    def listen() -> None:
+        """Read from stdin how the run ended, and end this process when its time is over."""
+        line = sys.stdin.readline()
+        endings.append(Ending.of_line(line) if line else Ending("lost"))
+        is_over.set()
+        time.sleep(endings[0].seconds)
+        say(f"tracking: not done in {endings[0].seconds:.0f} s; {catch_up_advice(run)}")
         _kill_children()
         os._exit(exits.DONE)
 
-    wait = _last_word(give_up)
+    Thread(target=listen, daemon=True).start()
     # The follower of a start that was just killed may still hold it.
     lock.hold(run / _LOCK, patience_seconds=math.inf)
-    _feed(run, config, names, pid, say, wait)
+    _feed(run, config, names, pid, say, lambda s: endings[0] if is_over.wait(s) else None)
     _kill_children()
-
-
-def _last_word(give_up: Callable[[Ending], None]) -> Wait:
-    """Listen on stdin for how the run ended; `give_up` comes when the time after that is over."""
-    said: list[Ending] = []
-    is_said = Event()
-
-    def listen() -> None:
-        line = sys.stdin.readline()
-        said.append(Ending.of_line(line) if line else Ending("lost"))
-        is_said.set()
-        time.sleep(said[0].seconds)
-        give_up(said[0])
-
-    def wait(seconds: float) -> Ending | None:
-        return said[0] if is_said.wait(seconds) else None
-
-    Thread(target=listen, daemon=True).start()
-    return wait
 
 
 def _feed(
     run: Path, config: Config, names: list[str], pid: int | None, say: Say, wait: Wait
-) -> list[_Guarded]:
-    """Pass lines on to the trackers until `wait` gives the run's ending. Gives the trackers."""
+) -> list[_Feed]:
+    """Pass lines on to the trackers until `wait` gives the run's ending. Gives their feeds."""
     directory = RunDirectory(run)
     metrics, ranks = Tail(directory.metrics.path), Tail(directory.ranks.path)
     with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
-        feeds = [_Guarded(name, run, config, pid, say) for name in names]
+        feeds = [_Feed(name, run, config, pid, say) for name in names]
 
         def pass_on(is_complete: bool) -> None:
             # A rank's line is written before its train line. A test line waits for the result:
             # until that is written, the test may be run again.
-            lines, of_ranks = metrics.read(), ranks.read()
-            lines = [line for line in lines if is_complete or line["kind"] != "test"]
+            ranks_by_step = {line["step"]: line for line in ranks.read()}
+            lines = [
+                line | {"ranks": ranks_by_step.get(line["step"])}
+                for line in metrics.read()
+                if is_complete or line["kind"] != "test"
+            ]
             for feed in feeds:
-                feed.attempt(lambda tracker: _pass_on(with_ranks(lines, of_ranks), tracker))
+                feed.attempt(lambda tracker: _pass_on(lines, tracker))
 
         ending = None
         while ending is None:
             pass_on(False)
             ending = wait(_LOOK_EVERY_SECONDS)
-            if directory.result.exists():  # Then it is complete, whatever the last word was.
-                wait(_LAST_WORD_SECONDS)
+            if directory.result.exists():  # Then it is complete, however the start ended.
+                wait(_COMPLETED_SECONDS)
                 ending = Ending("completed")
         is_complete = ending.kind == "completed"
         pass_on(is_complete)
-        result = json.loads(directory.result.read_text()) if is_complete else None
+        result = directory.read_result() if is_complete else None
         for feed in feeds:
             feed.attempt(lambda tracker: tracker.finish(ending, result))
     return feeds
 
 
-class _Guarded:
+class _Feed:
     """A tracker that is left alone once it has failed for good."""
 
     def __init__(self, name: str, run: Path, config: Config, pid: int | None, say: Say) -> None:
@@ -134,7 +124,7 @@ class _Guarded:
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether all has arrived where it was to go."""
+        """Whether everything has arrived at the tracker."""
         return not self._has_failed and self._tracker is not None and self._tracker.is_up_to_date
 
     def attempt(self, action: Callable[[Tracker], None]) -> None:
@@ -146,7 +136,7 @@ class _Guarded:
             action(self._tracker)
         except Exception as error:  # Trackers may raise anything; none of it concerns the run.
             self._has_failed = True
-            self._say(f"{_LABELS[self._name]}: {in_words(error)}; {catch_up_advice(self._run)}")
+            self._say(f"{_LABELS[self._name]}: {one_line(error)}; {catch_up_advice(self._run)}")
 
     def _open(self) -> Tracker:
         if self._name == "wandb":
@@ -169,7 +159,7 @@ def _pass_on(lines: list[Line], tracker: Tracker) -> None:
 
 
 def _kill_children() -> None:
-    """W&B's own process may still be waiting for a silent server."""
+    """Kill W&B's own process, which may still be waiting for a silent server."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()

@@ -18,13 +18,13 @@ from pathlib import Path
 from threading import Thread
 
 from lenet_dist.exits import RunFailed, Stopped, tell
-from lenet_dist.track.ending import Ending
+from lenet_dist.track.tracker import Ending
 
 _GRACE_SECONDS = 1.5
-"""How long after the trackers' own limit (Ending.seconds) their process is killed."""
+"""Extra seconds after the trackers' own deadline (Ending.seconds) before they are killed."""
 
-_REASON = 500
-"""Characters of a reason that are told: the line fits into any pipe, even if nobody reads it."""
+_REASON_CHARACTERS = 500
+"""A longer reason is cut, so that the line fits into any pipe even if nobody reads it."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -33,8 +33,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal
 def followed(run: Path, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Let the run's trackers follow it while the body trains it; `say` prints what they report.
 
-    Gives what tells them that the run is complete. After the body it waits for them, but no longer
-    than the ending allows.
+    Gives a function that tells them that the run is complete. After the body it waits for them, but
+    no longer than the ending allows.
     """
     try:
         follower = _Follower(run, say)
@@ -48,14 +48,14 @@ def followed(run: Path, say: Callable[[str], None]) -> Iterator[Callable[[], Non
         if isinstance(error, Stopped | RunFailed):
             tell(error)  # Before the wait: the launcher may not allow that much time.
         kind = "stopped" if isinstance(error, Stopped) else "failed"
-        follower.tell(Ending(kind, str(error)[:_REASON]))
+        follower.tell(Ending(kind, str(error)[:_REASON_CHARACTERS]))
         follower.wait()
         raise
     follower.wait()
 
 
 def catch_up_advice(run: Path) -> str:
-    """The command that brings trackers up to date."""
+    """The command that brings trackers up to date, as advice."""
     track = f"python -m lenet_dist.track {shlex.quote(str(run))}"
     return f"upload later with: {track} wandb.mode=online"
 
@@ -66,6 +66,7 @@ class _Follower:
     def __init__(self, run: Path, say: Callable[[str], None]) -> None:
         self._run = run
         self._say = say
+        self._deadline: float | None = None
         command = [sys.executable, "-m", "lenet_dist.track", str(run), "--follow", str(os.getpid())]
         # A signal to all processes of the job asks the run to stop, and the run tells its follower.
         # So these signals are blocked in the child, and in what W&B starts from it.
@@ -77,12 +78,11 @@ class _Follower:
             )  # fmt: skip
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        self._deadline: float | None = None
         self._relay = Thread(target=self._relay_reports, daemon=True)
         self._relay.start()
 
     def tell(self, ending: Ending) -> None:
-        """Tell it how the run ended; only the first word counts."""
+        """Tell the process how the run ended; only the first call counts."""
         if self._deadline is not None:
             return
         self._deadline = time.monotonic() + ending.seconds + _GRACE_SECONDS
@@ -92,8 +92,8 @@ class _Follower:
             self._process.stdin.close()
 
     def wait(self) -> None:
-        """Wait until it has ended, but no longer than what it was told allows."""
-        assert self._deadline is not None, "it waits for a word"
+        """Wait until the process has ended, but no longer than the ending allows."""
+        assert self._deadline is not None, "tell comes first"
         try:
             code = self._process.wait(max(0.0, self._deadline - time.monotonic()))
         except subprocess.TimeoutExpired:

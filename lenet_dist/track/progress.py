@@ -55,7 +55,7 @@ class Progress:
             tqdm.write(text) if self._bar is not None else print(text, flush=True)
 
     def warn(self, text: str) -> None:
-        """The same on stderr, as a warning."""
+        """Print a warning on stderr, above the bar."""
         if self._is_main:
             tqdm.write(f"warning: {text}", file=sys.stderr)
 

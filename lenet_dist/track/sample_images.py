@@ -1,11 +1,11 @@
-"""SampleImages that W&B shows of a complete run: made where torch is, kept in RUN/wandb."""
+"""Sample images that W&B shows of a complete run: made where torch is, kept in RUN/wandb."""
 
 from __future__ import annotations
 
 import io
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,45 +15,34 @@ from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import write_atomically
 from lenet_dist.run_dir.directory import RunDirectory
 
-_PICTURES = 24
+_COUNT = 24
+_FILE = "wandb/sample-images.npz"
 
-
-class SampleImages(NamedTuple):
-    """The worst mistakes in the test set, and training images as the first epoch saw them."""
-
-    mistakes: NDArray[np.uint8]
-    """[n, 28, 28], the worst first."""
-    labels: NDArray[np.int64]
-    predictions: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    """What the model gave each prediction."""
-    augmented: NDArray[np.uint8]
-    """[m, 28, 28]"""
+SampleImages = dict[str, NDArray[Any]]
+"""The worst mistakes in the test set, the worst first: `mistakes` uint8 [n, 28, 28], `labels`,
+`predictions` and their `probabilities`; `augmented` uint8 [m, 28, 28], training images as the first
+epoch saw them."""
 
 
 def keep(run: Path, config: Config) -> None:
-    """Keep a complete run's pictures for its trackers, so that their process needs no torch."""
-    pictures, content = _make(run, config), io.BytesIO()
-    if pictures:
-        np.savez(content, **pictures._asdict())
+    """Keep a complete run's sample images for its trackers, so that they need no torch."""
+    images, content = _make(run, config), io.BytesIO()
+    if images:
+        np.savez(content, **images)  # type: ignore[arg-type]
         with suppress(OSError, RunFailed):  # No picture is worth a complete run.
-            _file(run).parent.mkdir(exist_ok=True)
-            write_atomically(_file(run), content.getvalue())
+            (run / _FILE).parent.mkdir(exist_ok=True)
+            write_atomically(run / _FILE, content.getvalue())
 
 
 def of_run(run: Path, config: Config) -> SampleImages | None:
-    """A complete run's pictures, made now if none were kept.
+    """A complete run's sample images, made now if none were kept.
 
-    None if there can't be any: the data is missing, or the model is another one.
+    None if there can't be any: the data is missing, or the model is not LeNet-5.
     """
-    if not _file(run).exists():
+    if not (run / _FILE).exists():
         return _make(run, config)
-    with np.load(_file(run)) as kept:
-        return SampleImages(*(kept[name] for name in SampleImages._fields))
-
-
-def _file(run: Path) -> Path:
-    return run / "wandb" / "pictures.npz"
+    with np.load(run / _FILE) as kept:
+        return dict(kept)
 
 
 def _make(run: Path, config: Config) -> SampleImages | None:
@@ -70,15 +59,15 @@ def _make(run: Path, config: Config) -> SampleImages | None:
     except (RequestError, OSError):
         return None
     logits = forward_of(model)(dataset.pixels(test.images))
-    worst = worst_mistakes(logits, test.labels, test.images, _PICTURES)
+    worst = worst_mistakes(logits, test.labels, test.images, _COUNT)
     training_ids, _ = sampler.split(config.seed, len(training_set), config.data.validation)
-    first_ids = sampler.order(config.seed, 0, training_ids)[:_PICTURES]
+    first_ids = sampler.order(config.seed, 0, training_ids)[:_COUNT]
     images, _, ids = training_set.batch_of(first_ids)
     augmented = Augmentation(config.augment, config.seed)(dataset.pixels(images), ids, 0)[:, 0]
-    return SampleImages(
-        np.array([mistake.image.numpy() for mistake in worst], np.uint8).reshape(-1, 28, 28),
-        np.array([mistake.label for mistake in worst], np.int64),
-        np.array([mistake.prediction for mistake in worst], np.int64),
-        np.array([mistake.probability for mistake in worst], np.float64),
-        augmented.mul(255).round().byte().numpy(),
-    )
+    return {
+        "mistakes": test.images[[mistake.sample_id for mistake in worst]].numpy(),
+        "labels": np.array([mistake.label for mistake in worst]),
+        "predictions": np.array([mistake.prediction for mistake in worst]),
+        "probabilities": np.array([mistake.probability for mistake in worst]),
+        "augmented": augmented.mul(255).round().byte().numpy(),
+    }

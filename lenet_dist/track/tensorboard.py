@@ -9,8 +9,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from lenet_dist.run_dir.lines import Line
-from lenet_dist.track.ending import Ending
-from lenet_dist.track.rank_times import numbers
+from lenet_dist.track.tracker import Ending, rank_metrics
 
 
 class TensorBoardTracker:
@@ -27,8 +26,8 @@ class TensorBoardTracker:
         for name in ("loss", "accuracy", "lr", "grad_norm", "samples_per_second", "skipped_steps"):
             if name in line:
                 self._writer.add_scalar(f"{line['kind']}/{name}", line[name], line["step"])
-        for name, number in numbers(line).items():
-            self._writer.add_scalar(name, number, line["step"])
+        for name, value in rank_metrics(line).items():
+            self._writer.add_scalar(name, value, line["step"])
         self.lines += 1
 
     def recover(self, error: Exception) -> None:

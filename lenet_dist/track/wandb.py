@@ -1,9 +1,10 @@
 """Weights & Biases: one W&B run for each run of ours, however often it is interrupted.
 
-Each line of metrics.jsonl is one row of W&B's history, so a count of rows says which line comes
-next: online the server's, offline that of the segments kept in the run directory. No line is lost
-or sent twice, however a start ended. When a run resumes from an earlier checkpoint, W&B keeps the
-rows after it: the lines that are written again have the same numbers.
+Each line of metrics.jsonl is one row of W&B's history. Online, the server's count of rows says
+which line comes next. Offline, each start writes the whole run anew, without `resume`, so that
+`wandb sync` overwrites what the server may have of it. No line is lost or there twice, however a
+start ended. When a run resumes from an earlier checkpoint, W&B keeps the rows after it: the lines
+that are written again have the same numbers.
 
 Only W&B's public interface is used. It does not tell whether uploads succeeded, so the server is
 asked at the end.
@@ -29,20 +30,17 @@ from numpy.typing import NDArray
 from lenet_dist.config import Config
 from lenet_dist.run_dir.lines import Line
 from lenet_dist.track import sample_images
-from lenet_dist.track.ending import Ending
 from lenet_dist.track.environment import wandb_mode
 from lenet_dist.track.follower import catch_up_advice
-from lenet_dist.track.kept import Kept
-from lenet_dist.track.rank_times import numbers
-from lenet_dist.track.tracker import in_words
+from lenet_dist.track.tracker import Ending, one_line, rank_metrics
 
 _INIT_SECONDS = 8
 _FINISH_SECONDS = 15
 _ASK_SECONDS = 3
 """Longest waits for the server; together they must fit into what an ending allows."""
 
-_ERRORS_BORNE = 3
-"""After the first it begins again; after the second at the latest, offline."""
+_MOST_ERRORS = 3
+"""After the first it restarts; after the second at the latest, offline."""
 
 _LEAST_FREE = 1 << 20
 """Bytes of the disk: with less, W&B may lose rows, and does not say so."""
@@ -69,7 +67,6 @@ class WandbTracker:
     ) -> None:
         logging.raiseExceptions = False  # W&B logs into its own folder, whose disk may be full.
         self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
-        self._kept = Kept(run, start["wandb_id"])
         self._errors = 0
         self._mode, self._why_offline = wandb_mode(config), ""
         if self._mode == "auto":
@@ -88,24 +85,24 @@ class WandbTracker:
         self.lines += 1
 
     def recover(self, error: Exception) -> None:
-        """Begin again; offline if the server is to blame or beginning again did not help."""
+        """Restart; offline if the server is to blame or the first restart did not help."""
         self._errors += 1
-        if self._errors > _ERRORS_BORNE or _is_deleted(error):
+        if self._errors > _MOST_ERRORS or _is_deleted(error):
             raise self._explained(error)
-        what = in_words(error)
+        reason = one_line(error)
         with suppress(Exception):
             wandb.teardown()
         if self._errors > 1 or isinstance(error, wandb.errors.CommError):
-            self._mode, self._why_offline = "offline", what
+            self._mode, self._why_offline = "offline", reason
         try:
             self._begin()
         except Exception as again:
             self.recover(again)
             return
         if self._mode == "online":
-            self._say(f"W&B: restarted after {what}")
+            self._say(f"W&B: restarted after {reason}")
         else:
-            self._why_offline = self._why_offline or f"restarted after {what}"
+            self._why_offline = self._why_offline or f"restarted after {reason}"
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         if self._mode == "disabled":
@@ -116,35 +113,29 @@ class WandbTracker:
             try:
                 describe(ending, result)
             except Exception as error:
-                self._say(f"W&B: part of the end's description is missing: {in_words(error)}")
+                self._say(f"W&B: part of the end's description is missing: {one_line(error)}")
         codes = {"completed": 0, "stopped": 75, "incomplete": 75}
         problem = ""
         try:
             self._wandb.finish(codes.get(ending.kind, 1))
+            if self._mode == "offline":
+                wandb.teardown()  # Waits until W&B's own process has written everything.
         except TimeoutError:
             problem = f"not done in {_FINISH_SECONDS} s"
         if self._was_disk_full:
             problem = f"can't write everything to {self._run / 'wandb'}: its disk is full"
         if self._mode == "online":
-            self._end_online(problem)
-        elif problem or not self._kept.add(Path(self._wandb.settings.sync_dir), self.lines):
-            problem = problem or self._why_offline or "part of the run is not uploaded"
+            problem = problem or self._missing()
+            self.is_up_to_date = not problem
+        if problem:
             self._say(f"W&B: {problem}; {catch_up_advice(self._run)}")
-        else:
+        elif self._mode == "offline":
             why = f" ({self._why_offline})" if self._why_offline else ""
             folder = shlex.quote(str(self._run / "wandb"))
             self._say(f"W&B: kept offline{why}; upload later with: wandb sync {folder}")
 
-    def _end_online(self, problem: str) -> None:
-        problem = problem or self._missing()
-        if problem:
-            self._say(f"W&B: {problem}; {catch_up_advice(self._run)}")
-            return
-        self._kept.confirm(self.lines)
-        self.is_up_to_date = True
-
     def _missing(self) -> str:
-        """Ask the server for its rows: why it is not certain to have all, empty if it is."""
+        """Why the server is not certain to have all rows, by its own count; empty if it is."""
         place, deadline = self._wandb.path, time.monotonic() + _ASK_SECONDS
         try:
             there = wandb.Api(timeout=_ASK_SECONDS).run(place)
@@ -153,7 +144,7 @@ class WandbTracker:
                     return f"its server has {rows} of {self.lines} rows so far"
                 time.sleep(0.2)
         except Exception as error:
-            return f"whether all was uploaded is not known: {in_words(error)}"
+            return f"whether all was uploaded is not known: {one_line(error)}"
         return ""
 
     def _begin(self) -> None:
@@ -161,32 +152,29 @@ class WandbTracker:
         self.lines = 0
         if self._mode == "disabled":
             return
-        self._kept.begin()
+        _put_away_segments(self._run / "wandb")
         self._wandb = wandb.init(settings=self._settings())
-        circumstances = {"world_size": self._start["world_size"]}
-        self._wandb.config.update(asdict(self._config) | circumstances, allow_val_change=True)
+        provenance = {"world_size": self._start["world_size"]}
+        self._wandb.config.update(asdict(self._config) | provenance, allow_val_change=True)
         for kind in ("train", "validation", "test"):
             self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
         self._wandb.define_metric("ranks/*", step_metric="train/step")
-        if self._mode == "offline":
-            self.lines = self._kept.lines or 0
-            return
-        self._kept.go_online(Path(self._wandb.settings.sync_dir))
         self.lines = self._wandb.starting_step
-        self._say(f"W&B: {self._wandb.url}")
+        if self._mode == "online":
+            self._say(f"W&B: {self._wandb.url}")
 
     def _settings(self) -> wandb.Settings:
-        wanted = self._config.wandb
+        chosen = self._config.wandb
         settings = wandb.Settings(
             mode=self._mode,  # type: ignore[arg-type]
-            project=wanted.project,
-            entity=wanted.entity,
-            run_group=wanted.group,
-            run_tags=tuple(wanted.tags),
+            project=chosen.project,
+            entity=chosen.entity,
+            run_group=chosen.group,
+            run_tags=tuple(chosen.tags),
             run_job_type="train",
             run_name=self._config.run.name,
             run_id=self._start["wandb_id"],
-            resume="allow",
+            resume="allow" if self._mode == "online" else None,
             reinit="create_new",
             root_dir=str(self._run),
             program="-m lenet_dist.train",
@@ -214,8 +202,8 @@ class WandbTracker:
             reason = ending.reason or "its main process was lost"
             run.alert(f"{name} failed", reason, level="ERROR")
         elif result:
-            circumstances = ("device", "threads", "versions", "data_sha256", "git_commit")
-            run.config.update({key: result[key] for key in circumstances}, allow_val_change=True)
+            provenance = ("device", "threads", "versions", "data_sha256", "git_commit")
+            run.config.update({key: result[key] for key in provenance}, allow_val_change=True)
             facts = ("parameters", "steps", "resumes", "bit_exact", "weights_sha256", "seconds")
             run.summary.update({key: result[key] for key in facts})
 
@@ -233,21 +221,31 @@ class WandbTracker:
         self._wandb.log_artifact(model, aliases=["latest", "best"])
 
     def _test_panels(self, line: Line) -> dict[str, Any]:
-        shown = sample_images.of_run(self._run, self._config)
-        return _confusion(line) | (_images(shown) if shown else {})
+        images = sample_images.of_run(self._run, self._config)
+        return _confusion(line) | (_image_panels(images) if images else {})
 
     def _explained(self, error: Exception) -> Exception:
         if not _is_deleted(error):
             return error
-        identity = self._start["wandb_id"]
+        wandb_id = self._start["wandb_id"]
         return wandb.errors.CommError(
-            f"run {identity} was deleted on W&B, and its id can't be used again; to go on under a"
+            f"run {wandb_id} was deleted on W&B, and its id can't be used again; to go on under a"
             " new id, add --new-id to the command"
         )
 
 
+def _put_away_segments(folder: Path) -> None:
+    """Move the segments of earlier starts to RUN/wandb/earlier, out of the way of `wandb sync`."""
+    earlier = folder / "earlier"
+    earlier.mkdir(parents=True, exist_ok=True)
+    for segment in folder.glob("*run-*-*"):
+        if not segment.is_symlink():
+            # Numbered, because W&B names folders by the second.
+            segment.rename(earlier / f"{len(list(earlier.iterdir()))}-{segment.name}")
+
+
 def _mode_of_wandbs_own() -> tuple[str, str]:
-    """Online or not as W&B's own settings and keys have it, and why if not."""
+    """The mode by W&B's own settings and keys, and the reason if it is not online."""
     settings = wandb.setup().settings
     if settings.mode != "online":
         return settings.mode, f"by W&B's settings, as after `wandb {settings.mode}`"
@@ -255,7 +253,7 @@ def _mode_of_wandbs_own() -> tuple[str, str]:
         if wandb.login(prompt=False, verify=False):
             return "online", ""
     except wandb.errors.Error as error:
-        return "offline", in_words(error)
+        return "offline", one_line(error)
     return "offline", f"no key for {settings.base_url}"
 
 
@@ -268,37 +266,37 @@ def _row(line: Line) -> dict[str, Any]:
     """A line as a row of history: its numbers, with the line's kind or ``ranks`` in their names."""
     kind = line["kind"]
     row = {f"{kind}/step": line["step"], "epoch": line["epoch"], "samples": line["samples"]}
-    of_line = {n: v for n, v in line.items() if n not in _POSITION and isinstance(v, int | float)}
-    row |= {f"{kind}/{name}": value for name, value in of_line.items()} | numbers(line)
-    if kind == "test":
-        of_classes = enumerate(line["per_class_accuracy"])
-        row |= {
-            f"test/accuracy_of/{label}": share for label, share in of_classes if share is not None
-        }
-    return row
+    for name, value in line.items():
+        if name not in _POSITION and isinstance(value, int | float):
+            row[f"{kind}/{name}"] = value
+    for label, accuracy in enumerate(line.get("per_class_accuracy", []) if kind == "test" else []):
+        if accuracy is not None:
+            row[f"test/accuracy_of/{label}"] = accuracy
+    return row | rank_metrics(line)
 
 
 def _confusion(line: Line) -> dict[str, Any]:
-    names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    names = ["Actual", "Predicted", "nPredictions"]
     cells = [
         [str(label), str(prediction), count]
         for label, row in enumerate(line["confusion"])
         for prediction, count in enumerate(row)
     ]
-    shown = {str(name): str(name) for name in names}
-    table = wandb.Table(names, cells)
-    return {"test/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, shown)}
+    table = wandb.Table([*names], cells)
+    fields = {name: name for name in names}
+    return {"test/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields)}
 
 
-def _images(shown: sample_images.SampleImages) -> dict[str, Any]:
-    rows = zip(shown.labels, shown.predictions, shown.probabilities, strict=True)
+def _image_panels(images: sample_images.SampleImages) -> dict[str, Any]:
+    columns = ("labels", "predictions", "probabilities")
+    values = zip(*(images[name].tolist() for name in columns), strict=True)
     mistakes = [
-        [wandb.Image(image), int(label), int(prediction), float(probability)]
-        for image, (label, prediction, probability) in zip(shown.mistakes, rows, strict=True)
+        [wandb.Image(image), *row] for image, row in zip(images["mistakes"], values, strict=True)
     ]
+    sheet = _sheet(images["augmented"])
     return {
         "test/mistakes": wandb.Table(["image", "label", "prediction", "probability"], mistakes),
-        "examples/augmented": wandb.Image(_sheet(shown.augmented), caption="as epoch 1 saw them"),
+        "examples/augmented": wandb.Image(sheet, caption="as epoch 1 saw them"),
     }
 
 

@@ -14,10 +14,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lenet_dist import exits, system
+from lenet_dist import exits, streams, system
 from lenet_dist.config import describe_keys, to_yaml
 from lenet_dist.distributed import ranks
 from lenet_dist.distributed.stop import StopRequest
+from lenet_dist.launchers import is_main_process
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.train.clock import Clock
@@ -41,10 +42,10 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     request, overrides = parser.parse_known_args(arguments)
     config = load(request.config, overrides)
     if request.print_config:
-        if exits.is_main_process():
+        if is_main_process():
             print(to_yaml(config), end="")
         return
-    exits.go_on_without_output()
+    streams.go_on_without_output()
     with StopRequest() as stop:
         system.keep_freed_memory()
         ranks.adopt_ranks()
@@ -52,7 +53,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
         from lenet_dist.train.start import start_run
 
         result = start_run(config, task, stop, Clock(started), _report)
-        if exits.is_main_process():
+        if is_main_process():
             print(table(result, RunDirectory.of(config)))
 
 
