@@ -72,6 +72,14 @@ def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
         writes = rank["rank"] in (0, 2)
         assert (rank["local_rank"] == 0) == writes
         assert (rank["write_mb_s"] is not None) == writes
+    rows = report["all_reduce"]
+    assert (len(rows) >= 4) == (world_size > 1)
+    for row in rows:
+        assert row["calls"] >= 3 and 0 < row["median_us"] <= row["slowest_us"]
+        assert row["algorithm_mb_s"] == pytest.approx(row["bytes"] / row["median_us"])
+        ring = 2 * (world_size - 1) / world_size
+        assert row["bus_mb_s"] == pytest.approx(row["algorithm_mb_s"] * ring)
+    assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
 
 
 @pytest.mark.alone

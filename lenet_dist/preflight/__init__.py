@@ -62,9 +62,10 @@ def _preflight(config: Config, request: Namespace, started: float) -> None:
     accelerator = start_accelerator(config.compute)
     with peer_watch(config.compute.timeout_seconds):
         on_main(accelerator, lambda: check_file_can_be_written("--json", file))
-        ranks = Collector(config, accelerator).ranks()
+        collector = Collector(config, accelerator)
+        ranks, all_reduces = collector.ranks(), collector.all_reduces()
         wrong = findings(ranks, request.slow)
-        report = Report(ranks, wrong, request.slow, time.monotonic() - started)
+        report = Report(ranks, all_reduces, wrong, request.slow, time.monotonic() - started)
         say(accelerator, report)
         on_main(accelerator, lambda: report.write(file))
     if wrong:

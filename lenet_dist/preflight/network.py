@@ -1,26 +1,72 @@
-"""How fast each process talks to others."""
+"""How fast the processes talk to each other. Every function here is a collective."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from lenet_dist.distributed.accelerator import meet
 from lenet_dist.preflight.device import wait_for
 
+_CALLS_SECONDS = 0.2
+_LONG_CALL_SECONDS = 0.1
+_FEWEST_CALLS, _MOST_CALLS = 3, 200
 _LINK_BYTES = {"cpu": 8 * 10**6, "cuda": 64 * 10**6}
 _LINK_ROUNDS = 3
 _LINK_EXCHANGES = 5
 
 
+@dataclass(frozen=True)
+class AllReduce:
+    """An all-reduce of messages of one size.
+
+    `median_us`, `slowest_us`: microseconds per call, of the median process and of the slowest; a
+    process's own figure is the median of its calls. `algorithm_mb_s`: bytes over the median time,
+    in 10^6 per second. `bus_mb_s`: that times 2(W-1)/W, which is what a ring of W processes sends
+    over each link; compare it with the link's own speed, whatever W is.
+    """
+
+    bytes: int
+    calls: int
+    median_us: float
+    slowest_us: float
+    algorithm_mb_s: float
+    bus_mb_s: float
+
+
+def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
+    """A float32 all-reduce of each of these sizes in bytes, ascending; none for one process.
+
+    Once a call takes longer than a tenth of a second, larger sizes are left out.
+    """
+    world_size, device = accelerator.num_processes, accelerator.device
+    measured: list[AllReduce] = []
+    for size in sizes if world_size > 1 else []:
+        if measured and measured[-1].slowest_us > _LONG_CALL_SECONDS * 1e6:
+            break
+        message = torch.zeros(size // 4, device=device)
+        _seconds(device, distributed.all_reduce, message)
+        once = _seconds(device, distributed.all_reduce, message)
+        calls = int(_CALLS_SECONDS / max(gather_object([once])))
+        calls = min(max(calls, _FEWEST_CALLS), _MOST_CALLS)
+        seconds = [_seconds(device, distributed.all_reduce, message) for _ in range(calls)]
+        by_rank = gather_object([statistics.median(seconds)])
+        median = statistics.median(by_rank)
+        speed = size / median / 1e6
+        bus = speed * 2 * (world_size - 1) / world_size
+        measured.append(AllReduce(size, calls, median * 1e6, max(by_rank) * 1e6, speed, bus))
+    return measured
+
+
 def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
-    """MB/s (10^6 bytes) each way, with the best of up to three partners; None without a partner. A
-    collective.
+    """MB/s (10^6 bytes) each way, with the best of up to three partners; None without a partner.
 
     A slow network card is slow with every partner; a good one is slow only with a slow one. If
     there are several hosts, partners are on other hosts: traffic within a host passes no card.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lenet_dist.files import write_atomically
 from lenet_dist.preflight.findings import Finding
+from lenet_dist.preflight.network import AllReduce
 from lenet_dist.preflight.rank import Rank
 
 _DEVICE_WIDTH = 20
@@ -18,19 +19,22 @@ _WHOLE = 10
 
 @dataclass(frozen=True)
 class Report:
-    """Every rank's report, what is wrong, and how long it took to find out.
+    """Every rank's report, the all-reduces, what is wrong, and how long it took to find out.
 
     `slow`: the factor from which on a rank counts as slow.
     """
 
     ranks: list[Rank]
+    all_reduces: list[AllReduce]
     findings: list[Finding]
     slow: float
     seconds: float
 
     def __str__(self) -> str:
-        table = _table(self._columns())
-        return f"\n{table}\n\n{self._conclusion()}\n{self.seconds:.1f} s"
+        tables = [_rank_table(self.ranks)]
+        if self.all_reduces:
+            tables.append(_all_reduce_table(self.all_reduces))
+        return "\n" + "\n\n".join([*tables, f"{self._conclusion()}\n{self.seconds:.1f} s"])
 
     def write(self, file: Path | None) -> None:
         """Write all of it to the file as JSON, if one is given. Raises RunFailed naming it."""
@@ -41,24 +45,10 @@ class Report:
             "seconds": self.seconds,
             "slow_factor": self.slow,
             "ranks": [asdict(rank) for rank in self.ranks],
+            "all_reduce": [asdict(row) for row in self.all_reduces],
             "findings": [asdict(finding) for finding in self.findings],
         }
         write_atomically(file, (json.dumps(content, indent=1) + "\n").encode())
-
-    def _columns(self) -> dict[str, list[Any]]:
-        ranks = self.ranks
-        return {
-            "rank": [rank.rank for rank in ranks],
-            "host": [rank.host for rank in ranks],
-            "device": [rank.device.removeprefix("NVIDIA ")[:_DEVICE_WIDTH] for rank in ranks],
-            "driver": [rank.driver for rank in ranks],
-            "free": [rank.memory_free / 1e9 for rank in ranks],
-            "of GB": [rank.memory_total / 1e9 for rank in ranks],
-            "cores": [rank.cores for rank in ranks],
-            "GFLOP/s": [rank.gigaflops for rank in ranks],
-            "link MB/s": [rank.link_mb_s for rank in ranks],
-            "write MB/s": [rank.write_mb_s for rank in ranks],
-        }
 
     def _conclusion(self) -> str:
         first, count = self.ranks[0], len(self.ranks)
@@ -75,7 +65,33 @@ class Report:
         )
 
 
-def _table(columns: dict[str, list[Any]]) -> str:
+def _rank_table(ranks: list[Rank]) -> str:
+    return _table({
+        "rank": [rank.rank for rank in ranks],
+        "host": [rank.host for rank in ranks],
+        "device": [rank.device.removeprefix("NVIDIA ")[:_DEVICE_WIDTH] for rank in ranks],
+        "driver": [rank.driver for rank in ranks],
+        "free": [rank.memory_free / 1e9 for rank in ranks],
+        "of GB": [rank.memory_total / 1e9 for rank in ranks],
+        "cores": [rank.cores for rank in ranks],
+        "GFLOP/s": [rank.gigaflops for rank in ranks],
+        "link MB/s": [rank.link_mb_s for rank in ranks],
+        "write MB/s": [rank.write_mb_s for rank in ranks],
+    })  # fmt: skip
+
+
+def _all_reduce_table(rows: list[AllReduce]) -> str:
+    return _table({
+        "all-reduce of bytes": [row.bytes for row in rows],
+        "median us": [row.median_us for row in rows],
+        "slowest rank us": [row.slowest_us for row in rows],
+        "MB/s": [row.algorithm_mb_s for row in rows],
+        "bus MB/s": [row.bus_mb_s for row in rows],
+        "calls": [row.calls for row in rows],
+    })  # fmt: skip
+
+
+def _table(columns: dict[str, Sequence[int | float | str | None]]) -> str:
     """Columns by header: words to the left, numbers to the right, ``-`` for None."""
     aligned = []
     for header, values in columns.items():
