@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 T = TypeVar("T")
+MFLOP_PER_IMAGE = 2.26
+"""Forward: 2 for each of the layers' 416,520 multiplications with their additions. Backward: twice
+as many again, without C1's for a gradient of the pixels, which nobody needs."""
 
 _LEARNING_RATE = 0.001
 _WARM_UP_STEPS = 10
@@ -130,10 +133,45 @@ def bare_loop(trial: Trial) -> dict[str, float]:
     return trial.result()
 
 
+def arithmetic_limit(trial: Trial) -> dict[str, float]:
+    """Images a second if training were nothing but matrix products at this machine's best rate."""
+    from lenet_dist.preflight.device import gigaflops
+
+    return {"samples_per_second": gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
+
+
+def gradients_alone(trial: Trial) -> dict[str, float]:
+    """The job's gradients of 16 shards, over batches that lie in memory."""
+    from accelerate import Accelerator
+
+    from lenet_dist.config import Config
+    from lenet_dist.kernels import native
+    from lenet_dist.train import state
+    from lenet_dist.train.clock import Clock
+    from lenet_dist.train.shard_gradients import ManyAtOnce, NativeKernel
+    from lenet_dist.train.task import LENET5
+
+    config, accelerator = Config(), Accelerator()
+    config.train.batch_size = trial.batch_size
+    initial = state.build(LENET5, config, accelerator, Clock(0.0), capturable=False)
+    is_native = native.variant() and accelerator.device.type == "cpu"
+    gradients_of = (
+        NativeKernel(initial, config)
+        if is_native
+        else ManyAtOnce(initial, LENET5.loss, config, 16, size=16)
+    )
+    batches = _batches_in_memory(trial)
+    while not trial.is_over:
+        for x, y in trial.batches(batches):
+            gradients_of(x, y, range(16), 0)
+    return trial.result()
+
+
 BASELINES: dict[str, Callable[[Trial], dict[str, Any]]] = {
     baseline.__name__: baseline
     for baseline in (
         document_loop, document_loop_to_accuracy, document_evaluation, accelerate_loop, bare_loop,
+        arithmetic_limit, gradients_alone,
     )
 }  # fmt: skip
 
@@ -167,7 +205,7 @@ class DocumentLeNet(nn.Module):
 def _train_as_the_document(
     model: nn.Module, optimizer: Any, train_loader: Iterable[Any], trial: Trial
 ) -> torch.optim.Optimizer:
-    """One epoch of the document's loop, printed lines and all."""
+    """One epoch of it, printed lines and all."""
     loss_function = nn.CrossEntropyLoss()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     model.to(device)

@@ -75,6 +75,13 @@ def _bare(at: Conditions) -> Iterator[Ratio]:
         yield Ratio(f"images/s at batch {size}: job / bare PyTorch loop", _job(at, size), bare)
 
 
+def _limit(at: Conditions) -> Iterator[Ratio]:
+    limit = _baseline(at, "arithmetic_limit", 1, 1)
+    gradients = _baseline(at, "gradients_alone", at.steps_of(_FAST, 256), 256)
+    yield Ratio("images/s at batch 256: whole job / arithmetic limit", _job(at, 256), limit)
+    yield Ratio("images/s at batch 256: gradients alone / arithmetic limit", gradients, limit)
+
+
 def _ddp(at: Conditions) -> Iterator[Ratio]:
     for size in at.batch_sizes:
         ddp = _job(at, size, "train.reduction=ddp")
@@ -134,8 +141,9 @@ def _tracking(at: Conditions) -> Iterator[Ratio]:
 
 
 GROUPS: dict[str, Callable[[Conditions], Iterator[Ratio]]] = {
-    "loops": _loops, "bare": _bare, "ddp": _ddp, "processes": _processes, "accuracy": _accuracy,
-    "evaluation": _evaluation, "own_model": _own_model, "audit": _audit, "tracking": _tracking,
+    "loops": _loops, "bare": _bare, "limit": _limit, "ddp": _ddp, "processes": _processes,
+    "accuracy": _accuracy, "evaluation": _evaluation, "own_model": _own_model, "audit": _audit,
+    "tracking": _tracking,
 }  # fmt: skip
 """What gives the ratios of each group."""
 
