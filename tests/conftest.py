@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,93 +19,33 @@ from tests.outcome import outcome
 from tests.processes import SMALL, Job, Jobs
 from tests.wandb_server import WandbServer
 
-_START_PROCESSES = (
-    "same_bits",
-    "preflight",
-    "benchmark",
-    "report",
-    "report_of_several",
-    "report_in_browser",
-    "your_own",
-    "custom_models",
-    "kernels",
-    "native_builds",
-    "audit",
-    "stop",
-    "failures",
-    "resume",
-    "commands",
-    "export",
-    "seeds",
-    "ranks",
-    "package_weights",
-    "demo",
-    "predict",
-    "exchange",
-    "gpu",
-    "slurm",
-    "slurm_nodes",
-    "slurm_elastic",
-    "elastic",
-    "restarts",
-    "wandb",
-    "wandb_names",
-    "wandb_faults",
-    "trackers",
-    "wandb_report",
-)
-"""Those that take longest come first, so that no process is left alone with one at the end."""
-
-_WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
-"""Files whose tests mostly wait, for clusters and machines."""
-
-_TIMED = ("wandb", "wandb_names", "wandb_faults", "trackers", "wandb_report")
-"""Files whose tests hold servers and trackers to seconds by the clock."""
-
-
-_LEFT_OUT = {
-    "not processes": lambda name: name in _START_PROCESSES,
-    "not quiet and not timed and not alone": lambda name: name in (*_WAIT, *_TIMED),
-    "quiet": lambda name: name not in _WAIT,
-    "timed": lambda name: name not in _TIMED,
-}
-"""The files that each of the Makefile's choices of markers leaves out whole."""
+_CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Files that are left out whole are not imported: each worker would take seconds for that."""
-    is_left_out = _LEFT_OUT.get(config.option.markexpr)
-    is_test = collection_path.match("test_*.py")
-    return True if is_left_out and is_test and is_left_out(_name(collection_path)) else None
+    """A file of which a choice of markers leaves nothing is not imported, which takes seconds.
 
-
-def _place(item: pytest.Item) -> int:
-    name = _name(item.path)
-    return _START_PROCESSES.index(name) if name in _START_PROCESSES else -1
-
-
-def _name(file: Path) -> str:
-    return file.stem.removeprefix("test_")
+    `-m "not x"` leaves nothing of a file whose `pytestmark` has x, and `-m x` nothing of one
+    without x.
+    """
+    chosen = config.option.markexpr
+    if not collection_path.match("test_*.py") or not _CONJUNCTION.fullmatch(chosen):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    of_all = "".join(re.findall(r"^pytestmark = .*", text, re.MULTILINE))
+    for term in chosen.split(" and "):
+        marker = f"pytest.mark.{term.removeprefix('not ')}"
+        if marker in of_all if term.startswith("not ") else marker not in text:
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first: those of the files that start processes come after all others.
-
-    Tests of a GPU are left out where there is none: that is no hole in the gate.
-    """
+    """Tests of a GPU are left out where there is none: that is no hole in the gate."""
     if not torch.cuda.is_available():
         without = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
-    for item in items:
-        name = _name(item.path)
-        if name in _START_PROCESSES:
-            item.add_marker("processes")
-        if name in _WAIT:
-            item.add_marker("quiet")
-        if name in _TIMED:
-            item.add_marker("timed")
-    items.sort(key=_place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

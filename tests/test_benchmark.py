@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-from lenet_dist import benchmark
-from lenet_dist.benchmark import cases, rounds, table
+from lenet_dist.benchmark import rounds, table
 from lenet_dist.benchmark.baselines import BASELINES
 from lenet_dist.benchmark.cases import GROUPS, Conditions, ratios_of
-from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.exits import RunFailed
 from lenet_dist.request import load
 from tests.commands import command, refusal
 from tests.processes import PATIENCE, ROOT
+
+pytestmark = pytest.mark.processes
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
 
@@ -141,12 +142,6 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], named: str
 ) -> None:
     assert named in refusal(command("python", *BENCHMARK, *arguments))
-
-
-def test_outside_a_clone_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cases, "REPOSITORY", tmp_path)
-    with pytest.raises(RequestError, match=r"seed\.yaml: not found"):
-        benchmark.main([])
 
 
 def test_the_jobs_keys_are_the_schemas(data: Path) -> None:

@@ -13,6 +13,8 @@ from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
 from tests.tasks import TASKS
 
+pytestmark = pytest.mark.processes
+
 SHORT = ("train.max_steps=24", "train.shards=8", "compute.audit_every=6")
 
 

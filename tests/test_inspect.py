@@ -62,8 +62,3 @@ def test_feature_maps_are_those_that_the_logits_come_from() -> None:
     )  # fmt: skip
     logits = model.OUT(F.relu(model.F6(F.relu(model.C5(s4[None]).flatten(1)))))
     torch.testing.assert_close(logits, model(pixels[None]), rtol=1e-5, atol=1e-5)
-
-
-def test_filters_are_c1s_weights() -> None:
-    model = lenet5.build(0, 0.0, 1.0)
-    assert torch.equal(inspect.filters(model), model.C1.weight.detach().squeeze(1))

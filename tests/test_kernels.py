@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.outcome import outcome, result
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 WITHOUT = {"WITHOUT_KERNEL": "1"}
 SHORT = "train.max_steps=20"

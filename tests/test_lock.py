@@ -78,13 +78,6 @@ def test_a_lock_whose_owner_was_killed_is_taken_over(
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
-def test_a_lock_whose_owner_has_ended_is_taken_over(
-    path: Path, owner: subprocess.Popen[str]
-) -> None:
-    owner.communicate(timeout=10)
-    lock.hold(path)
-
-
 @pytest.mark.parametrize("seconds_off", [-FIVE_YEARS, FIVE_YEARS])
 def test_the_files_age_says_nothing(
     path: Path, owner: subprocess.Popen[str], seconds_off: int
@@ -96,12 +89,6 @@ def test_the_files_age_says_nothing(
     owner.wait(10)
     os.utime(path, (moment, moment))
     lock.hold(path)
-
-
-def test_a_file_with_anything_in_it_is_no_lock(path: Path) -> None:
-    path.write_bytes(b"left from before")
-    lock.hold(path)
-    assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_the_owners_slurm_job_is_named_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

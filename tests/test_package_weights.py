@@ -21,6 +21,8 @@ from tests.commands import command
 from tests.outcome import result
 from tests.processes import ROOT, Job
 
+pytestmark = pytest.mark.processes
+
 PACKAGE = ("python", "scripts/package-weights")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "package-weights"))
 fit_temperature = SCRIPT["fit_temperature"]

@@ -147,12 +147,3 @@ def test_what_does_not_divide_is_refused_with_what_would(
     with pytest.raises(RequestError) as refused:
         validate(load(None, sizes), world_size)
     assert message in str(refused.value)
-
-
-def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
-    config = load(None, ["data.validation=0", "train.batch_size=60000", "train.shards=9"])
-    with pytest.raises(RequestError) as refused:
-        validate(config, 1)
-    for size in numbers_after(str(refused.value), "the nearest sizes that can: "):
-        config.train.batch_size = size
-        assert validates(config, 1)

@@ -14,9 +14,11 @@ import pytest
 
 from lenet_dist.config import Data
 from lenet_dist.data import dataset, fetch
-from tests.commands import command, seconds_here
+from tests.commands import seconds_here
 from tests.disk import mounted
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 MODULE = "lenet_dist.preflight"
 BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "1000")
@@ -80,16 +82,6 @@ def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
         ring = 2 * (world_size - 1) / world_size
         assert row["bus_mb_s"] == pytest.approx(row["algorithm_mb_s"] * ring)
     assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
-
-
-@pytest.mark.alone
-def test_a_launcher_starts_it_as_it_starts_a_run(tmp_path: Path) -> None:
-    launch = ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml")
-    began = time.monotonic()
-    done = command(*launch, "-m", MODULE, *BASE, f"run.root={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < seconds_here(30)
-    assert "all 2 ranks agree" in done.stdout and list(tmp_path.iterdir()) == []
 
 
 def test_other_data_and_another_network_variable_on_a_rank_are_named(
@@ -187,14 +179,6 @@ def test_a_run_root_that_cannot_be_written_on_one_rank_is_named(jobs: Jobs) -> N
     assert "rank 1 on " in found and f"run.root={file}: can't write there" in found
 
 
-def test_a_run_root_that_cannot_be_written_on_any_is_a_wrong_request(jobs: Jobs) -> None:
-    file = jobs.folder / "file"
-    file.touch()
-    job = preflight(jobs, f"run.root={file}", world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and "Traceback" not in job.text()
-    assert f"run.root={file}: can't write there" in job.text()
-
-
 def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: Path) -> None:
     root = small_disk / "root"
     alone = preflight(jobs, f"run.root={root}").expect(1)
@@ -231,13 +215,6 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     job = preflight(jobs, *arguments).expect(2)
     assert job.text().startswith("error: ") and job.text().count("\n") == 1
     assert named in job.text()
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    script = f"import sys; sys.argv = ['preflight', '--help']; import {MODULE} as m\n"
-    script += "try: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    shown = command("python", "-c", script)
-    assert "--slow FACTOR" in shown.stdout and shown.stdout.splitlines()[-1] == "False"
 
 
 def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> None:

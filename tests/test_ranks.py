@@ -24,6 +24,8 @@ from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
 
+pytestmark = pytest.mark.processes
+
 
 def ranks_of(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "ranks.jsonl").read_text().splitlines()]
@@ -50,13 +52,6 @@ def test_steps_too_short_for_the_clock_are_no_error() -> None:
     assert not look(stragglers(4, 4, 4), 0, 0, 0)
     (warning,) = look(stragglers(4, 4, 4), 0, 1, 0)
     assert warning.startswith("rank 1 ")
-
-
-def test_lines_must_be_slow_in_a_row() -> None:
-    slow = stragglers(4, 4)
-    for _ in range(10):
-        assert not look(slow, 1, 2, lines=LINES_IN_A_ROW - 1) + look(slow, 1, 1.4, lines=1)
-    assert look(slow, 1, 2)
 
 
 @pytest.mark.parametrize(

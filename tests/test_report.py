@@ -23,6 +23,8 @@ from tests.outcome import outcome, result
 from tests.pages import altered, html_of, page_of
 from tests.processes import Job, Jobs
 
+pytestmark = pytest.mark.processes
+
 
 def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
     shown, of_run = page_of(interrupted), result(interrupted)
@@ -119,14 +121,6 @@ def test_a_run_that_has_only_begun_has_a_page(uninterrupted: Job, tmp_path: Path
     assert "step 0 of 60" in shown and "no evaluation yet" in shown
 
 
-def test_the_end_of_a_line_that_a_kill_cut_short_is_left_out(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
-    metrics = (uninterrupted.directory / "metrics.jsonl").read_text()
-    copy = altered(uninterrupted.directory, tmp_path, metrics=metrics + '{"kind": "tra')
-    assert reader.read(copy).train == reader.read(uninterrupted.directory).train
-
-
 def test_without_the_images_the_page_says_which_are_missing(
     uninterrupted: Job, tmp_path: Path
 ) -> None:
@@ -139,13 +133,6 @@ def test_without_the_images_the_page_says_which_are_missing(
     assert not (tmp_path / "nothing").exists()
     test = result(uninterrupted.directory)["test"]
     assert f"{test['correct']:,} of {test['count']:,} images right" in shown
-
-
-def test_classes_that_are_not_numbers_have_their_names(uninterrupted: Job, tmp_path: Path) -> None:
-    asked = load(uninterrupted.directory / "config.yaml", ["data.name=fashion_mnist"])
-    copy = altered(uninterrupted.directory, tmp_path, config=to_yaml(asked))
-    shown = page_of(copy)
-    assert "LeNet-5 on Fashion-MNIST" in shown and "9 ankle boot" in shown
 
 
 def test_weights_that_are_not_the_results_are_not_shown(
@@ -203,14 +190,6 @@ def test_what_is_damaged_is_refused_by_file_and_place(
     assert not (copy / "report.html").exists()
 
 
-def test_a_confusion_matrix_of_another_size_is_damaged(uninterrupted: Job, tmp_path: Path) -> None:
-    content = result(uninterrupted.directory)
-    content["test"]["confusion"].pop()
-    copy = altered(uninterrupted.directory, tmp_path, result=json.dumps(content))
-    with pytest.raises(RequestError, match=r"result\.json: test: confusion: damaged"):
-        reader.read(copy)
-
-
 @pytest.mark.parametrize(
     "arguments", [[], ["nowhere"], ["README.md"], ["configs"], ["x", "--nosuch"]]
 )
@@ -253,12 +232,6 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     assert [path.read_text().count("<h1>") for path in written] == [1] * 4
     assert written[2].read_text() == written[3].read_text()
-
-
-def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
-    refused = command("python", "-m", "lenet_dist.report", "configs")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "error: configs: not a run: it has no config.yaml\n"
 
 
 def core_seconds(*arguments: str) -> float:
@@ -305,10 +278,3 @@ def test_training_and_reading_a_page_load_no_more_than_they_need() -> None:
     loaded = {module: loaded_by(f"import {module}") for module in modules}
     assert not {"matplotlib", "jinja2"} & loaded["lenet_dist.train.trainer"]
     assert not {"accelerate", "wandb"} & loaded["lenet_dist.report.page"]
-
-
-@pytest.mark.processes
-def test_a_notebooks_backend_for_matplotlib_does_not_break_the_report() -> None:
-    backend = {"MPLBACKEND": "module://of_a_notebook.backend_inline"}
-    done = command("python", "-c", "import lenet_dist.report.plots", environment=backend)
-    assert (done.returncode, done.stderr) == (0, "")

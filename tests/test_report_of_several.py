@@ -15,6 +15,8 @@ from tests.outcome import result
 from tests.pages import altered, page_of
 from tests.processes import Job
 
+pytestmark = pytest.mark.processes
+
 
 def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
     shown = page_of(*several)

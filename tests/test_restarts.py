@@ -13,6 +13,8 @@ from tests.commands import command
 from tests.outcome import outcome, world_sizes
 from tests.processes import Job, Jobs
 
+pytestmark = pytest.mark.processes
+
 ELASTIC = {"TORCHELASTIC_MAX_RESTARTS": "1000", "TORCHELASTIC_RUN_ID": "test"}
 TRUE_ERROR = "RuntimeError: gloo and behold: this loss was never written"
 
@@ -38,12 +40,6 @@ def test_losses_between_which_there_is_progress_end_nothing(jobs: Jobs, uninterr
         job.main.send(signal.SIGKILL)
         job.wait()
     assert outcome(jobs.run(environment=ELASTIC).directory) == outcome(uninterrupted.directory)
-
-
-def test_who_starts_the_job_anew_after_that_may(jobs: Jobs, uninterrupted: Job) -> None:
-    for _ in range(3):
-        jobs.start(environment=ELASTIC, module="tests.failing").expect(1)
-    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
 def test_a_wrapper_script_is_not_taken_for_the_launcher(tmp_path: Path) -> None:
@@ -83,8 +79,3 @@ def test_not_every_word_of_gloo_is_a_lost_process(text: str, becomes: type[Excep
     ):
         raise RuntimeError(text)
     assert type(raised.value) is becomes
-
-
-def test_a_network_interface_that_is_not_there_is_named(jobs: Jobs) -> None:
-    job = jobs.start(world_size=2, environment={"GLOO_SOCKET_IFNAME": "nowhere0"}).expect(2)
-    assert "nowhere0" in job.text() and "Traceback" not in job.text()

@@ -69,14 +69,6 @@ def test_the_last_step_has_the_final_share_of_the_peak(
     assert last == pytest.approx(final * peak, rel=1e-9, abs=1e-15)
 
 
-@PROPERTY
-@given(peak=PEAKS, total=TOTALS, final=SHARES)
-def test_constant_without_warm_up_is_the_peak_throughout(
-    peak: float, total: int, final: float
-) -> None:
-    assert curve(Schedule("constant", warmup=0, final=final), peak, total) == [peak] * total
-
-
 def test_cosine_is_half_way_down_in_the_middle() -> None:
     rates = curve(Schedule("cosine", warmup=0, final=0.2), 1.0, 101)
     assert rates[0] == 1.0
@@ -130,16 +122,3 @@ def test_one_cycle_is_torchs_with_the_peak_one_step_later(
     rates = curve(Schedule("one_cycle", warmup=warmup, final=final), peak, total)
     expected = torch_one_cycle(peak, total, pct_start, final)
     assert rates == pytest.approx(expected, rel=1e-6, abs=1e-9 * peak)
-
-
-@PROPERTY
-@given(name=NAMES, total=TOTALS, warmup=st.floats(0, 0.99), data=st.data())
-def test_it_is_a_function_of_the_step_alone(
-    name: str, total: int, warmup: float, data: st.DataObject
-) -> None:
-    schedule = Schedule(name=name, warmup=warmup)  # type: ignore[arg-type]
-    rates = curve(schedule, 1e-3, total)
-    steps = data.draw(st.lists(st.integers(0, total - 1), max_size=20))
-    assert [learning_rate(schedule, 1e-3, step, total) for step in steps] == [
-        rates[step] for step in steps
-    ]

@@ -9,9 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.commands import forked
 from tests.outcome import has_line, result
 from tests.processes import PATIENCE, ROOT
+
+pytestmark = pytest.mark.processes
 
 SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
 
