@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import torch
 from hypothesis import given
@@ -212,11 +211,3 @@ def test_an_elastic_distortion_shifts_within_its_range_and_neighbours_alike(
         # From one knot to the next, seven pixels on, the shift changes by at most twice the range;
         # a bicubic curve is at most 1.5 times as steep, and overshoots across it by 1.375.
         assert inside.diff(dim=along).abs().max() <= 2 * elastic * SIDE / 7 * 1.5 * 1.375 + 1e-3
-
-
-def test_elastic_or_not_the_rest_of_the_distortion_is_the_same() -> None:
-    ids = torch.arange(100)
-    rest = replace(STRONG, elastic=0)
-    assert torch.equal(
-        Augmentation(STRONG, 3).matrices(ids, 4), Augmentation(rest, 3).matrices(ids, 4)
-    )

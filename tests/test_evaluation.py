@@ -58,18 +58,3 @@ def test_it_gives_the_numbers_of_one_plain_batch(
     assert result.accuracy == sum(right) / 200
     assert result.per_class_accuracy == [n / labels.count(i) for i, n in enumerate(right)]
     assert result.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
-
-
-def test_a_label_without_images_has_no_accuracy(accelerator: Accelerator, model: LeNet5) -> None:
-    result = evaluate(model, random_images(60, labels=(1, 4)), 10, 16, accelerator)
-    absent = [i for i, share in enumerate(result.per_class_accuracy) if share is None]
-    assert absent == [0, 2, 3, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(("count", "chunks"), [(1, 1), (30, 3), (31, 4)])
-def test_between_chunks_is_called_once_a_chunk(
-    accelerator: Accelerator, model: LeNet5, count: int, chunks: int
-) -> None:
-    calls: list[None] = []
-    evaluate(model, random_images(count), 10, 10, accelerator, lambda: calls.append(None))
-    assert len(calls) == chunks

@@ -66,14 +66,6 @@ def test_a_killed_rank_ends_the_others_at_once(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
-def test_a_process_lost_through_the_network_is_told_of_once(jobs: Jobs) -> None:
-    job = jobs.start(world_size=2, module="tests.through_tcp")
-    job.until_step(14)
-    job.ranks[1].send(signal.SIGKILL)
-    assert job.wait() == [1, -signal.SIGKILL]
-    assert job.main.text().count("lost another process") == 1
-
-
 IN_TOUCH = ("lenet_dist.train", "tests.through_tcp")
 """Jobs whose processes exchange rows through shared memory, and through gloo."""
 

@@ -152,12 +152,6 @@ def test_a_shard_has_the_same_bits_at_every_place_of_its_part(size: int) -> None
         assert torch.equal(alone[0], together[shard])
 
 
-def test_by_default_a_run_is_captured_and_has_the_bits_of_one_that_is_not(jobs: Jobs) -> None:
-    by_default, plain = jobs.run(name="auto"), jobs.run("compute.cuda_graph=false", name="false")
-    assert "not captured" not in by_default.text() + plain.text()
-    assert outcome(by_default.directory) == outcome(plain.directory)
-
-
 def test_a_captured_run_learns_and_has_the_bits_of_one_that_was_stopped_in_between(
     jobs: Jobs,
 ) -> None:
@@ -185,7 +179,11 @@ def test_an_audit_finds_nothing_in_a_captured_run_and_changes_no_bit(
 
 # cuDNN chooses by timing then, each process for itself: other bits are no sign of a wrong machine.
 def test_without_deterministic_kernels_no_shard_is_audited(jobs: Jobs) -> None:
-    jobs.run("compute.deterministic=false", "compute.audit_every=1")
+    how = {"module": "tests.impatient", "name": "plain"}
+    plain = jobs.run("compute.deterministic=false", "compute.audit_every=1", **how)
+    assert "audited step" not in plain.text()
+    audited = jobs.run("compute.audit_every=1", module="tests.impatient")
+    assert "audited step" in audited.text()
 
 
 def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(jobs: Jobs) -> None:

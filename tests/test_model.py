@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from lenet_dist.benchmark.baselines import DocumentLeNet
 from lenet_dist.exits import RequestError
-from lenet_dist.kernels import native
 from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import Ema
 from lenet_dist.model.inference import forward_of
@@ -72,24 +71,6 @@ def test_gradients_are_those_of_the_seed_documents_class() -> None:
     torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_native_kernels_gradient_is_that_of_the_seed_documents_class(smoothing: float) -> None:
-    original, model = seed_document_model(), LeNet5(mean=0.13, std=0.31)
-    model.load_state_dict(original.state_dict())
-    pixels, labels = random_pixels(32), torch.arange(32) % 10
-    rows = native.shard_gradients(
-        torch.cat([p.detach().flatten() for p in model.parameters()]), pixels, labels, 1,
-        mean=0.13, std=0.31, smoothing=smoothing, batch_size=256,
-    )  # fmt: skip
-    logits = original((pixels - 0.13) / 0.31)
-    loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-    (loss / 256).backward()
-    expected = [p.grad.flatten() for p in original.parameters() if p.grad is not None]
-    correct = (logits.argmax(1) == labels).sum()
-    whole = torch.cat([*expected, loss.detach()[None], correct[None]])[None]
-    torch.testing.assert_close(rows, whole, rtol=1e-4, atol=1e-6)
-
-
 def test_mean_and_std_standardise_the_pixels() -> None:
     plain, scaled = lenet5.build(0, 0.0, 1.0), lenet5.build(0, 0.1307, 0.3081)
     pixels = random_pixels(16)
@@ -136,15 +117,6 @@ def test_weights_and_the_inputs_scale_are_read_back_as_they_were(
     assert (back.mean, back.std) == (mean, std)
     pixels = random_pixels(4)
     assert torch.equal(back(pixels), model(pixels))
-
-
-def test_weights_that_others_wrote_are_taken_with_pixels_as_they_are(tmp_path: Path) -> None:
-    file = tmp_path / "plain.safetensors"
-    original = seed_document_model()
-    safetensors.torch.save_file(dict(original.state_dict()), file)
-    back = weights.read(file)
-    assert same_weights(back, original)
-    assert (back.mean, back.std) == (0, 1)
 
 
 def whole() -> dict[str, Tensor]:

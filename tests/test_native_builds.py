@@ -86,11 +86,10 @@ def outcome(
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
-def test_every_compiler_gives_the_same_bits(
-    tmp_path: Path, given: Path, expected: bytes, compiler: str, variant: str
+def test_another_compiler_gives_the_same_bits(
+    tmp_path: Path, given: Path, expected: bytes, variant: str
 ) -> None:
-    assert outcome(tmp_path, given, variant, [needs(compiler)]) == expected
+    assert outcome(tmp_path, given, variant, [needs("clang++")]) == expected
 
 
 def test_arm_gives_the_same_bits(tmp_path: Path, given: Path, expected: bytes) -> None:
@@ -99,13 +98,10 @@ def test_arm_gives_the_same_bits(tmp_path: Path, given: Path, expected: bytes) -
     assert found == expected
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", ["address,undefined", "thread"])
-def test_sanitizers_find_nothing(
-    tmp_path: Path, given: Path, expected: bytes, kind: str, variant: str
-) -> None:
+def test_sanitizers_find_nothing(tmp_path: Path, given: Path, expected: bytes, kind: str) -> None:
     flags = ("-O1", "-g", f"-fsanitize={kind}", "-fno-sanitize-recover=all")
-    assert outcome(tmp_path, given, variant, [needs("g++")], *flags) == expected
+    assert outcome(tmp_path, given, VARIANTS[0], [needs("g++")], *flags) == expected
 
 
 def wheel(folder: Path, **environment: str) -> list[str]:

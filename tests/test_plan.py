@@ -87,23 +87,6 @@ def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
         assert validates(config, world_size), f"{size}: {message}"
 
 
-@PROPERTY
-@given(request=requests())
-def test_the_number_of_shards_in_the_advice_gives_every_process_one(
-    request: tuple[Config, int],
-) -> None:
-    config, world_size = request
-    try:
-        advice = validate(config, world_size).advice
-    except RequestError:
-        assume(False)
-    fitting = numbers_after(advice or "", "train.shards=")
-    assert bool(fitting) == (advice is not None and world_size <= config.train.batch_size)
-    for number in fitting:
-        config.train.shards = number
-        assert all(validate(config, world_size).shards_by_rank)
-
-
 @pytest.mark.parametrize(
     ("world_size", "sizes", "advice"),
     [

@@ -45,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.alone)])
+@pytest.mark.parametrize("world_size", [1, pytest.param(4, marks=pytest.mark.alone)])
 def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     jobs: Jobs, tmp_path: Path, world_size: int
 ) -> None:
@@ -121,12 +121,6 @@ def test_a_damaged_file_on_a_rank_is_named_with_the_rank(jobs: Jobs, mnist: Path
     assert "rank 1 on " in found and f"{labels}: not mnist's: SHA-256" in found
 
 
-def test_data_that_no_rank_has_is_a_wrong_request(jobs: Jobs) -> None:
-    nowhere = ("data.name=mnist", "data.root=nowhere", "data.download=false")
-    job = preflight(jobs, *nowhere, world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and "nowhere/mnist" in job.text()
-
-
 def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     job = preflight(jobs, "--slow", "4", world_size=2)
     job.until(lambda: "preflight: compute" in job.main.text())
@@ -143,24 +137,13 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     assert any("compute: " in line for line in found)
 
 
-@pytest.mark.parametrize(
-    ("world_size", "variable", "others"),
-    [
-        (3, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "the other 2"),
-        (2, {"ATEN_CPU_CAPABILITY": "default"}, "rank 0 on "),
-    ],
-)
-def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(
-    jobs: Jobs, world_size: int, variable: dict[str, str], others: str
-) -> None:
-    how = {"world_size": world_size, "own_environment": {1: variable}}
+def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(jobs: Jobs) -> None:
+    how = {"world_size": 3, "own_environment": {1: {"ONEDNN_MAX_CPU_ISA": "SSE41"}}}
     job = preflight(jobs, "compute.kernels=torch", **how).expect(1)
     (found,) = [line for line in findings_of(job) if "different bits" in line]
-    assert found.strip().startswith(
-        f"rank 1 on {socket.gethostname()} computes different bits than"
-    )
-    ((name, value),) = variable.items()
-    assert others in found and "likely because of" in found and f"{name} ({value} here" in found
+    said = f"rank 1 on {socket.gethostname()} computes different bits than the other 2"
+    assert found.strip().startswith(said)
+    assert "likely because of" in found and "ONEDNN_MAX_CPU_ISA (SSE41 here" in found
 
 
 def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> None:
@@ -169,14 +152,6 @@ def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> Non
     (found,) = findings_of(job)
     assert "rank 1 on " in found and f"{other}: not the folder that rank 0 has" in found
     assert not other.exists()
-
-
-def test_a_run_root_that_cannot_be_written_on_one_rank_is_named(jobs: Jobs) -> None:
-    file = jobs.folder / "file"
-    file.touch()
-    job = preflight(jobs, world_size=2, own_overrides={1: [f"run.root={file}"]}).expect(1)
-    (found,) = findings_of(job)
-    assert "rank 1 on " in found and f"run.root={file}: can't write there" in found
 
 
 def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: Path) -> None:
@@ -189,24 +164,12 @@ def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: 
     assert list(small_disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["nowhere/preflight.json", "."])
-def test_a_json_file_that_cannot_be_written_is_refused_before_anything_is_measured(
-    jobs: Jobs, target: str
-) -> None:
-    file = jobs.folder / target
-    job = preflight(jobs, "--json", str(file), world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and f"error: --json {file}: " in job.text()
-    assert "preflight: data" not in job.text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--json", "nowhere/preflight.json"), "--json nowhere/preflight.json: "),
         (("--slow", "1"), "--slow 1"),
-        (("--slow", "nan"), "--slow nan"),
-        (("--slow", "much"), "--slow"),
         (("run.rot=x",), "run.rot"),
-        (("--config", "nowhere.yaml"), "nowhere.yaml"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(

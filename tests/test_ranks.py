@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -16,10 +15,8 @@ from typing import Any
 import pytest
 
 from lenet_dist.report import page
-from lenet_dist.report.curves import waits_of
 from lenet_dist.run_dir import reader
 from lenet_dist.system import Place
-from lenet_dist.track import rank_times
 from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
@@ -101,51 +98,6 @@ def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -
     assert "Waited for other ranks" in html
     host = socket.gethostname()
     assert all(f'<th scope="row">{rank}</th><td>{host}</td>' in html for rank in range(3))
-
-
-def with_ranks(run: reader.Run, computed: list[float]) -> reader.Run:
-    """The run as if on as many ranks, which computed for these seconds in its only train line."""
-    places = [Place(rank, f"n{rank}", "cpu") for rank in range(len(computed))]
-    line = reader.RanksLine(step=100, steps=50, computed=computed, waited=[0.5] * len(computed))
-    start = reader.Start(step=0, world_size=len(computed), time="", wandb_id="", places=places)
-    return dataclasses.replace(run, ranks=[line], starts=[start])
-
-
-def test_of_many_ranks_the_page_shows_the_slowest_and_the_spread(uninterrupted: Job) -> None:
-    run = reader.read(uninterrupted.directory)
-    assert waits_of(run) is None, "a process alone waits for nobody"
-    few = waits_of(with_ranks(run, [1.0, 2.0, 1.5]))
-    assert few is not None
-    assert [(time.place.rank, time.computed_ms) for time in few.ranks] == [
-        (0, 20),
-        (1, 40),
-        (2, 30),
-    ]
-    assert [time.waited_share for time in few.ranks] == pytest.approx([1 / 3, 0.2, 0.25])
-    assert [curve.label for curve in few.plots[0].curves] == ["rank 0", "rank 1", "rank 2"]
-    assert [list(curve.y) for curve in few.plots[1].curves] == [[10], [10], [10]]
-
-    many = waits_of(with_ranks(run, [1.0 + rank / 10 for rank in range(20)]))
-    assert many is not None and many.left_out == 4
-    assert [time.place.rank for time in many.ranks] == list(range(19, 3, -1))
-    curves = {curve.label: curve.y[0] for curve in many.plots[0].curves}
-    assert curves == pytest.approx(
-        {"longest of all": 58, "median of all": 39, "shortest of all": 20}
-    )
-
-
-def test_trackers_are_told_the_ranks_of_a_train_line_in_milliseconds_a_step() -> None:
-    train, test = {"kind": "train", "step": 50}, {"kind": "test", "step": 50}
-    of_ranks = {"step": 50, "steps": 50, "computed": [1.0, 2.0, 1.5], "waited": [1.0, 0.0, 0.5]}
-    joined, other, unknown = rank_times.with_ranks([train, test, train | {"step": 60}], [of_ranks])
-    told = rank_times.numbers(joined)
-    assert told["ranks/slowest"] == 1 and told["ranks/computed_ms/slowest"] == 40
-    assert told["ranks/computed_ms/median"] == 30 and told["ranks/waited_ms/median"] == 10
-    assert [told[f"ranks/computed_ms/rank_{rank}"] for rank in range(3)] == [20, 40, 30]
-    assert [told[f"ranks/waited_ms/rank_{rank}"] for rank in range(3)] == [20, 0, 10]
-    assert rank_times.numbers(other) == rank_times.numbers(unknown) == {}
-    many = of_ranks | {"computed": [1.0] * 17, "waited": [0.0] * 17}
-    assert len(rank_times.numbers(train | {"ranks": many})) == 4
 
 
 @pytest.fixture

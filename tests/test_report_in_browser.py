@@ -36,9 +36,16 @@ def pages(
     }
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("name", ["one run", "unfinished", "several runs"])
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [
+        ("one run", 360, False),
+        ("one run", 1280, True),
+        ("unfinished", 1280, False),
+        ("several runs", 360, True),
+        ("several runs", 1280, False),
+    ],
+)
 def test_in_a_browser_a_page_is_quiet_alone_and_accessible(
     browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
 ) -> None:

@@ -19,22 +19,19 @@ ELASTIC = {"TORCHELASTIC_MAX_RESTARTS": "1000", "TORCHELASTIC_RUN_ID": "test"}
 TRUE_ERROR = "RuntimeError: gloo and behold: this loss was never written"
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_job_that_fails_again_and_again_ends_with_its_true_error(
-    jobs: Jobs, world_size: int
-) -> None:
-    how = {"environment": ELASTIC, "world_size": world_size}
+def test_a_job_that_fails_again_and_again_ends_with_its_true_error(jobs: Jobs) -> None:
+    how = {"environment": ELASTIC, "world_size": 2}
     for _ in range(3):
         job = jobs.start(module="tests.failing", **how).expect(1)
         assert "RuntimeError: gloo and behold" in job.text(), "a failure, and no lost process"
     ended = jobs.start(module="tests.failing", **how).expect(1)
     said = f"failed: 3 starts in a row began at step 0 and took the run no further: {TRUE_ERROR}"
     assert said in ended.text() and "Traceback" not in ended.main.text()
-    assert world_sizes(ended.directory) == [world_size] * 3
+    assert world_sizes(ended.directory) == [2] * 3
 
 
 def test_losses_between_which_there_is_progress_end_nothing(jobs: Jobs, uninterrupted: Job) -> None:
-    for step in (7, 14, 21, 28, 42):
+    for step in (7, 14, 28, 42):
         job = jobs.start(environment=ELASTIC)
         job.until_step(step)
         job.main.send(signal.SIGKILL)
@@ -65,10 +62,8 @@ def test_torchruns_report_ends_with_what_the_job_said(tmp_path: Path) -> None:
     [
         ("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [::1]:1", LostProcess),
         ("[gloo/transport/tcp/unbound_buffer.cc:129] Timed out waiting 2000ms", LostProcess),
-        ("[gloo/transport/tcp/pair.cc:547] Application timeout caused pair closure", LostProcess),
         ("[enforce fail at gloo/transport/tcp/device.cc:84] Unable to find interface", NodeError),
         ("ProcessGroupGloo::allgather: invalid tensor type at index 0", RuntimeError),
-        ("[enforce fail at gloo/allreduce.cc:20] n > 0", RuntimeError),
         ("my_gloo_layer: shapes differ", RuntimeError),
     ],
 )

@@ -62,15 +62,6 @@ def test_the_order_is_a_permutation_of_the_ids(seed: int, epoch: int, ids: list[
 
 
 @PROPERTY
-@given(first=st.tuples(SEEDS, EPOCHS), second=st.tuples(SEEDS, EPOCHS))
-def test_the_order_is_its_own_for_each_seed_and_epoch(
-    first: tuple[int, int], second: tuple[int, int]
-) -> None:
-    orders = [sampler.order(*pair, torch.arange(50)).tolist() for pair in (first, second)]
-    assert (orders[0] == orders[1]) == (first == second)
-
-
-@PROPERTY
 @given(sizes=sizes(), seed=SEEDS, data=st.data())
 def test_any_number_of_cuts_anywhere_gives_the_same_batches(
     sizes: tuple[int, int, int], seed: int, data: st.DataObject

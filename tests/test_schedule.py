@@ -28,19 +28,6 @@ def curve(schedule: Schedule, peak: float, total_steps: int) -> list[float]:
 
 @PROPERTY
 @given(name=NAMES, peak=PEAKS, total=TOTALS, warmup=SHARES, final=SHARES)
-def test_every_learning_rate_is_above_0_and_at_most_the_peak(
-    name: str, peak: float, total: int, warmup: float, final: float
-) -> None:
-    assume(warmup < 1)
-    rates = curve(Schedule(name=name, warmup=warmup, final=final), peak, total)  # type: ignore[arg-type]
-    assert all(0 <= rate <= peak for rate in rates)
-    # Where it ends at 0, only the end is 0.
-    assert all(rates[:-1])
-    assert rates[-1] > 0 or final == 0
-
-
-@PROPERTY
-@given(name=NAMES, peak=PEAKS, total=TOTALS, warmup=SHARES, final=SHARES)
 def test_it_rises_during_the_warm_up_and_never_after(
     name: str, peak: float, total: int, warmup: float, final: float
 ) -> None:
@@ -50,23 +37,6 @@ def test_it_rises_during_the_warm_up_and_never_after(
     rise, fall = rates[:top], rates[top:]
     assert rise == sorted(rise) and len(set(rise)) == len(rise)
     assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(fall))
-
-
-@PROPERTY
-@given(
-    name=st.sampled_from(["cosine", "one_cycle"]),
-    peak=PEAKS,
-    total=st.integers(3, 300),
-    warmup=SHARES,
-    final=SHARES,
-)
-def test_the_last_step_has_the_final_share_of_the_peak(
-    name: str, peak: float, total: int, warmup: float, final: float
-) -> None:
-    assume(total * (1 - warmup) >= 2)  # The fall takes a step at least.
-    schedule = Schedule(name=name, warmup=warmup, final=final)  # type: ignore[arg-type]
-    last = learning_rate(schedule, peak, total - 1, total)
-    assert last == pytest.approx(final * peak, rel=1e-9, abs=1e-15)
 
 
 def test_cosine_is_half_way_down_in_the_middle() -> None:

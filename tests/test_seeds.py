@@ -78,17 +78,6 @@ def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
     assert errors.startswith("failed: smoke-seed-") and "the loss is nan" in errors
 
 
-def test_a_run_that_is_killed_before_it_printed_is_named(tmp_path: Path) -> None:
-    program = tmp_path / "killed.py"
-    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
-    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--program", str(program))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    log = tmp_path / "killed.logs" / "killed-seed-0.log"
-    said = f"killed by SIGKILL; it printed nothing ({log})"
-    assert errors == f"failed: killed-seed-0: {said}\n"
-
-
 def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
     for arguments, named in (
         (("configs/smoke.yaml", "0"), "N=0"),

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -39,16 +38,6 @@ def test_outside_slurm_the_script_says_to_submit_it(script: str) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: not in a SLURM job") and "sbatch" in done.stderr
     assert done.stdout == ""
-
-
-@pytest.mark.parametrize("script", ["train.sh", "seeds.sh", "elastic.sh"])
-def test_outside_the_repository_the_script_says_where_to_submit_it(
-    script: str, tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        ["bash", ROOT / "slurm" / script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "is not lenet_dist's repository" in done.stderr
 
 
 # On the cluster.
