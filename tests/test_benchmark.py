@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,6 @@ from lenet_dist.benchmark.cases import GROUPS, Conditions, ratios_of
 from lenet_dist.exits import RunFailed
 from lenet_dist.request import load
 from tests.commands import command, refusal
-from tests.processes import PATIENCE, ROOT
 
 pytestmark = pytest.mark.processes
 
@@ -62,25 +59,6 @@ def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) 
         assert f"\n| {ratio['title']} | " in page.read_text()
         for side in ("over", "under"):
             assert all(of[ratio["figure"]] > 0 for of in report["figures"][ratio[side]])
-
-
-def test_the_rounds_before_an_interruption_are_kept(mnist: Path, tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    request = ("--rounds", "9", "--steps", "1", "--only", "evaluation", "--data-root", str(mnist))
-    process = subprocess.Popen(
-        [sys.executable, *BENCHMARK, *request, "--json", str(file)], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("round 2 of 9"):
-            process.terminate()
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert errors.startswith("failed: interrupted\nkept: 1 of 9 rounds")
-    report = json.loads(file.read_text())
-    assert report["rounds"] == 1
-    assert [len(rounds) for rounds in report["figures"].values()] == [1, 1]
 
 
 def test_a_trial_that_fails_is_named_with_what_it_printed(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def checkpoint_of(step: int) -> Checkpoint:
 def save_all(folder: Path, *steps: int, keep: int = 100) -> Path:
     """Save checkpoints of these steps; gives the folder of checkpoints."""
     for step in steps:
-        checkpoint.save(folder / "checkpoints", checkpoint_of(step), keep)
+        checkpoint.save_checkpoint(folder / "checkpoints", checkpoint_of(step), keep)
     return folder / "checkpoints"
 
 
@@ -58,7 +58,7 @@ def test_the_newest_that_an_audit_has_shown_to_be_sound_is_kept(tmp_path: Path) 
     for step, trusted in ((10, 0), (20, 20), (30, 20), (40, 20), (50, 45), (60, 45), (70, 45)):
         saved = checkpoint_of(step)
         saved.state["trusted_step"] = trusted
-        checkpoint.save(tmp_path / "checkpoints", saved, keep=1)
+        checkpoint.save_checkpoint(tmp_path / "checkpoints", saved, keep=1)
     assert [step for step, _ in complete_checkpoints(tmp_path / "checkpoints")] == [40, 70]
 
 
@@ -228,7 +228,7 @@ def save_killed_at(line: int, checkpoints: Path, step: int, keep: int) -> bool:
     def save() -> None:
         to_save = checkpoint_of(step)
         sys.settrace(trace)
-        checkpoint.save(checkpoints, to_save, keep)
+        checkpoint.save_checkpoint(checkpoints, to_save, keep)
 
     status = in_child(save)
     assert status in (0, signal.SIGKILL), f"saving ended with status {status}"
@@ -252,7 +252,7 @@ def test_killed_at_any_line_a_save_leaves_the_newest_or_the_one_before_whole(
         assert_is(loaded, step)
         assert warnings == []
         assert {step, step - 1} <= left.keys(), "one was removed too early"
-        checkpoint.save(checkpoints, checkpoint_of(step + 1), keep=2)
+        checkpoint.save_checkpoint(checkpoints, checkpoint_of(step + 1), keep=2)
         assert_is(checkpoint.load_newest(checkpoints)[0], step + 1)
         kept = sorted(path.name for path in checkpoints.iterdir())
         assert kept == [f"step-{step:08d}", f"step-{step + 1:08d}"]

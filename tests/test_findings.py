@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet_dist.preflight.findings import CLOCK_LIMIT_MS, differences, findings
-from lenet_dist.preflight.network import partners
 from lenet_dist.preflight.rank import Rank
 from tests.properties import PROPERTY
 
@@ -82,16 +81,3 @@ def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
     ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
     (found,) = findings(ranks, 3)
     assert found.ranks == [5] and "the same bits twice" in found.text
-
-
-@PROPERTY
-@given(st.integers(1, 6), st.integers(1, 4))
-def test_partners_are_on_other_hosts_where_there_are_several(nodes: int, each: int) -> None:
-    hosts = [f"n{node}" for node in range(nodes) for _ in range(each)]
-    for rank, host in enumerate(hosts):
-        column = partners(hosts, rank)
-        assert rank in column and all(partners(hosts, other) == column for other in column)
-        if nodes > 1:
-            assert sorted(hosts[other] for other in column) == sorted(set(hosts)) and host
-        else:
-            assert column == list(range(each))

@@ -99,7 +99,7 @@ def test_the_moving_average_is_that_of_a_plain_loop(decay: float, steps: int) ->
     average, expected = Ema(weights, decay), weights.double()
     for step in range(1, steps + 1):
         weights.copy_(torch.randn(8, generator=generator))
-        average.update(average.share(step))
+        average.update(average.weight(step))
         kept = min(decay, (1 + step) / (10 + step))
         expected = kept * expected + (1 - kept) * weights.double()
     torch.testing.assert_close(average.mean.double(), expected, rtol=1e-4, atol=1e-6)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -68,27 +67,6 @@ def test_the_median_seeds_weights_get_the_temperature_that_fits_the_images_held_
     assert f"All 3 seeds: {sum(accuracies) / 3:.3f}% ± " in card
     assert f"temperature {temperature}" in card and of_held_out in card and of_test in card
     assert result(median)["weights_sha256"] in card
-
-
-@pytest.mark.parametrize("wrong", ["file", "nothing held out", "no folder", "two recipes"])
-def test_a_wrong_request_is_one_line_and_writes_nothing(
-    uninterrupted: Job, several: list[Path], tmp_path: Path, wrong: str
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    shutil.copytree(uninterrupted.directory, run)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("validation: 9500", "validation: 0"))
-    chosen = uninterrupted.directory
-    request, said = {
-        "file": ((chosen, "--held-out", run / "model.safetensors", "--out", out), "--held-out"),
-        "nothing held out": ((chosen, "--held-out", run, "--out", out), "data.validation=0"),
-        "no folder": ((chosen, "--held-out", run, "--out", tmp_path / "no" / "out"), "--out"),
-        "two recipes": ((chosen, several[0], "--held-out", run, "--out", out), "one recipe"),
-    }[wrong]
-    done = command(*PACKAGE, *map(str, request))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not out.exists()
 
 
 def test_the_packages_own_probabilities_can_be_believed(mnist: Path) -> None:

@@ -60,33 +60,6 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
     assert {plan.batch_size, world_size, plan.shard_size, plan.total_steps} <= numbers
 
 
-def numbers_after(message: str, words: str) -> list[int]:
-    """The list of numbers, as in ``1, 2 or 4``, that follows these words."""
-    found = re.search(re.escape(words) + r"((?:\d+(?:, | or )?)+)", message)
-    return [int(number) for number in re.findall(r"\d+", found[1])] if found else []
-
-
-@PROPERTY
-@given(request=requests())
-def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
-    config, world_size = request
-    try:
-        validate(config, world_size)
-        assume(False)
-    except RequestError as error:
-        message = str(error)
-    assert message.isprintable()
-    if "fewer than" in message:
-        images = TRAINING_IMAGES[config.data.name] - config.data.validation
-        assert str(max(images, 0)) in message and config.train.batch_size > images
-        return
-    sizes = numbers_after(message, "the nearest sizes that can: ")
-    assert sizes
-    for size in sizes:
-        config.train.batch_size = size
-        assert validates(config, world_size), f"{size}: {message}"
-
-
 @pytest.mark.parametrize(
     ("world_size", "sizes", "advice"),
     [
@@ -103,14 +76,6 @@ def test_shards_are_dealt_as_evenly_as_they_can_be(
     plan = validate(load(None, ["train.batch_size=64", "train.shards=8"]), world_size)
     assert [len(shards) for shards in plan.shards_by_rank] == sizes
     assert (advice or "") in (plan.advice or "") and (advice is None) == (plan.advice is None)
-
-
-def validates(config: Config, world_size: int) -> bool:
-    try:
-        validate(config, world_size)
-    except RequestError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lenet_dist.config import Data
-from lenet_dist.data import dataset, fetch
+from lenet_dist.data import dataset
 from tests.commands import seconds_here
 from tests.disk import mounted
 from tests.processes import Job, Jobs
@@ -101,24 +101,6 @@ def test_other_data_and_another_network_variable_on_a_rank_are_named(
     assert "config (hash): " in config
     assert "NCCL_DEBUG: WARN here, INFO on rank 0 on " in debug
     assert "NCCL_IB_DISABLE: 1 here, not set on rank 0 on " in disable
-
-
-def test_a_damaged_file_on_a_rank_is_named_with_the_rank(jobs: Jobs, mnist: Path) -> None:
-    damaged = jobs.folder / "damaged" / "mnist"
-    damaged.mkdir(parents=True)
-    for file in fetch.SHA256["mnist"]:
-        (damaged / file).symlink_to(mnist / "mnist" / file)
-    labels = damaged / "train-labels-idx1-ubyte"
-    content = bytearray(labels.read_bytes())
-    content[-1] ^= 1
-    labels.unlink()
-    labels.write_bytes(content)
-    job = preflight(
-        jobs, "data.name=mnist", world_size=2,
-        own_overrides={0: [f"data.root={mnist}"], 1: [f"data.root={damaged.parent}"]},
-    ).expect(1)  # fmt: skip
-    (found,) = findings_of(job)
-    assert "rank 1 on " in found and f"{labels}: not mnist's: SHA-256" in found
 
 
 def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import shlex
 import shutil
 from html import unescape
@@ -18,7 +17,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.report import page
 from lenet_dist.request import load
 from lenet_dist.run_dir import reader
-from tests.commands import command, loaded_by
+from tests.commands import loaded_by
 from tests.outcome import outcome, result
 from tests.pages import altered, html_of, page_of
 from tests.processes import Job, Jobs
@@ -165,16 +164,6 @@ def test_what_is_no_run_is_refused_by_name(arguments: list[str]) -> None:
     assert (arguments or ["RUN"])[-1] in str(refused.value)
 
 
-def test_a_place_that_cant_be_written_is_refused_by_name(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
-    for out in (tmp_path, tmp_path / "no" / "r.html", tmp_path / "file" / "r.html"):
-        (tmp_path / "file").touch()
-        with pytest.raises(RequestError) as refused:
-            report.main([str(uninterrupted.directory), "--out", str(out)])
-        assert f"--out {out}: " in str(refused.value)
-
-
 def test_the_command_writes_into_the_run_or_where_it_is_told(
     several: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -189,27 +178,6 @@ def test_the_command_writes_into_the_run_or_where_it_is_told(
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     assert [path.read_text().count("<h1>") for path in written] == [1] * 4
     assert written[2].read_text() == written[3].read_text()
-
-
-def core_seconds(*arguments: str) -> float:
-    """Seconds of the processor that `python ARGUMENTS` takes."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = command("python", *arguments)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.returncode == 0, done.stderr
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-@pytest.mark.alone
-def test_a_page_of_twenty_epochs_is_small_and_takes_less_than_three_imports_of_torch(
-    interrupted: Path,
-) -> None:
-    # Measured against what it can't do without: a machine's own speed changes by the hour.
-    importing = [core_seconds("-c", "import torch")]
-    spent = core_seconds("-m", "lenet_dist.report", str(interrupted))
-    importing.append(core_seconds("-c", "import torch"))
-    assert (interrupted / "report.html").stat().st_size < 1_000_000
-    assert spent < 3 * max(importing), f"{spent:.1f} s; import torch: {importing}"
 
 
 def test_a_run_ends_with_its_page(jobs: Jobs) -> None:

@@ -269,10 +269,7 @@ def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
 def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs: Jobs) -> None:
     how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24")
     whole = jobs.run(*how, name="whole", world_size=3)
-    parts = jobs.start(*how, name="parts", world_size=3)
-    parts.until_checkpoint(10)
-    parts.main.send(signal.SIGTERM)
-    parts.expect(75)
+    jobs.start(*how, name="parts", world_size=3).stop_at(7)
     again = jobs.run(*how, name="parts", world_size=3)
     assert result(again.directory)["resumes"] == 1
     assert outcome(again.directory) == outcome(whole.directory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,10 +10,8 @@ from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lenet_dist.data import sampler
-from lenet_dist.data.dataset import Batch, Images
 from lenet_dist.plan import partition
 from tests.properties import PROPERTY
 
@@ -62,18 +60,6 @@ def test_the_order_is_a_permutation_of_the_ids(seed: int, epoch: int, ids: list[
 
 
 @PROPERTY
-@given(sizes=sizes(), seed=SEEDS, data=st.data())
-def test_any_number_of_cuts_anywhere_gives_the_same_batches(
-    sizes: tuple[int, int, int], seed: int, data: st.DataObject
-) -> None:
-    images, batch_size, total = sizes
-    cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=8)))
-    edges = [0, *cuts, total]
-    pieces = [batches(images, batch_size, first, last, seed) for first, last in pairwise(edges)]
-    assert list(chain(*pieces)) == batches(images, batch_size, 0, total, seed)
-
-
-@PROPERTY
 @given(sizes=sizes(), seed=SEEDS)
 def test_every_batch_is_whole_and_an_epoch_has_no_id_twice(
     sizes: tuple[int, int, int], seed: int
@@ -92,40 +78,6 @@ def test_an_epoch_follows_the_order_of_its_seed_and_number() -> None:
     ids = torch.arange(10) * 10
     third_epoch = batches(10, 3, 6, 9, seed=5)
     assert list(chain(*third_epoch)) == sampler.order(5, 2, ids).tolist()[:9]
-
-
-def whole_batch(batch: Any) -> Any:
-    return batch
-
-
-def labelled(images: int) -> Images:
-    """Images that say their id: the label is three times it."""
-    return Images(torch.zeros(images, 1, 1, dtype=torch.uint8), torch.arange(images) * 3)
-
-
-@PROPERTY
-@given(sizes=sizes(), data=st.data())
-def test_a_data_loader_hands_out_the_same_batches_from_any_step_on(
-    sizes: tuple[int, int, int], data: st.DataObject
-) -> None:
-    images, batch_size, total = sizes
-    first = data.draw(st.integers(0, total))
-    ids = torch.arange(images)
-    expected = sampler.GlobalBatches(
-        ids, batch_size=batch_size, seed=7, first_step=0, last_step=total
-    )
-    steps: Any = sampler.GlobalBatches(
-        ids, batch_size=batch_size, seed=7, first_step=first, last_step=total
-    )
-    loader: DataLoader[Batch] = DataLoader(
-        labelled(images), batch_sampler=steps, collate_fn=whole_batch, generator=torch.Generator()
-    )
-    state = torch.random.get_rng_state()
-    loaded = list(loader)
-    assert len(loader) == total - first
-    assert [batch.ids.tolist() for batch in loaded] == [b.tolist() for b in expected][first:]
-    assert all(torch.equal(batch.labels, batch.ids * 3) for batch in loaded)
-    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 @PROPERTY
