@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,10 +17,15 @@ from lenet_dist.exits import RequestError
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
-from tests.processes import SMALL, Job, Jobs
+from tests.processes import Job, Jobs
 from tests.wandb_server import WandbServer
 
 _CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
+
+
+def pytest_configure() -> None:
+    """Tests that a shell runs in its background would hand an ignored SIGINT on to their jobs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -117,14 +123,6 @@ def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
         return started.run("compute.kernels=torch")
 
 
-TWENTY_EPOCHS = (
-    *SMALL,
-    "data.validation=10500", "train.batch_size=64", "train.max_steps=null", "train.epochs=20",
-    "log.every_steps=2", "checkpoint.every_steps=100", "optimizer.lr=1e-4",
-)  # fmt: skip
-"""Of fewer images than MNIST has, with more lines than its 20 epochs leave: 230."""
-
-
 @pytest.fixture(scope="session")
 def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     """Starts the runs that pages are about."""
@@ -134,9 +132,9 @@ def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
 
 @pytest.fixture(scope="session")
 def interrupted(jobs_of_pages: Jobs) -> Path:
-    """A complete run of twenty epochs, interrupted once."""
-    jobs_of_pages.start(base=TWENTY_EPOCHS, name="twenty").stop_at(100)
-    return jobs_of_pages.run(base=TWENTY_EPOCHS, name="twenty").directory
+    """A complete run that was interrupted once."""
+    jobs_of_pages.start(name="interrupted").stop_at(28)
+    return jobs_of_pages.run(name="interrupted").directory
 
 
 @pytest.fixture(scope="session")

@@ -112,13 +112,11 @@ def _train_in_a_notebook() -> None:
     assert [signal.getsignal(number) for number in heard()] == before
 
 
-def test_a_hangup_ignored_from_the_start_stops_nothing_and_a_notebook_gets_its_signals_back() -> (
-    None
-):
-    for how in (_hang_up_under_nohup, _train_in_a_notebook):
-        process = fork(how)
-        process.join(PATIENCE)
-        assert process.exitcode == 0
+@pytest.mark.parametrize("how", [_hang_up_under_nohup, _train_in_a_notebook])
+def test_nohup_is_heeded_and_a_notebook_gets_its_signals_back(how: Callable[[], None]) -> None:
+    process = fork(how)
+    process.join(PATIENCE)
+    assert process.exitcode == 0
 
 
 def test_a_second_ctrl_c_ends_a_process_that_waits_for_another(jobs: Jobs) -> None:
