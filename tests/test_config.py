@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
@@ -12,6 +13,7 @@ from lenet_dist.config import (
     config_hash,
     describe_keys,
     keys,
+    to_yaml,
     value_of,
 )
 from lenet_dist.request import load
@@ -62,9 +64,14 @@ def test_the_keys_that_decide_nothing_are_all_of_these_sections() -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_hash_depends_on_a_key_if_it_decides_weights_or_metrics(name: str) -> None:
+def test_a_key_survives_yaml_and_the_hash_depends_on_it_if_it_decides_weights_or_metrics(
+    tmp_path: Path, name: str
+) -> None:
     changed = load(None, [override_of(name, another_value(KEYS[name]))])
     assert value_of(changed, name) != KEYS[name].default
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(changed), encoding="utf-8")
+    assert load(file) == changed
     assert (config_hash(changed) == config_hash(load())) == (name in DECIDES_NOTHING)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import pytest
 
+from tests.commands import command
 from tests.outcome import outcome, read_lines, result
 from tests.processes import TRAIN_STEPS, Job, Jobs
 
@@ -156,3 +158,19 @@ def test_the_loss_falls_and_the_metrics_say_what_the_contract_says(uninterrupted
     evaluations = [(line["kind"], line["step"], line["epoch"]) for line in lines if "count" in line]
     assert evaluations == [("validation", 39, 1), ("validation", 60, 2), ("test", 60, 2)]
     assert lines[-1]["accuracy"] > 0.9
+
+
+def test_a_result_has_what_the_contract_lists(uninterrupted: Job) -> None:
+    found = result(uninterrupted.directory)
+    assert found.keys() >= {
+        "status", "test", "validation", "parameters", "steps", "epochs", "samples",
+        "weights_sha256", "bit_exact", "resumes", "world_size", "device", "hardware", "precision",
+        "threads", "seconds", "samples_per_second", "kernels", "config_hash", "data_sha256",
+        "versions", "git_commit",
+    }  # fmt: skip
+    weights = (uninterrupted.directory / "model.safetensors").read_bytes()
+    assert found["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert found["status"] == "completed" and found["parameters"] == 61_706
+    assert found["seconds"].keys() == {"setup", "train", "evaluate", "total"}
+    head = command("git", "rev-parse", "HEAD").stdout.strip()
+    assert found["git_commit"] == (head or None)
