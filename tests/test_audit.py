@@ -57,12 +57,12 @@ def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too()
 
 
 @pytest.mark.parametrize(
-    ("reduction", "precision", "world_size"), [("fixed", "bf16", 5), ("ddp", "no", 2)]
+    ("reduction", "precision", "world_size"), [("fixed", "no", 5), ("ddp", "bf16", 2)]
 )
 def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
     jobs: Jobs, reduction: str, precision: str, world_size: int
 ) -> None:
-    asked = (f"train.reduction={reduction}", f"compute.precision={precision}", "train.max_steps=30")
+    asked = (f"train.reduction={reduction}", f"compute.precision={precision}", "train.max_steps=20")
     audited = jobs.run(OFTEN, *asked, world_size=world_size, name="audited")
     alike = 1 if reduction == "fixed" else world_size  # Fixed has the bits of one process.
     plain = jobs.run("compute.audit_every=0", *asked, world_size=alike, name="plain")
@@ -70,8 +70,8 @@ def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
 
 
 @pytest.mark.alone  # Beside others' work a rank may be slow in truth.
-def test_nothing_is_reported_in_clean_runs_on_1_to_8_processes(jobs: Jobs) -> None:
-    for world_size in range(1, 9):
+def test_nothing_is_reported_in_clean_runs_on_2_to_8_processes(jobs: Jobs) -> None:
+    for world_size in (2, 3, 5, 8):
         how = (f"seed={world_size}", "log.every_steps=5", "train.max_steps=40")
         clean = jobs.run(OFTEN, *how, world_size=world_size, name=f"clean-{world_size}")
         assert "warning: " not in clean.text()

