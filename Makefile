@@ -39,15 +39,16 @@ train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on t
 	$(BIN)/accelerate launch --config_file $(LAUNCH) -m lenet_dist.train --config configs/default.yaml $(ARGS)
 
 check: $(READY) ## Run the tests that start no processes, in about a minute
-	$(PYTEST) -m "not processes" --dist load --numprocesses $(TESTS_AT_ONCE) $(ARGS)
+	$(PYTEST) -m "not processes and not quiet and not timed and not alone" --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
 # After the tests that keep the cores busy come those that wait, those that are held to the clock, and
-# those that measure. Exit code 5: ARGS leaves none of a kind.
+# those that measure. Timed tests share runs that take long, by file. Exit code 5: ARGS leaves none of
+# a kind.
 test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
-	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
+	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $$3 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
 	run "not quiet and not timed and not alone" $(TESTS_AT_ONCE); \
-	run quiet $(QUIET_TESTS_AT_ONCE); run timed 2; run alone 0; \
+	run quiet $(QUIET_TESTS_AT_ONCE); run timed 2 --dist=loadfile; run alone 0; \
 	[ -z "$$failed" ]
 
 oldest: ## Run the tests, but for SLURM's, with the oldest supported version of every package

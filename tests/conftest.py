@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,96 +17,41 @@ from lenet_dist.exits import RequestError
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
-from tests.processes import SMALL, Job, Jobs
+from tests.processes import Job, Jobs
 from tests.wandb_server import WandbServer
 
-_START_PROCESSES = (
-    "same_bits",
-    "preflight",
-    "benchmark",
-    "report",
-    "report_of_several",
-    "report_in_browser",
-    "your_own",
-    "custom_models",
-    "kernels",
-    "native_builds",
-    "audit",
-    "stop",
-    "failures",
-    "resume",
-    "commands",
-    "export",
-    "seeds",
-    "ranks",
-    "package_weights",
-    "demo",
-    "predict",
-    "exchange",
-    "gpu",
-    "slurm",
-    "slurm_nodes",
-    "slurm_elastic",
-    "elastic",
-    "restarts",
-    "wandb",
-    "wandb_names",
-    "wandb_faults",
-    "trackers",
-    "wandb_report",
-)
-"""Those that take longest come first, so that no process is left alone with one at the end."""
-
-_WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
-"""Files whose tests mostly wait, for clusters and machines."""
-
-_TIMED = ("wandb", "wandb_names", "wandb_faults", "trackers", "wandb_report")
-"""Files whose tests hold servers and trackers to seconds by the clock."""
+_CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
 
 
-_LEFT_OUT = {
-    "not processes": lambda name: name in _START_PROCESSES,
-    "not quiet and not timed and not alone": lambda name: name in (*_WAIT, *_TIMED),
-    "quiet": lambda name: name not in _WAIT,
-    "timed": lambda name: name not in _TIMED,
-}
-"""The files that each of the Makefile's choices of markers leaves out whole."""
+def pytest_configure() -> None:
+    """Tests that a shell runs in its background would hand an ignored SIGINT on to their jobs."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Files that are left out whole are not imported: each worker would take seconds for that."""
-    is_left_out = _LEFT_OUT.get(config.option.markexpr)
-    is_test = collection_path.match("test_*.py")
-    return True if is_left_out and is_test and is_left_out(_name(collection_path)) else None
+    """A file of which a choice of markers leaves nothing is not imported, which takes seconds.
 
-
-def _place(item: pytest.Item) -> int:
-    name = _name(item.path)
-    return _START_PROCESSES.index(name) if name in _START_PROCESSES else -1
-
-
-def _name(file: Path) -> str:
-    return file.stem.removeprefix("test_")
+    `-m "not x"` leaves nothing of a file whose `pytestmark` has x, and `-m x` nothing of one
+    without x.
+    """
+    chosen = config.option.markexpr
+    if not collection_path.match("test_*.py") or not _CONJUNCTION.fullmatch(chosen):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    of_all = "".join(re.findall(r"^pytestmark = .*", text, re.MULTILINE))
+    for term in chosen.split(" and "):
+        marker = f"pytest.mark.{term.removeprefix('not ')}"
+        if marker in of_all if term.startswith("not ") else marker not in text:
+            return True
+    return None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Fast tests first: those of the files that start processes come after all others.
-
-    Tests of a GPU are left out where there is none: that is no hole in the gate.
-    """
+    """Tests of a GPU are left out where there is none: that is no hole in the gate."""
     if not torch.cuda.is_available():
         without = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
-    for item in items:
-        name = _name(item.path)
-        if name in _START_PROCESSES:
-            item.add_marker("processes")
-        if name in _WAIT:
-            item.add_marker("quiet")
-        if name in _TIMED:
-            item.add_marker("timed")
-    items.sort(key=_place)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -176,14 +123,6 @@ def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
         return started.run("compute.kernels=torch")
 
 
-TWENTY_EPOCHS = (
-    *SMALL,
-    "data.validation=10500", "train.batch_size=64", "train.max_steps=null", "train.epochs=20",
-    "log.every_steps=2", "checkpoint.every_steps=100", "optimizer.lr=1e-4",
-)  # fmt: skip
-"""Of fewer images than MNIST has, with more lines than its 20 epochs leave: 230."""
-
-
 @pytest.fixture(scope="session")
 def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     """Starts the runs that pages are about."""
@@ -193,9 +132,9 @@ def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
 
 @pytest.fixture(scope="session")
 def interrupted(jobs_of_pages: Jobs) -> Path:
-    """A complete run of twenty epochs, interrupted once."""
-    jobs_of_pages.start(base=TWENTY_EPOCHS, name="twenty").stop_at(100)
-    return jobs_of_pages.run(base=TWENTY_EPOCHS, name="twenty").directory
+    """A complete run that was interrupted once."""
+    jobs_of_pages.start(name="interrupted").stop_at(28)
+    return jobs_of_pages.run(name="interrupted").directory
 
 
 @pytest.fixture(scope="session")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-PROPERTY = settings(max_examples=50, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)

@@ -18,6 +18,8 @@ from tests.outcome import checkpoint_steps, outcome
 from tests.processes import Job, Jobs
 from tests.struck import STRIKE, STRIKE_AVERAGE
 
+pytestmark = pytest.mark.processes
+
 OFTEN = "compute.audit_every=5"
 OTHER_CONVOLUTIONS = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
 OTHER_UPDATES = {"ATEN_CPU_CAPABILITY": "default"}
@@ -25,8 +27,8 @@ OTHER_UPDATES = {"ATEN_CPU_CAPABILITY": "default"}
 convolutions alone, or what the optimizer does, too."""
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 16])
-@pytest.mark.parametrize("shards", [1, 4, 16])
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+@pytest.mark.parametrize("shards", [1, 4])
 def test_all_pairs_of_processes_meet_and_nobody_audits_himself(
     world_size: int, shards: int
 ) -> None:
@@ -55,13 +57,12 @@ def test_the_majority_is_right_and_who_said_something_else_before_is_wrong_too()
 
 
 @pytest.mark.parametrize(
-    ("reduction", "precision", "world_size"),
-    [("fixed", "no", 20), ("fixed", "bf16", 2), ("ddp", "no", 1), ("ddp", "no", 2)],
+    ("reduction", "precision", "world_size"), [("fixed", "no", 5), ("ddp", "bf16", 2)]
 )
 def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
     jobs: Jobs, reduction: str, precision: str, world_size: int
 ) -> None:
-    asked = (f"train.reduction={reduction}", f"compute.precision={precision}", "train.max_steps=30")
+    asked = (f"train.reduction={reduction}", f"compute.precision={precision}", "train.max_steps=20")
     audited = jobs.run(OFTEN, *asked, world_size=world_size, name="audited")
     alike = 1 if reduction == "fixed" else world_size  # Fixed has the bits of one process.
     plain = jobs.run("compute.audit_every=0", *asked, world_size=alike, name="plain")
@@ -69,15 +70,11 @@ def test_nothing_is_found_where_nothing_is_wrong_and_no_bit_changes(
 
 
 @pytest.mark.alone  # Beside others' work a rank may be slow in truth.
-def test_nothing_is_reported_in_twenty_clean_runs_on_1_to_8_processes(jobs: Jobs) -> None:
-    for seed in range(5):
-        how = (f"seed={seed}", "log.every_steps=5", "train.max_steps=40")
-        plain = jobs.run("compute.audit_every=0", *how, name=f"plain-{seed}")
-        for world_size in range(1, 9 if seed == 0 else 4):
-            name = f"clean-{seed}-{world_size}"
-            clean = jobs.run(OFTEN, *how, world_size=world_size, name=name)
-            assert outcome(clean.directory) == outcome(plain.directory)
-            assert "warning: " not in clean.text()
+def test_nothing_is_reported_in_clean_runs_on_2_to_8_processes(jobs: Jobs) -> None:
+    for world_size in (2, 3, 5, 8):
+        how = (f"seed={world_size}", "log.every_steps=5", "train.max_steps=40")
+        clean = jobs.run(OFTEN, *how, world_size=world_size, name=f"clean-{world_size}")
+        assert "warning: " not in clean.text()
 
 
 def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(
@@ -116,9 +113,7 @@ def test_of_two_processes_both_are_named(jobs: Jobs) -> None:
     assert "rank 0 on " in said and "rank 1 on " in said and "no majority" in said
 
 
-@pytest.mark.parametrize(
-    ("reduction", "strike"), [("fixed", STRIKE), ("fixed", STRIKE_AVERAGE), ("ddp", STRIKE)]
-)
+@pytest.mark.parametrize(("reduction", "strike"), [("fixed", STRIKE_AVERAGE), ("ddp", STRIKE)])
 def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
     jobs: Jobs, reduction: str, strike: int
 ) -> None:
@@ -143,11 +138,9 @@ def test_a_sum_that_is_not_finite_once_is_a_machines_fault_and_names_it(jobs: Jo
     assert said.startswith("failed: rank 1 on ") and f"of step {STEP + 1} than most of" in said
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_loss_that_is_not_finite_again_is_the_recipes(jobs: Jobs, world_size: int) -> None:
-    job = jobs.start("optimizer.lr=1e30", world_size=world_size).expect(1)
-    by = " by another process" if world_size > 1 else ""
-    said = f"Computed again{by}, it has the same bits: the recipe is the cause, not a machine"
+def test_a_loss_that_is_not_finite_again_is_the_recipes(jobs: Jobs) -> None:
+    job = jobs.start("optimizer.lr=1e30", world_size=2).expect(1)
+    said = "Computed again by another process, it has the same bits: the recipe is the cause"
     assert said in job.text() and "lower optimizer.lr" in job.text()
 
 

@@ -5,48 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from lenet_dist import benchmark
-from lenet_dist.benchmark import cases, rounds, table
+from lenet_dist.benchmark import baselines, rounds
 from lenet_dist.benchmark.baselines import BASELINES
 from lenet_dist.benchmark.cases import GROUPS, Conditions, ratios_of
-from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.exits import RunFailed
 from lenet_dist.request import load
 from tests.commands import command, refusal
-from tests.processes import PATIENCE, ROOT
+from tests.processes import PATIENCE, fork
+
+pytestmark = pytest.mark.processes
 
 BENCHMARK = ("-m", "lenet_dist.benchmark")
-
-
-def a_report() -> dict[str, Any]:
-    """As if the job and a loop had been measured, in three rounds."""
-    speeds = {"job": (30.0, 40.0, 36.0), "loop": (10.0, 10.0, 12.0)}
-    return {
-        "command": "python -m lenet_dist.benchmark --rounds 3",
-        "rounds": 3,
-        "ratios": [
-            {"title": "job / loop", "over": "job", "under": "loop", "figure": "images_per_second"}
-        ],
-        "figures": {
-            name: [{"images_per_second": speed, "accuracy": 0.99} for speed in rounds]
-            for name, rounds in speeds.items()
-        },
-        "hardware": {"cpu": "A CPU", "cores": 2, "gpus": 0, "gpu": None},
-        "versions": {"torch": "2.0", "python": "3.11"},
-    }
-
-
-def test_a_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
-    lines = table.in_markdown(a_report()).splitlines()
-    assert lines[2] == "| job / loop | 3.00 | 3.00 to 4.00 | 36 images/s | 10 images/s |"
-    assert "job: test accuracy 99.00% or more" in lines[4]
-    assert "n = 3 rounds" in lines[-1] and "A CPU, 2 cores" in lines[-1]
 
 
 @pytest.fixture(scope="module")
@@ -57,31 +30,22 @@ def data(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("gpus", [0, 1, 2])
-def test_every_case_has_one_command_and_every_baseline_a_case(data: Path, gpus: int) -> None:
-    found: dict[str, list[str]] = {}
-    for ratio in ratios_of(tuple(GROUPS), Conditions(data, None, gpus)):
-        for case in (ratio.over, ratio.under):
-            arguments = case.arguments(Path("folder"))
-            assert found.setdefault(case.name, arguments) == arguments
-    loops = {words[2] for words in found.values() if words[1].endswith("baselines")}
-    assert loops == BASELINES.keys()
-
-
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_baseline_takes_a_trial_and_leaves_its_figures(
     name: str, data: Path, tmp_path: Path
 ) -> None:
-    module = ("-m", "lenet_dist.benchmark.baselines")
-    figures = rounds.take([*module, name, str(data), str(tmp_path / "t"), "64", "2"],
-                           tmp_path / "t", name)  # fmt: skip
-    expected = {"document_evaluation": "evaluated_per_second"}
-    assert figures[expected.get(name, "images_per_second")] > 0 or "accuracy" in figures
+    process = fork(baselines.main, name, str(data), str(tmp_path), "64", "2")
+    process.join(PATIENCE)
+    assert process.exitcode == 0
+    figures = json.loads((tmp_path / "result.json").read_text())
+    assert all(
+        value["accuracy"] if name == "test" else value > 0 for name, value in figures.items()
+    )
 
 
 def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) -> None:
     file, page = tmp_path / "figures.json", tmp_path / "table.md"
-    request = ("--rounds", "2", "--steps", "1", "--only", "evaluation,processes")
+    request = ("--rounds", "2", "--steps", "1", "--only", "accuracy")
     place = ("--data-root", str(mnist), "--json", str(file), "--out", str(page))
     # Trials must not take themselves for one of two tasks, nor take on a number of threads.
     threads = (os.cpu_count() or 1) + 1
@@ -100,25 +64,6 @@ def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) 
             assert all(of[ratio["figure"]] > 0 for of in report["figures"][ratio[side]])
 
 
-def test_the_rounds_before_an_interruption_are_kept(mnist: Path, tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
-    request = ("--rounds", "9", "--steps", "1", "--only", "evaluation", "--data-root", str(mnist))
-    process = subprocess.Popen(
-        [sys.executable, *BENCHMARK, *request, "--json", str(file)], cwd=ROOT,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("round 2 of 9"):
-            process.terminate()
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert errors.startswith("failed: interrupted\nkept: 1 of 9 rounds")
-    report = json.loads(file.read_text())
-    assert report["rounds"] == 1
-    assert [len(rounds) for rounds in report["figures"].values()] == [1, 1]
-
-
 def test_a_trial_that_fails_is_named_with_what_it_printed(tmp_path: Path) -> None:
     program = "print('the reason', flush=True); raise SystemExit(3)"
     with pytest.raises(RunFailed, match="the case ended with exit code 3:\nthe reason"):
@@ -129,24 +74,14 @@ def test_a_trial_that_fails_is_named_with_what_it_printed(tmp_path: Path) -> Non
     ("arguments", "named"),
     [
         (("--rounds", "0"), "--rounds"),
-        (("--steps=many",), "--steps"),
         (("--only", "spead"), "spead"),
-        (("train.epochs=3",), "train.epochs=3"),
         (("--json", "nowhere/figures.json"), "nowhere/figures.json"),
-        (("--out", "nowhere/table.md"), "nowhere/table.md"),
-        (("--data-root", "/dev/null"), "/dev/null"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(
     arguments: tuple[str, ...], named: str
 ) -> None:
     assert named in refusal(command("python", *BENCHMARK, *arguments))
-
-
-def test_outside_a_clone_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cases, "REPOSITORY", tmp_path)
-    with pytest.raises(RequestError, match=r"seed\.yaml: not found"):
-        benchmark.main([])
 
 
 def test_the_jobs_keys_are_the_schemas(data: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import resource
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,11 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lenet_dist import files
-from lenet_dist.exits import RequestError, RunFailed
+from lenet_dist.exits import RequestError
 from lenet_dist.run_dir import checkpoint
 from lenet_dist.run_dir.checkpoint import Checkpoint
 from lenet_dist.run_dir.directory import complete_checkpoints
-from tests.disk import bound
 from tests.properties import PROPERTY
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -109,11 +105,6 @@ def test_only_the_newest_stay(tmp_path: Path, keep: int) -> None:
     assert_is(checkpoint.load_newest(checkpoints)[0], 400)
 
 
-def test_the_newest_stays_newest_when_the_steps_get_a_digit_more(tmp_path: Path) -> None:
-    checkpoints = save_all(tmp_path, 99_999_998, 99_999_999, 100_000_000, keep=2)
-    assert_is(checkpoint.load_newest(checkpoints)[0], 100_000_000)
-
-
 DAMAGES: dict[str, Callable[[bytes], bytes | None]] = {
     "truncated": lambda whole: whole[: len(whole) // 2],
     "empty": lambda _: b"",
@@ -155,18 +146,6 @@ def test_a_damaged_newest_gives_way_to_the_one_before_and_is_set_aside(
     assert_is(checkpoint.load_newest(save_all(tmp_path, 3))[0], 3)
 
 
-def test_of_several_damaged_each_is_named_and_set_aside(tmp_path: Path) -> None:
-    checkpoints = save_all(tmp_path, 1, 2, 3, 4)
-    damage(checkpoints / "step-00000004" / "state.json", "truncated")
-    damage(checkpoints / "step-00000003" / "model.safetensors", "missing")
-    loaded, warnings = checkpoint.load_newest(checkpoints)
-    assert_is(loaded, 2)
-    assert [step in text for step, text in zip(("04", "03"), warnings, strict=True)] == [True] * 2
-    names = {path.name for path in checkpoints.iterdir()}
-    whole = {"step-00000001", "step-00000002"}
-    assert names == whole | {"step-00000003.bad", "step-00000004.bad"}
-
-
 @PROPERTY
 @given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_goes_unnoticed(name: str, place: float, bit: int) -> None:
@@ -203,65 +182,6 @@ def test_if_none_is_good_all_are_named_and_nothing_is_touched(tmp_path: Path) ->
     assert content(checkpoints) == before
 
 
-def test_what_an_unfinished_write_left_is_removed(tmp_path: Path) -> None:
-    checkpoints = save_all(tmp_path, 1)
-    unfinished = checkpoints / ".step-00000002.0.tmp"
-    shutil.copytree(checkpoints / "step-00000001", unfinished)
-    (unfinished / "state.json").unlink()
-    assert_is(checkpoint.load_newest(checkpoints)[0], 1)
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
-
-
-def test_what_an_unfinished_write_left_does_not_get_into_the_next(tmp_path: Path) -> None:
-    checkpoints = save_all(tmp_path, 1)
-    (checkpoints / ".step-00000002.0.tmp").mkdir()
-    (checkpoints / ".step-00000002.0.tmp" / "more").touch()
-    save_all(tmp_path, 2)
-    assert content(checkpoints / "step-00000002").keys() == set(FILES)
-
-
-def test_only_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".step-00000002.0.tmp").mkdir()
-    assert checkpoint.load_newest(tmp_path) == (None, [])
-
-
-@pytest.mark.parametrize("busy", ["model.safetensors", ""])
-def test_an_old_checkpoint_that_can_not_be_removed_stops_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], busy: str
-) -> None:
-    # A file that something is mounted on is busy, like one that NFS keeps for who has it open.
-    checkpoints = save_all(tmp_path, 1)
-    with bound(checkpoints / "step-00000001" / busy):
-        save_all(tmp_path, 2, 3, 4, keep=1)
-        told = capsys.readouterr().err
-        warning = f"warning: can't remove {checkpoints / 'step-00000001'}: Device or resource busy"
-        assert told.splitlines() == [warning]
-        for _ in range(2):
-            assert_is(checkpoint.load_newest(checkpoints)[0], 4)
-    checkpoint.load_newest(checkpoints)
-    left = {path.name for path in checkpoints.iterdir()}
-    assert left == {"step-00000004"} | (set() if busy else {"step-00000001"})
-
-
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_folder_that_can_not_be_synced_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    fsync = os.fsync
-
-    def refuse_folders(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(number, os.strerror(number))
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refuse_folders)
-    files.write_atomically(tmp_path / "file", b"content")
-    assert (tmp_path / "file").read_bytes() == b"content"
-    files.replace_folder(tmp_path / "folder", {"file": b"content"})
-    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
-    assert_is(checkpoint.load_newest(save_all(tmp_path, 1, 2))[0], 2)
-
-
 def test_a_checkpoint_is_safetensors_and_json_and_no_pickle(tmp_path: Path) -> None:
     folder = save_all(tmp_path, 5) / "step-00000005"
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
@@ -286,21 +206,6 @@ def in_child(action: Callable[[], None]) -> int:
             sys.settrace(None)
             os._exit(code)
     return os.waitpid(child, 0)[1]
-
-
-def test_a_full_disk_is_said_and_harms_no_checkpoint(tmp_path: Path) -> None:
-    checkpoints = save_all(tmp_path, 1, 2)
-
-    def save_on_a_full_disk() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        with pytest.raises(RunFailed, match=r"can't write .*step-00000003: File too large"):
-            checkpoint.save_checkpoint(checkpoints, checkpoint_of(3), 2)
-
-    assert in_child(save_on_a_full_disk) == 0
-    loaded, warnings = checkpoint.load_newest(checkpoints)
-    assert_is(loaded, 2)
-    assert warnings == []
 
 
 TRACED = {checkpoint.__file__, files.__file__, shutil.__file__}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from lenet_dist.config import (
     Key,
@@ -19,7 +17,6 @@ from lenet_dist.config import (
     value_of,
 )
 from lenet_dist.request import load
-from tests.properties import PROPERTY
 
 KEYS = {key.name: key for key in keys()}
 
@@ -67,9 +64,14 @@ def test_the_keys_that_decide_nothing_are_all_of_these_sections() -> None:
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_the_hash_depends_on_a_key_if_it_decides_weights_or_metrics(name: str) -> None:
+def test_a_key_survives_yaml_and_the_hash_depends_on_it_if_it_decides_weights_or_metrics(
+    tmp_path: Path, name: str
+) -> None:
     changed = load(None, [override_of(name, another_value(KEYS[name]))])
     assert value_of(changed, name) != KEYS[name].default
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(changed), encoding="utf-8")
+    assert load(file) == changed
     assert (config_hash(changed) == config_hash(load())) == (name in DECIDES_NOTHING)
 
 
@@ -80,70 +82,6 @@ def test_a_graph_where_it_can_be_is_for_the_hash_what_none_was_before_there_was_
     }
     assert load().compute.cuda_graph == "auto"
     assert hashes["auto"] == hashes["false"] != hashes["true"]
-
-
-def values_of(key: Key) -> st.SearchStrategy[Any]:
-    """Whatever the key takes."""
-    low, above, high, below = (key.metadata[name] for name in ("low", "above", "high", "below"))
-    if key.name == "run.name":
-        return st.from_regex(r"\w[\w.-]*", fullmatch=True)
-    choices = flat_choices(key.type)
-    if choices and choices != ["auto"]:
-        return st.sampled_from(choices)
-    if key.type is bool:
-        return st.booleans()
-    if bool in get_args(key.type):
-        return st.booleans() | st.just("auto")
-    if key.type is float:
-        smallest, largest = max(low, above, -1e9), min(high, below, 1e9)
-        within = st.floats(smallest, largest, exclude_min=above == smallest)
-        return within.filter(lambda number: number < below)
-    # Not ${...}, which OmegaConf resolves, nor what YAML takes only in another spelling.
-    printable = st.characters(exclude_categories=["C", "Zl", "Zp"], exclude_characters="$")
-    text = st.text(printable).filter("???".__ne__)
-    if key.name in ("run.root", "data.root"):  # Where ~ is expanded, and a URL is refused.
-        return text.filter(lambda typed: not typed.startswith("~") and "://" not in typed)
-    if key.type is str:
-        return text
-    if isinstance(key.default, list):
-        return st.lists(text, max_size=3)
-    whole = st.integers(int(low) if low > 0 else 0, int(min(high, 2**40)))
-    if choices == ["auto"]:
-        return whole | st.just("auto")
-    if key.type is int:
-        return whole
-    return st.none() | (whole if int in get_args(key.type) else text)
-
-
-@st.composite
-def overrides(draw: st.DrawFn) -> dict[str, Any]:
-    """Values for some keys."""
-    names = draw(st.lists(st.sampled_from(sorted(KEYS)), unique=True, max_size=8))
-    return {name: draw(values_of(KEYS[name])) for name in names}
-
-
-@settings(PROPERTY, max_examples=20)
-@given(chosen=overrides())
-def test_a_config_written_as_yaml_is_read_back_as_it_was(
-    tmp_path_factory: pytest.TempPathFactory, chosen: dict[str, Any]
-) -> None:
-    config = load(None, [override_of(name, value) for name, value in chosen.items()])
-    for name, value in chosen.items():
-        assert value_of(config, name) == value
-    file = tmp_path_factory.getbasetemp() / "round-trip.yaml"
-    file.write_text(to_yaml(config), encoding="utf-8")
-    assert load(file) == config
-    assert config_hash(load(file)) == config_hash(config)
-
-
-def test_the_yaml_holds_every_key_in_the_schemas_order() -> None:
-    written = yaml.safe_load(to_yaml(load()))
-    flat = []
-    for section, content in written.items():
-        flat += (
-            [f"{section}.{leaf}" for leaf in content] if isinstance(content, dict) else [section]
-        )
-    assert flat == list(KEYS)
 
 
 def test_help_has_every_key_with_type_default_and_meaning() -> None:

@@ -49,41 +49,6 @@ def test_reading_by_position_gives_the_sequence(seed: int, count: int) -> None:
     assert unsigned(counter.bits(seed, torch.arange(count))) == splitmix64(seed, count)
 
 
-@PROPERTY
-@given(
-    seed=SEEDS, positions=st.lists(st.integers(0, 2**62), min_size=1, max_size=20), data=st.data()
-)
-def test_a_position_has_its_number_whatever_is_read_with_it(
-    seed: int, positions: list[int], data: st.DataObject
-) -> None:
-    shuffled = data.draw(st.permutations(positions))
-    together = unsigned(counter.bits(seed, torch.tensor(shuffled)))
-    alone = [unsigned(counter.bits(seed, torch.tensor([position])))[0] for position in shuffled]
-    # Position n of a stream is position 0 of the stream whose state has gone n steps further.
-    gone = [splitmix64((seed + n * 0x9E3779B97F4A7C15) % WORD, 1)[0] for n in shuffled]
-    assert together == alone == gone
-
-
-@PROPERTY
-@given(seed=SEEDS, positions=st.lists(st.integers(0, 2**62), min_size=1, max_size=100))
-def test_uniform_numbers_lie_in_0_1_and_are_the_upper_53_bits(
-    seed: int, positions: list[int]
-) -> None:
-    counters = torch.tensor(positions)
-    drawn = counter.uniform(seed, counters)
-    assert drawn.dtype == torch.float64
-    assert all(0 <= number < 1 for number in drawn.tolist())
-    upper = [word >> 11 for word in unsigned(counter.bits(seed, counters))]
-    assert drawn.tolist() == [word / 2**53 for word in upper]
-
-
-def test_uniform_numbers_fill_their_range_evenly() -> None:
-    drawn = counter.uniform(counter.stream("even"), torch.arange(100_000))
-    shares = torch.histc(drawn, bins=20, min=0, max=1) / len(drawn)
-    # Five standard deviations of a share of 1/20 among 100,000.
-    torch.testing.assert_close(shares, torch.full_like(shares, 0.05), rtol=0, atol=0.0035)
-
-
 NAMES = st.lists(st.integers(0, 2**63 - 1) | st.text(max_size=8), min_size=1, max_size=3)
 
 
@@ -94,8 +59,3 @@ def test_streams_with_other_names_differ_and_with_the_same_name_do_not(
 ) -> None:
     assert counter.stream(*first) == counter.stream(*first)
     assert (counter.stream(*first) == counter.stream(*second)) == (first == second)
-
-
-def test_a_number_and_its_text_name_different_streams() -> None:
-    assert counter.stream(1, "order", 0) != counter.stream("1", "order", 0)
-    assert counter.stream(1, "order", 0) != counter.stream(0, "order", 1)

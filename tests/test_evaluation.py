@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
@@ -59,59 +58,3 @@ def test_it_gives_the_numbers_of_one_plain_batch(
     assert result.accuracy == sum(right) / 200
     assert result.per_class_accuracy == [n / labels.count(i) for i, n in enumerate(right)]
     assert result.loss == pytest.approx(F.cross_entropy(logits, images.labels).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize(("count", "chunk_size"), [(1, 10), (10, 10), (11, 10), (199, 10), (7, 3)])
-def test_each_image_counts_once_whatever_the_chunks(
-    accelerator: Accelerator, model: LeNet5, count: int, chunk_size: int
-) -> None:
-    images = random_images(count)
-    result = evaluate(model, images, 10, chunk_size, accelerator)
-    assert result.count == count
-    by_label = [int((images.labels == label).sum()) for label in range(10)]
-    assert [sum(row) for row in result.confusion] == by_label
-
-
-def test_a_label_without_images_has_no_accuracy(accelerator: Accelerator, model: LeNet5) -> None:
-    result = evaluate(model, random_images(60, labels=(1, 4)), 10, 16, accelerator)
-    absent = [i for i, share in enumerate(result.per_class_accuracy) if share is None]
-    assert absent == [0, 2, 3, 5, 6, 7, 8, 9]
-
-
-@pytest.mark.parametrize(("count", "chunks"), [(1, 1), (30, 3), (31, 4)])
-def test_between_chunks_is_called_once_a_chunk(
-    accelerator: Accelerator, model: LeNet5, count: int, chunks: int
-) -> None:
-    calls: list[None] = []
-    evaluate(model, random_images(count), 10, 10, accelerator, lambda: calls.append(None))
-    assert len(calls) == chunks
-
-
-def test_what_between_chunks_raises_ends_it(accelerator: Accelerator, model: LeNet5) -> None:
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(model, random_images(20), 10, 10, accelerator, stop)
-
-
-def test_the_same_images_give_the_same_bits_and_leave_no_gradients(
-    accelerator: Accelerator, model: LeNet5
-) -> None:
-    images = random_images(100)
-    first, second = (evaluate(model, images, 10, 30, accelerator) for _ in range(2))
-    assert first == second
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-def test_the_summary_is_json_and_has_every_number(accelerator: Accelerator, model: LeNet5) -> None:
-    result = evaluate(model, random_images(50, labels=(0, 1)), 10, 20, accelerator)
-    summary = json.loads(json.dumps(result.summary()))
-    assert summary == {
-        "loss": result.loss,
-        "accuracy": result.accuracy,
-        "correct": result.correct,
-        "count": 50,
-        "per_class_accuracy": result.per_class_accuracy,
-        "confusion": result.confusion,
-    }

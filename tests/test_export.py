@@ -26,6 +26,8 @@ from tests.commands import command, forked, refusal
 from tests.outcome import result
 from tests.processes import ROOT, Job, Jobs
 
+pytestmark = pytest.mark.processes
+
 EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)
 

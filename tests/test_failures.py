@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +14,13 @@ from tests.disk import mounted
 from tests.outcome import checkpoint_steps, outcome, read_lines
 from tests.processes import Job, Jobs, free_port
 
+pytestmark = pytest.mark.processes
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_loss_that_is_not_finite_stops_every_process_and_is_never_saved(
-    jobs: Jobs, world_size: int
-) -> None:
+
+def test_a_loss_that_is_not_finite_stops_every_process_and_is_never_saved(jobs: Jobs) -> None:
     explosive = ("optimizer.name=sgd", "optimizer.lr=1e6", "train.clip_norm=0")
     often = ("checkpoint.every_steps=1", "checkpoint.keep=100", "schedule.name=constant")
-    job = jobs.start(*explosive, *often, "schedule.warmup=0.9", world_size=world_size)
+    job = jobs.start(*explosive, *often, "schedule.warmup=0.9", world_size=2)
     job.expect(1)
     assert "no checkpoint holds it" in job.main.text()
     assert "Traceback" not in job.text()
@@ -41,8 +38,8 @@ def test_weights_that_are_not_finite_are_never_saved_though_the_loss_was(jobs: J
     assert not (job.directory / "result.json").exists()
 
 
-def test_processes_that_are_asked_for_different_runs_are_refused_by_rank_and_key(
-    jobs: Jobs, mnist: Path
+def test_processes_asked_for_different_runs_are_refused_by_rank_and_key(
+    jobs: Jobs,
 ) -> None:
     other = {1: ["log.every_steps=5", "compute.audit_every=0"]}
     job = jobs.start(world_size=2, own_overrides=other).expect(2)
@@ -50,16 +47,9 @@ def test_processes_that_are_asked_for_different_runs_are_refused_by_rank_and_key
     assert "error: rank 1 got a different request: " in job.main.text()
     assert said in job.text() and "compute.audit_every: 0, on rank 0 20" in job.text()
     assert not (job.directory / "config.yaml").exists()
-    # A machine may have the data elsewhere.
-    (jobs.folder / "mnist").symlink_to(mnist / "mnist")
-    jobs.run(
-        "data.name=mnist", "train.max_steps=2", world_size=2,
-        own_overrides={0: [f"data.root={mnist}"], 1: [f"data.root={jobs.folder}"]},
-    )  # fmt: skip
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(("world_size", "lost"), [(2, 0), (4, 1)])
 def test_a_killed_rank_ends_the_others_at_once(
     jobs: Jobs, uninterrupted: Job, world_size: int, lost: int
 ) -> None:
@@ -74,14 +64,6 @@ def test_a_killed_rank_ends_the_others_at_once(
     assert all("lost another process" in rank.text() for rank in others)
     assert "Traceback" not in job.text()
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
-
-
-def test_a_process_lost_through_the_network_is_told_of_once(jobs: Jobs) -> None:
-    job = jobs.start(world_size=2, module="tests.through_tcp")
-    job.until_step(14)
-    job.ranks[1].send(signal.SIGKILL)
-    assert job.wait() == [1, -signal.SIGKILL]
-    assert job.main.text().count("lost another process") == 1
 
 
 IN_TOUCH = ("lenet_dist.train", "tests.through_tcp")
@@ -117,14 +99,6 @@ def test_processes_that_were_all_suspended_for_longer_than_the_timeout_go_on(
     job.ranks[1].send(signal.SIGCONT)
     job.expect(0)
     assert outcome(job.directory) == outcome(uninterrupted.directory)
-
-
-def test_a_model_in_ddp_outlives_the_run_for_in_torch_2_11_its_destructor_may_hang(
-    jobs: Jobs,
-) -> None:
-    how = ("train.max_steps=2", "train.reduction=ddp")
-    job = jobs.run(*how, world_size=2, module="tests.outliving")
-    assert job.text().count("models in DDP: 1") == 2
 
 
 def test_a_sigterm_that_means_a_peer_died_does_not_hang(jobs: Jobs) -> None:
@@ -164,17 +138,11 @@ def test_a_port_that_another_program_has_is_named(jobs: Jobs) -> None:
     [
         ({"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"}, "train.shards"),
         ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "compute.precision"),
-        ({"ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}, "compute.compile"),
         (
             {"ACCELERATE_USE_FSDP": "true", "ACCELERATE_MIXED_PRECISION": "bf16"},
             "ACCELERATE_USE_FSDP=true would override the config, and the environment says so",
         ),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "ACCELERATE_USE_DEEPSPEED"),
-        ({"ACCELERATE_TORCH_DEVICE": "meta"}, "ACCELERATE_TORCH_DEVICE"),
         ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
-        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0: must be at least 1"),
-        ({"RANK": "1"}, "RANK=1 is not below WORLD_SIZE=1"),
         (
             {
                 "PMI_RANK": "0",
@@ -185,7 +153,6 @@ def test_a_port_that_another_program_has_is_named(jobs: Jobs) -> None:
             "PMI_SIZE=4, on several machines: name the first one",
         ),
         ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, "SLURM_STEP_ID is set but SLURM_JOB_ID"),
-        ({"ACCELERATE_USE_CPU": "maybe"}, "ACCELERATE_USE_CPU=maybe: must be true or false"),
     ],
 )
 def test_an_environment_that_would_override_the_config_is_refused(
@@ -194,12 +161,6 @@ def test_an_environment_that_would_override_the_config_is_refused(
     job = jobs.start(environment=variables).expect(2)
     assert named in job.text() and "Traceback" not in job.text()
     assert not job.directory.exists()
-
-
-def test_a_debugging_aid_that_crashes_torch_is_refused_by_name(jobs: Jobs) -> None:
-    job = jobs.start(world_size=2, environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}).expect(2)
-    assert "TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes with it" in job.text()
-    jobs.run("train.max_steps=2", environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
 
 
 def test_an_environment_that_says_the_same_as_the_config_is_taken(
@@ -223,12 +184,8 @@ def test_a_graph_that_can_not_be_captured_is_said_once_and_changes_no_bit(
     ("overrides", "named"),
     [
         (("compute.precision=fp16",), "compute.precision=fp16"),
-        (("train.batch_size=100",), "96 or 112"),
         (("run.root=/dev/null/runs",), "run.root=/dev/null/runs"),
         (("data.name=mnist", "data.download=false", "data.root=nowhere"), "nowhere/mnist"),
-        (("--config", "nowhere.yaml"), "nowhere.yaml"),
-        (("data.name=mnist", f"data.root={'long' * 999}"), "File name too long"),
-        (("train.shards=100000",), "there are only 2500 training images"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
@@ -241,29 +198,14 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     assert not job.directory.exists()
 
 
-def test_a_batch_that_ddp_cannot_cut_into_equal_shares_is_refused(jobs: Jobs) -> None:
-    job = jobs.start("train.reduction=ddp", world_size=3).expect(2)
-    assert "train.batch_size=64 can't be cut into the number of processes = 3" in job.text()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "complaint"),
-    [
-        ("t10k-labels-idx1-ubyte", b"\0\0\x08\x01", "not mnist's: SHA-256"),
-        ("t10k-labels-idx1-ubyte", b"\0" * 10_008, "not mnist's: SHA-256"),
-        ("train-images-idx3-ubyte.gz", b"no gzip at all", "can't be read"),
-    ],
-)
-def test_damaged_data_is_named_and_nothing_is_written(
-    jobs: Jobs, name: str, content: bytes, complaint: str
-) -> None:
-    file = jobs.folder / "data" / "mnist" / name
+def test_damaged_data_is_named_and_nothing_is_written(jobs: Jobs) -> None:
+    file = jobs.folder / "data" / "mnist" / "t10k-labels-idx1-ubyte"
     file.parent.mkdir(parents=True)
-    file.write_bytes(content)
+    file.write_bytes(b"\0" * 10_008)
     data = ("data.name=mnist", f"data.root={jobs.folder / 'data'}", "data.download=false")
     job = jobs.start(*data, world_size=2).expect(2)
-    assert f"error: {file}: {complaint}" in job.text() and "Traceback" not in job.text()
-    assert file.read_bytes() == content
+    assert f"error: {file}: not mnist's: SHA-256" in job.text() and "Traceback" not in job.text()
+    assert file.read_bytes() == b"\0" * 10_008
     assert not job.directory.exists()
 
 
@@ -296,13 +238,6 @@ def test_a_full_disk_is_a_reason_and_the_checkpoints_before_it_are_whole(
     assert outcome(small_disk / "run") == outcome(uninterrupted.directory)
 
 
-def test_a_run_root_that_cannot_be_written_is_named(jobs: Jobs, small_disk: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    job = jobs.start(f"run.root={small_disk}", world_size=2).expect(2)
-    assert f"run.root={small_disk}" in job.text() and "Read-only" in job.text()
-    assert "Traceback" not in job.text()
-
-
 def test_a_second_job_on_one_run_directory_is_refused_naming_the_owner(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
@@ -314,14 +249,3 @@ def test_a_second_job_on_one_run_directory_is_refused_naming_the_owner(
     first.main.send(signal.SIGCONT)
     first.expect(0)
     assert outcome(first.directory) == outcome(uninterrupted.directory)
-
-
-def test_the_lock_of_a_job_that_is_gone_is_taken_over_whatever_its_file_says(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
-    job = jobs.start()
-    job.until_step(14)
-    job.main.send(signal.SIGKILL)
-    job.wait()
-    os.utime(job.directory / ".lock", (2**32, 2**32))
-    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet_dist.preflight.findings import differences, findings
-from lenet_dist.preflight.network import partners
 from lenet_dist.preflight.rank import Rank
 from tests.properties import PROPERTY
 
@@ -50,12 +48,6 @@ DEFECTS: dict[str, dict[str, Any]] = {
 
 
 @PROPERTY
-@given(st.integers(1, 9), st.floats(1.01, 100))
-def test_ranks_that_are_alike_have_no_findings(count: int, slow: float) -> None:
-    assert findings(sound(count), slow) == []
-
-
-@PROPERTY
 @given(st.sampled_from(sorted(DEFECTS)), st.integers(3, 9), st.data())
 def test_the_one_rank_that_is_different_is_named_and_no_other(
     what: str, count: int, data: st.DataObject
@@ -66,22 +58,6 @@ def test_the_one_rank_that_is_different_is_named_and_no_other(
     (found,) = findings(ranks, slow=3.0)
     assert found.ranks == [wrong] and found.what == what
     assert found.text.startswith(f"rank {wrong} on n{wrong}: {what}: ")
-
-
-@PROPERTY
-@given(st.floats(1.1, 50), st.floats(0.02, 50))
-def test_slow_is_by_the_stated_factor_and_no_less(slow: float, times: float) -> None:
-    assume(not math.isclose(slow, times))
-    ranks = sound(4)
-    ranks[1] = dataclasses.replace(ranks[1], gigaflops=SOUND.gigaflops / times)
-    named = [rank for finding in findings(ranks, slow) for rank in finding.ranks]
-    assert named == ([1] if times > slow else [])
-
-
-def test_of_two_that_differ_rank_0_is_taken_as_right() -> None:
-    ranks = sound(2)
-    ranks[1] = dataclasses.replace(ranks[1], device="H100", git_commit="dead")
-    assert [finding.ranks for finding in findings(ranks, 3)] == [[1], [1]]
 
 
 def test_ranks_that_differ_alike_are_named_together() -> None:
@@ -100,16 +76,3 @@ def test_other_bits_without_a_known_reason_are_the_hardwares() -> None:
     ranks[5] = dataclasses.replace(SOUND, rank=5, host="n5", repeats=False)
     (found,) = findings(ranks, 3)
     assert found.ranks == [5] and "the same bits twice" in found.text
-
-
-@PROPERTY
-@given(st.integers(1, 6), st.integers(1, 4))
-def test_partners_are_on_other_hosts_where_there_are_several(nodes: int, each: int) -> None:
-    hosts = [f"n{node}" for node in range(nodes) for _ in range(each)]
-    for rank, host in enumerate(hosts):
-        column = partners(hosts, rank)
-        assert rank in column and all(partners(hosts, other) == column for other in column)
-        if nodes > 1:
-            assert sorted(hosts[other] for other in column) == sorted(set(hosts)) and host
-        else:
-            assert column == list(range(each))

@@ -29,7 +29,7 @@ from tests.bare_trainer import bare_trainer
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Jobs
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.processes, pytest.mark.gpu]
 STEPS = 40
 
 
@@ -152,24 +152,21 @@ def test_a_shard_has_the_same_bits_at_every_place_of_its_part(size: int) -> None
         assert torch.equal(alone[0], together[shard])
 
 
-def test_by_default_a_run_is_captured_and_has_the_bits_of_one_that_is_not(jobs: Jobs) -> None:
-    by_default, plain = jobs.run(name="auto"), jobs.run("compute.cuda_graph=false", name="false")
-    assert "not captured" not in by_default.text() + plain.text()
-    assert outcome(by_default.directory) == outcome(plain.directory)
-
-
-def test_a_captured_run_learns_and_has_the_bits_of_one_that_was_stopped_in_between(
-    jobs: Jobs,
+# The scale of fp16 begins at 65536, so first steps may be skipped. The checkpoint has it with the
+# growth tracker.
+@pytest.mark.parametrize("keys", [(), ("compute.precision=fp16", "optimizer.name=sgd")])
+def test_by_default_a_run_is_captured_learns_and_has_the_bits_of_one_not_captured_or_stopped(
+    jobs: Jobs, keys: tuple[str, ...]
 ) -> None:
-    whole = jobs.run("compute.cuda_graph=true", "train.max_steps=200", name="whole")
-    assert result(whole.directory)["device"] == torch.cuda.get_device_name()
-    assert result(whole.directory)["test"]["accuracy"] > 0.9
-    parts = jobs.start("compute.cuda_graph=true", "train.max_steps=200", name="parts")
-    parts.until_checkpoint(20)
-    parts.main.send(15)
-    parts.expect(75)
-    again = jobs.run("compute.cuda_graph=true", "train.max_steps=200", name="parts")
-    assert outcome(again.directory) == outcome(whole.directory)
+    keys = (*keys, "train.max_steps=200")
+    plain = jobs.run(*keys, "compute.cuda_graph=false", name="plain")
+    captured = jobs.run(*keys, name="captured")
+    assert "not captured" not in captured.text()
+    assert result(captured.directory)["device"] == torch.cuda.get_device_name()
+    assert result(captured.directory)["test"]["accuracy"] > 0.9
+    jobs.start(*keys, name="parts").stop_at(28)
+    again = jobs.run(*keys, name="parts")
+    assert outcome(again.directory) == outcome(captured.directory) == outcome(plain.directory)
 
 
 # An audited step is not replayed, and has the bits of a replay.
@@ -185,7 +182,11 @@ def test_an_audit_finds_nothing_in_a_captured_run_and_changes_no_bit(
 
 # cuDNN chooses by timing then, each process for itself: other bits are no sign of a wrong machine.
 def test_without_deterministic_kernels_no_shard_is_audited(jobs: Jobs) -> None:
-    jobs.run("compute.deterministic=false", "compute.audit_every=1")
+    how = {"module": "tests.impatient", "name": "plain"}
+    plain = jobs.run("compute.deterministic=false", "compute.audit_every=1", **how)
+    assert "audited step" not in plain.text()
+    audited = jobs.run("compute.audit_every=1", module="tests.impatient")
+    assert "audited step" in audited.text()
 
 
 def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(jobs: Jobs) -> None:
@@ -195,24 +196,6 @@ def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(jobs: Jobs) -> None:
     pairs = zip(read_lines(on_gpu.directory), read_lines(on_cpu.directory), strict=True)
     for ours, theirs in pairs:
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05, abs=0.02)
-
-
-# The scale begins at 65536, so first steps may be skipped. The checkpoint has it with the growth
-# tracker.
-def test_a_captured_fp16_run_has_the_bits_of_one_that_is_not_captured_or_was_stopped(
-    jobs: Jobs,
-) -> None:
-    keys = ("compute.precision=fp16", "optimizer.name=sgd")
-    plain = jobs.run(*keys, "compute.cuda_graph=false", name="plain")
-    captured = jobs.run(*keys, "compute.cuda_graph=true", name="captured")
-    assert "not captured" not in captured.text()
-    assert outcome(captured.directory) == outcome(plain.directory)
-    parts = jobs.start(*keys, "compute.cuda_graph=true", name="parts")
-    parts.until_checkpoint(20)
-    parts.main.send(15)
-    parts.expect(75)
-    again = jobs.run(*keys, "compute.cuda_graph=true", name="parts")
-    assert outcome(again.directory) == outcome(plain.directory)
 
 
 # NCCL compares bus numbers when it connects, and refuses. There is nothing to fall back on: gloo
@@ -228,31 +211,25 @@ def test_two_processes_on_one_gpu_are_refused_with_the_reason(jobs: Jobs) -> Non
 # connected the processes, and DDP has settled its buckets and stopped timing its steps. A peer
 # that is lost while graphs are replayed is noticed by the next agreement, every 8 steps, which is
 # no part of them.
-@pytest.mark.parametrize("keys", [(), ("compute.precision=bf16",), ("train.shards=3",)])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("compute.precision=bf16",),
+        ("train.shards=3", "train.batch_size=48"),
+        ("train.reduction=ddp",),
+    ],
+)
 def test_two_gpus_have_the_bits_of_one(jobs: Jobs, keys: tuple[str, ...]) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    keys += ("train.batch_size=48",) if "train.shards=3" in keys else ()
     for captured in ("false", "true"):
         one = jobs.run(*keys, f"compute.cuda_graph={captured}", name=f"one-{captured}")
         two = jobs.run(
             *keys, f"compute.cuda_graph={captured}", name=f"two-{captured}", world_size=2
         )
-        assert outcome(one.directory) == outcome(two.directory)
-
-
-@pytest.mark.parametrize("keys", [(), ("compute.precision=fp16",)])
-def test_ddp_on_two_gpus_has_the_same_bits_captured_or_not(
-    jobs: Jobs, keys: tuple[str, ...]
-) -> None:
-    if torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
-    keys += ("train.reduction=ddp",)
-    plain, captured = (
-        jobs.run(*keys, f"compute.cuda_graph={value}", name=value, world_size=2)
-        for value in ("false", "true")
-    )
-    assert outcome(plain.directory) == outcome(captured.directory)
+        if "train.reduction=ddp" not in keys:
+            assert outcome(one.directory) == outcome(two.directory)
+    assert outcome(two.directory) == outcome(jobs.folder / "two-false")
 
 
 # Accelerate takes the GPU by the local rank modulo the number of GPUs that it sees, but gives DDP

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.outcome import outcome, result
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 WITHOUT = {"WITHOUT_KERNEL": "1"}
 SHORT = "train.max_steps=20"
@@ -35,29 +39,21 @@ def test_where_one_process_lacks_the_kernel_all_compute_by_torch(jobs: Jobs) -> 
 
 def test_a_run_keeps_its_kernels_or_refuses_to_go_on(jobs: Jobs) -> None:
     for kernels, other in (("native", "torch"), ("torch", "native")):
-        how = (SHORT, "checkpoint.every_steps=5")
-        job = jobs.start(*how, f"compute.kernels={kernels}", name=kernels)
-        job.until_checkpoint(5)
-        job.main.send(15)
-        job.expect(75)
-        refused = jobs.start(*how, f"compute.kernels={other}", name=kernels).expect(2)
+        jobs.start(f"compute.kernels={kernels}", name=kernels).stop_at(7)
+        refused = jobs.start(f"compute.kernels={other}", name=kernels).expect(2)
         assert f"compute.kernels: {kernels} -> {other}" in refused.text()
-        went_on = jobs.run(*how, name=kernels)  # By auto.
+        went_on = jobs.run(name=kernels)  # By auto.
         assert result(went_on.directory)["kernels"] == kernels
         assert result(went_on.directory)["bit_exact"]
 
 
 def test_a_run_whose_kernel_is_not_there_any_more_goes_on_only_inexactly(jobs: Jobs) -> None:
-    job = jobs.start(SHORT, "checkpoint.every_steps=5")
-    job.until_checkpoint(5)
-    job.main.send(15)
-    job.expect(75)
+    jobs.start().stop_at(7)
     how = {"module": "tests.without_kernel", "environment": WITHOUT}
-    refused = jobs.start(SHORT, **how).expect(2)  # type: ignore[arg-type]
-    assert "began with compute.kernels=native, which can't be used now: no compiled" in (
-        refused.text()
-    )
-    ended = result(jobs.run(SHORT, "run.inexact=true", **how).directory)
+    refused = jobs.start(**how).expect(2)  # type: ignore[arg-type]
+    said = "began with compute.kernels=native, which can't be used now: no compiled"
+    assert said in refused.text()
+    ended = result(jobs.run("run.inexact=true", **how).directory)
     assert (ended["kernels"], ended["bit_exact"]) == ("torch", False)
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,97 +13,22 @@ from lenet_dist.exits import RequestError
 from lenet_dist.run_dir import lock
 from tests.refusing import refuse
 
-HOLD = """
-import sys
-from pathlib import Path
-from lenet_dist.run_dir import lock
-lock.hold(Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-FIVE_YEARS = 5 * 365 * 24 * 3600
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / ".lock"
 
 
-@pytest.fixture
-def owner(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that holds the lock until it is killed, or its stdin is closed."""
-    pipe = subprocess.PIPE
-    holding = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=pipe, stdout=pipe, text=True
-    )
-    with holding:
-        assert holding.stdout is not None and holding.stdout.readline() == "held\n"
-        yield holding
-        holding.kill()
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(RequestError) as refused:
-        lock.hold(path)
-    return str(refused.value)
-
-
-def test_a_second_process_is_refused_with_the_owners_pid(
-    path: Path, owner: subprocess.Popen[str]
+def test_a_second_owner_is_refused_naming_the_first_and_its_slurm_job(
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = refusal(path)
-    assert f'"pid": {owner.pid}' in message
-    assert str(path.parent) in message
-    assert "\n" not in message
-
-
-def test_a_refusal_leaves_the_lock_as_it_was(path: Path, owner: subprocess.Popen[str]) -> None:
-    before = path.read_bytes()
-    assert refusal(path) == refusal(path)
-    assert path.read_bytes() == before
-
-
-def test_a_lock_whose_owner_was_killed_is_taken_over(
-    path: Path, owner: subprocess.Popen[str]
-) -> None:
-    owner.kill()
-    owner.wait(10)
-    assert json.loads(path.read_text())["pid"] == owner.pid
-    lock.hold(path)
-    assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-def test_a_lock_whose_owner_has_ended_is_taken_over(
-    path: Path, owner: subprocess.Popen[str]
-) -> None:
-    owner.communicate(timeout=10)
-    lock.hold(path)
-
-
-@pytest.mark.parametrize("seconds_off", [-FIVE_YEARS, FIVE_YEARS])
-def test_the_files_age_says_nothing(
-    path: Path, owner: subprocess.Popen[str], seconds_off: int
-) -> None:
-    moment = path.stat().st_mtime + seconds_off
-    os.utime(path, (moment, moment))
-    assert str(owner.pid) in refusal(path)
-    owner.kill()
-    owner.wait(10)
-    os.utime(path, (moment, moment))
-    lock.hold(path)
-
-
-def test_a_file_with_anything_in_it_is_no_lock(path: Path) -> None:
-    path.write_bytes(b"left from before")
-    lock.hold(path)
-    assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-def test_the_owners_slurm_job_is_named_too(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     lock.hold(path)
-    assert '"slurm_job": "4711"' in refusal(path)
+    with pytest.raises(RequestError) as refused:
+        lock.hold(path)
+    message = str(refused.value)
+    assert f'"pid": {os.getpid()}' in message and '"slurm_job": "4711"' in message
+    assert str(path.parent) in message and "\n" not in message
 
 
 def _hold_without_locks(path: str, number: int) -> None:

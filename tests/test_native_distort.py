@@ -47,34 +47,3 @@ def test_an_image_is_distorted_to_the_same_bits_beside_any_others(
         for threads in (1, 2, 5):
             found = distorted(augment, count, threads=threads, variant=variant)
             assert same(found, expected[:count]), (count, threads)
-
-
-@pytest.mark.parametrize(("turn", "strength"), [(180.0, 1.0), (90.0, 1.0), (10.0, 0.0)])
-def test_wide_ranges_and_none_are_torchs_as_well(turn: float, strength: float) -> None:
-    """On an image without edges: at this size a rounded place shows in a pixel's value."""
-    augment = Augment(rotate=turn, translate=1, scale=0.5, shear=1, elastic=1)
-    down, right = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
-    images = (down * 4 + right * 5).byte().expand(50, 28, 28).contiguous()
-    by_torch = Augmentation(augment, 5)
-    expected = by_torch.distort(
-        dataset.pixels(images), torch.arange(50), by_torch.stream(0), strength
-    )
-    found = native.distort(
-        images, torch.arange(50), stream=by_torch.stream(0), strength=strength, rotate=turn,
-        translate=1, scale=0.5, shear=1, elastic=1,
-    )  # fmt: skip
-    assert (found - expected).abs().max() < 3e-5
-    assert found.max() > 0.5
-
-
-def test_what_is_no_batch_of_bytes_is_refused() -> None:
-    with pytest.raises(ValueError, match="images must be uint8"):
-        native.distort(
-            torch.zeros(3, 28, 28), torch.arange(3), stream=0, strength=1, rotate=0, translate=0,
-            scale=0, shear=0, elastic=0,
-        )  # fmt: skip
-    with pytest.raises(ValueError, match="ids must be int64"):
-        native.distort(
-            torch.zeros(3, 28, 28).byte(), torch.arange(2), stream=0, strength=1, rotate=0,
-            translate=0, scale=0, shear=0, elastic=0,
-        )  # fmt: skip

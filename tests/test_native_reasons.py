@@ -32,27 +32,12 @@ def test_a_library_of_another_source_is_not_used(installed: Path) -> None:
     assert "another version" in str(native.reason())
 
 
-def test_a_library_of_another_system_is_not_used(installed: Path) -> None:
-    for name in build.variants_of_machine():
-        (installed / name).write_bytes(build.fingerprint().encode())
-    assert native.variant() is None
-    assert "can't be loaded: delete it" in str(native.reason())
-
-
 def test_a_processor_without_fused_multiply_add_has_no_kernel(
     installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "_processor_flags", lambda: frozenset({"sse4_2", "avx"}))
     assert native.variant() is None
     assert "AVX2" in str(native.reason())
-
-
-def test_a_machine_of_another_kind_has_no_kernel(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert native.variant() is None
-    assert "riscv64" in str(native.reason())
 
 
 def test_what_is_missing_or_old_is_compiled_again(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,8 @@ from lenet_dist.request import load
 from tests.commands import command
 from tests.outcome import result
 from tests.processes import ROOT, Job
+
+pytestmark = pytest.mark.processes
 
 PACKAGE = ("python", "scripts/package-weights")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "package-weights"))
@@ -68,37 +69,6 @@ def test_the_median_seeds_weights_get_the_temperature_that_fits_the_images_held_
     assert result(median)["weights_sha256"] in card
 
 
-def test_a_run_that_held_images_out_can_be_its_own_judge(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
-    run, out = uninterrupted.directory, tmp_path / "packaged"
-    done = command(*PACKAGE, str(run), "--held-out", str(run), "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert weights.temperature(out / "lenet5.safetensors") != 1
-    assert "9,500 held out" in " ".join((out / "README.md").read_text().split())
-
-
-@pytest.mark.parametrize("wrong", ["file", "nothing held out", "no folder", "two recipes"])
-def test_a_wrong_request_is_one_line_and_writes_nothing(
-    uninterrupted: Job, several: list[Path], tmp_path: Path, wrong: str
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    shutil.copytree(uninterrupted.directory, run)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("validation: 9500", "validation: 0"))
-    chosen = uninterrupted.directory
-    request, said = {
-        "file": ((chosen, "--held-out", run / "model.safetensors", "--out", out), "--held-out"),
-        "nothing held out": ((chosen, "--held-out", run, "--out", out), "data.validation=0"),
-        "no folder": ((chosen, "--held-out", run, "--out", tmp_path / "no" / "out"), "--out"),
-        "two recipes": ((chosen, several[0], "--held-out", run, "--out", out), "one recipe"),
-    }[wrong]
-    done = command(*PACKAGE, *map(str, request))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not out.exists()
-
-
 def test_the_packages_own_probabilities_can_be_believed(mnist: Path) -> None:
     model, temperature = weights.read(PRETRAINED).eval(), weights.temperature(PRETRAINED)
     test = dataset.load(Data(root=str(mnist)), "test")
@@ -110,19 +80,3 @@ def test_the_packages_own_probabilities_can_be_believed(mnist: Path) -> None:
     assert correct[sure].double().mean() > 0.99
     # What is called unsure is wrong often enough to be worth saying.
     assert correct[~sure].double().mean() < 0.8
-
-
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_that_made_logits_too_sure_is_found(true_temperature: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(20_000, 10, generator=generator, dtype=torch.float64) * 3
-    labels = torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
-    scaled = logits * true_temperature
-    temperature = fit_temperature(scaled, labels)
-    assert temperature == pytest.approx(true_temperature, rel=0.05)
-    before, after = (
-        expected_calibration_error((scaled / t).softmax(1), labels) for t in (1.0, temperature)
-    )
-    assert after < 0.01
-    assert true_temperature == 1 or before > 0.03
-    assert F.cross_entropy(scaled / temperature, labels) <= F.cross_entropy(scaled, labels)

@@ -60,50 +60,6 @@ def test_a_plan_adds_up(request: tuple[Config, int]) -> None:
     assert {plan.batch_size, world_size, plan.shard_size, plan.total_steps} <= numbers
 
 
-def numbers_after(message: str, words: str) -> list[int]:
-    """The list of numbers, as in ``1, 2 or 4``, that follows these words."""
-    found = re.search(re.escape(words) + r"((?:\d+(?:, | or )?)+)", message)
-    return [int(number) for number in re.findall(r"\d+", found[1])] if found else []
-
-
-@PROPERTY
-@given(request=requests())
-def test_the_numbers_in_a_refusal_would_do(request: tuple[Config, int]) -> None:
-    config, world_size = request
-    try:
-        validate(config, world_size)
-        assume(False)
-    except RequestError as error:
-        message = str(error)
-    assert message.isprintable()
-    if "fewer than" in message:
-        images = TRAINING_IMAGES[config.data.name] - config.data.validation
-        assert str(max(images, 0)) in message and config.train.batch_size > images
-        return
-    sizes = numbers_after(message, "the nearest sizes that can: ")
-    assert sizes
-    for size in sizes:
-        config.train.batch_size = size
-        assert validates(config, world_size), f"{size}: {message}"
-
-
-@PROPERTY
-@given(request=requests())
-def test_the_number_of_shards_in_the_advice_gives_every_process_one(
-    request: tuple[Config, int],
-) -> None:
-    config, world_size = request
-    try:
-        advice = validate(config, world_size).advice
-    except RequestError:
-        assume(False)
-    fitting = numbers_after(advice or "", "train.shards=")
-    assert bool(fitting) == (advice is not None and world_size <= config.train.batch_size)
-    for number in fitting:
-        config.train.shards = number
-        assert all(validate(config, world_size).shards_by_rank)
-
-
 @pytest.mark.parametrize(
     ("world_size", "sizes", "advice"),
     [
@@ -120,14 +76,6 @@ def test_shards_are_dealt_as_evenly_as_they_can_be(
     plan = validate(load(None, ["train.batch_size=64", "train.shards=8"]), world_size)
     assert [len(shards) for shards in plan.shards_by_rank] == sizes
     assert (advice or "") in (plan.advice or "") and (advice is None) == (plan.advice is None)
-
-
-def validates(config: Config, world_size: int) -> bool:
-    try:
-        validate(config, world_size)
-    except RequestError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(
@@ -147,12 +95,3 @@ def test_what_does_not_divide_is_refused_with_what_would(
     with pytest.raises(RequestError) as refused:
         validate(load(None, sizes), world_size)
     assert message in str(refused.value)
-
-
-def test_a_batch_size_that_is_advised_is_not_more_than_the_images() -> None:
-    config = load(None, ["data.validation=0", "train.batch_size=60000", "train.shards=9"])
-    with pytest.raises(RequestError) as refused:
-        validate(config, 1)
-    for size in numbers_after(str(refused.value), "the nearest sizes that can: "):
-        config.train.batch_size = size
-        assert validates(config, 1)

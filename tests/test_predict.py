@@ -21,6 +21,8 @@ from lenet_dist.model import lenet5, weights
 from tests.commands import command, forked, refusal, user_environment
 from tests.processes import PATIENCE, ROOT
 
+pytestmark = pytest.mark.processes
+
 PREDICT = "lenet_dist.predict"
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from lenet_dist.config import Data
-from lenet_dist.data import dataset, fetch
-from tests.commands import command, seconds_here
+from lenet_dist.data import dataset
+from tests.commands import seconds_here
 from tests.disk import mounted
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 MODULE = "lenet_dist.preflight"
 BASE = ("data.name=synthetic", "compute.threads=1", "compute.timeout_seconds=60", "--slow", "1000")
@@ -43,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
-@pytest.mark.parametrize("world_size", [1, 2, pytest.param(4, marks=pytest.mark.alone)])
+@pytest.mark.parametrize("world_size", [1, pytest.param(4, marks=pytest.mark.alone)])
 def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     jobs: Jobs, tmp_path: Path, world_size: int
 ) -> None:
@@ -82,16 +84,6 @@ def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
 
 
-@pytest.mark.alone
-def test_a_launcher_starts_it_as_it_starts_a_run(tmp_path: Path) -> None:
-    launch = ("accelerate", "launch", "--config_file", "configs/launch/gpus.yaml")
-    began = time.monotonic()
-    done = command(*launch, "-m", MODULE, *BASE, f"run.root={tmp_path}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < seconds_here(30)
-    assert "all 2 ranks agree" in done.stdout and list(tmp_path.iterdir()) == []
-
-
 def test_other_data_and_another_network_variable_on_a_rank_are_named(
     jobs: Jobs, mnist: Path
 ) -> None:
@@ -111,30 +103,6 @@ def test_other_data_and_another_network_variable_on_a_rank_are_named(
     assert "NCCL_IB_DISABLE: 1 here, not set on rank 0 on " in disable
 
 
-def test_a_damaged_file_on_a_rank_is_named_with_the_rank(jobs: Jobs, mnist: Path) -> None:
-    damaged = jobs.folder / "damaged" / "mnist"
-    damaged.mkdir(parents=True)
-    for file in fetch.SHA256["mnist"]:
-        (damaged / file).symlink_to(mnist / "mnist" / file)
-    labels = damaged / "train-labels-idx1-ubyte"
-    content = bytearray(labels.read_bytes())
-    content[-1] ^= 1
-    labels.unlink()
-    labels.write_bytes(content)
-    job = preflight(
-        jobs, "data.name=mnist", world_size=2,
-        own_overrides={0: [f"data.root={mnist}"], 1: [f"data.root={damaged.parent}"]},
-    ).expect(1)  # fmt: skip
-    (found,) = findings_of(job)
-    assert "rank 1 on " in found and f"{labels}: not mnist's: SHA-256" in found
-
-
-def test_data_that_no_rank_has_is_a_wrong_request(jobs: Jobs) -> None:
-    nowhere = ("data.name=mnist", "data.root=nowhere", "data.download=false")
-    job = preflight(jobs, *nowhere, world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and "nowhere/mnist" in job.text()
-
-
 def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     job = preflight(jobs, "--slow", "4", world_size=2)
     job.until(lambda: "preflight: compute" in job.main.text())
@@ -151,24 +119,13 @@ def test_a_rank_that_is_throttled_is_named_as_slow(jobs: Jobs) -> None:
     assert any("compute: " in line for line in found)
 
 
-@pytest.mark.parametrize(
-    ("world_size", "variable", "others"),
-    [
-        (3, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "the other 2"),
-        (2, {"ATEN_CPU_CAPABILITY": "default"}, "rank 0 on "),
-    ],
-)
-def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(
-    jobs: Jobs, world_size: int, variable: dict[str, str], others: str
-) -> None:
-    how = {"world_size": world_size, "own_environment": {1: variable}}
+def test_a_rank_that_computes_other_bits_is_named_with_the_likely_reason(jobs: Jobs) -> None:
+    how = {"world_size": 3, "own_environment": {1: {"ONEDNN_MAX_CPU_ISA": "SSE41"}}}
     job = preflight(jobs, "compute.kernels=torch", **how).expect(1)
     (found,) = [line for line in findings_of(job) if "different bits" in line]
-    assert found.strip().startswith(
-        f"rank 1 on {socket.gethostname()} computes different bits than"
-    )
-    ((name, value),) = variable.items()
-    assert others in found and "likely because of" in found and f"{name} ({value} here" in found
+    said = f"rank 1 on {socket.gethostname()} computes different bits than the other 2"
+    assert found.strip().startswith(said)
+    assert "likely because of" in found and "ONEDNN_MAX_CPU_ISA (SSE41 here" in found
 
 
 def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> None:
@@ -177,22 +134,6 @@ def test_a_run_root_that_is_another_folder_on_a_rank_is_named(jobs: Jobs) -> Non
     (found,) = findings_of(job)
     assert "rank 1 on " in found and f"{other}: not the folder that rank 0 has" in found
     assert not other.exists()
-
-
-def test_a_run_root_that_cannot_be_written_on_one_rank_is_named(jobs: Jobs) -> None:
-    file = jobs.folder / "file"
-    file.touch()
-    job = preflight(jobs, world_size=2, own_overrides={1: [f"run.root={file}"]}).expect(1)
-    (found,) = findings_of(job)
-    assert "rank 1 on " in found and f"run.root={file}: can't write there" in found
-
-
-def test_a_run_root_that_cannot_be_written_on_any_is_a_wrong_request(jobs: Jobs) -> None:
-    file = jobs.folder / "file"
-    file.touch()
-    job = preflight(jobs, f"run.root={file}", world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and "Traceback" not in job.text()
-    assert f"run.root={file}: can't write there" in job.text()
 
 
 def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: Path) -> None:
@@ -205,24 +146,12 @@ def test_a_full_disk_is_named_and_nothing_is_left_on_it(jobs: Jobs, small_disk: 
     assert list(small_disk.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["nowhere/preflight.json", "."])
-def test_a_json_file_that_cannot_be_written_is_refused_before_anything_is_measured(
-    jobs: Jobs, target: str
-) -> None:
-    file = jobs.folder / target
-    job = preflight(jobs, "--json", str(file), world_size=2).expect(2)
-    assert job.text().count("error: ") == 1 and f"error: --json {file}: " in job.text()
-    assert "preflight: data" not in job.text()
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--json", "nowhere/preflight.json"), "--json nowhere/preflight.json: "),
         (("--slow", "1"), "--slow 1"),
-        (("--slow", "nan"), "--slow nan"),
-        (("--slow", "much"), "--slow"),
         (("run.rot=x",), "run.rot"),
-        (("--config", "nowhere.yaml"), "nowhere.yaml"),
     ],
 )
 def test_a_wrong_argument_is_one_line_and_exit_code_2(
@@ -231,13 +160,6 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
     job = preflight(jobs, *arguments).expect(2)
     assert job.text().startswith("error: ") and job.text().count("\n") == 1
     assert named in job.text()
-
-
-def test_help_does_not_wait_for_torch() -> None:
-    script = f"import sys; sys.argv = ['preflight', '--help']; import {MODULE} as m\n"
-    script += "try: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
-    shown = command("python", "-c", script)
-    assert "--slow FACTOR" in shown.stdout and shown.stdout.splitlines()[-1] == "False"
 
 
 def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> None:

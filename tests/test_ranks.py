@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -16,13 +15,13 @@ from typing import Any
 import pytest
 
 from lenet_dist.report import page
-from lenet_dist.report.curves import waits_of
 from lenet_dist.run_dir import reader
 from lenet_dist.system import Place
-from lenet_dist.track.tracker import rank_metrics
 from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 
 def ranks_of(directory: Path) -> list[dict[str, Any]]:
@@ -50,13 +49,6 @@ def test_steps_too_short_for_the_clock_are_no_error() -> None:
     assert not look(stragglers(4, 4, 4), 0, 0, 0)
     (warning,) = look(stragglers(4, 4, 4), 0, 1, 0)
     assert warning.startswith("rank 1 ")
-
-
-def test_lines_must_be_slow_in_a_row() -> None:
-    slow = stragglers(4, 4)
-    for _ in range(10):
-        assert not look(slow, 1, 2, lines=LINES_IN_A_ROW - 1) + look(slow, 1, 1.4, lines=1)
-    assert look(slow, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,46 +98,6 @@ def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -
     assert "Waited for other ranks" in html
     host = socket.gethostname()
     assert all(f'<th scope="row">{rank}</th><td>{host}</td>' in html for rank in range(3))
-
-
-def with_ranks(run: reader.Run, computed: list[float]) -> reader.Run:
-    """The run as if on as many ranks, which computed for these seconds in its only train line."""
-    places = [Place(rank, f"n{rank}", "cpu") for rank in range(len(computed))]
-    line = reader.RanksLine(step=100, steps=50, computed=computed, waited=[0.5] * len(computed))
-    start = reader.Start(step=0, world_size=len(computed), time="", wandb_id="", places=places)
-    return dataclasses.replace(run, ranks=[line], starts=[start])
-
-
-def test_of_many_ranks_the_page_shows_the_slowest_and_the_spread(uninterrupted: Job) -> None:
-    run = reader.read(uninterrupted.directory)
-    assert waits_of(run) is None, "a process alone waits for nobody"
-    few = waits_of(with_ranks(run, [1.0, 2.0, 1.5]))
-    assert few is not None
-    assert [(time.place.rank, time.computed_ms) for time in few.ranks] == [
-        (0, 20),
-        (1, 40),
-        (2, 30),
-    ]
-    assert [time.waited_share for time in few.ranks] == pytest.approx([1 / 3, 0.2, 0.25])
-    assert [curve.series.label for curve in few.plots[0].curves] == ["rank 0", "rank 1", "rank 2"]
-    assert [list(curve.y) for curve in few.plots[1].curves] == [[10], [10], [10]]
-
-    many = waits_of(with_ranks(run, [1.0 + rank / 10 for rank in range(20)]))
-    assert many is not None and many.left_out == 4
-    assert [time.place.rank for time in many.ranks] == list(range(19, 3, -1))
-    curves = {curve.series.label: curve.y[0] for curve in many.plots[0].curves}
-    assert curves == pytest.approx({"maximum": 58, "median": 39, "minimum": 20})
-
-
-def test_trackers_are_told_the_ranks_of_a_train_line_in_milliseconds_a_step() -> None:
-    ranks = {"step": 50, "steps": 50, "computed": [1.0, 2.0, 1.5], "waited": [1.0, 0.0, 0.5]}
-    line = {"kind": "train", "step": 50, "ranks": ranks}
-    metrics = rank_metrics(line)
-    assert metrics["ranks/slowest"] == 1 and metrics["ranks/computed_ms/slowest"] == 40
-    assert metrics["ranks/computed_ms/median"] == 30 and metrics["ranks/waited_ms/median"] == 10
-    alone = ranks | {"computed": [1.0]}
-    for other in ({"kind": "test"}, {"ranks": None}, {"ranks": alone}):
-        assert rank_metrics(line | other) == {}
 
 
 @pytest.fixture

@@ -9,25 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from lenet_dist.report import page, plots
+from lenet_dist.report import page
 from lenet_dist.run_dir import reader
 from tests.browser import Browser, fetch_axe
 
-
-def luminance(colour: str) -> float:
-    """WCAG's relative luminance of #rgb or #rrggbb."""
-    digits = colour.lstrip("#")
-    parts = [digits[i : i + len(digits) // 3] for i in range(0, len(digits), len(digits) // 3)]
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-        for c in (int((part * 2)[:2], 16) / 255 for part in parts)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def test_every_curve_stands_out_from_its_card() -> None:
-    for colour in plots.COLOURS:
-        assert (1 + 0.05) / (luminance(colour) + 0.05) >= 3, colour
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +36,16 @@ def pages(
     }
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-@pytest.mark.parametrize("name", ["one run", "unfinished", "several runs"])
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [
+        ("one run", 360, False),
+        ("one run", 1280, True),
+        ("unfinished", 1280, False),
+        ("several runs", 360, True),
+        ("several runs", 1280, False),
+    ],
+)
 def test_in_a_browser_a_page_is_quiet_alone_and_accessible(
     browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool
 ) -> None:

@@ -15,6 +15,8 @@ from tests.outcome import result
 from tests.pages import altered, page_of
 from tests.processes import Job
 
+pytestmark = pytest.mark.processes
+
 
 def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: list[Path]) -> None:
     shown = page_of(*several)
@@ -28,19 +30,6 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
     assert "train.max_steps 20 20 60" in shown
     assert "log.every_steps" not in shown.partition("Runs")[0]
     assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
-
-
-def test_one_config_needs_no_table_of_differences(several: list[Path]) -> None:
-    shown = page_of(*several[:4])
-    assert "4 runs of LeNet-5, 1 config" in shown and "Differences" not in shown
-
-
-def test_runs_of_one_name_are_told_apart_by_their_folders(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
-    copy = altered(uninterrupted.directory, tmp_path)
-    shown = page_of(uninterrupted.directory, copy)
-    assert str(uninterrupted.directory) in shown and str(copy) in shown
 
 
 @pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])

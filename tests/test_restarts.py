@@ -13,37 +13,30 @@ from tests.commands import command
 from tests.outcome import outcome, world_sizes
 from tests.processes import Job, Jobs
 
+pytestmark = pytest.mark.processes
+
 ELASTIC = {"TORCHELASTIC_MAX_RESTARTS": "1000", "TORCHELASTIC_RUN_ID": "test"}
 TRUE_ERROR = "RuntimeError: gloo and behold: this loss was never written"
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_job_that_fails_again_and_again_ends_with_its_true_error(
-    jobs: Jobs, world_size: int
-) -> None:
-    how = {"environment": ELASTIC, "world_size": world_size}
+def test_a_job_that_fails_again_and_again_ends_with_its_true_error(jobs: Jobs) -> None:
+    how = {"environment": ELASTIC, "world_size": 2}
     for _ in range(3):
         job = jobs.start(module="tests.failing", **how).expect(1)
         assert "RuntimeError: gloo and behold" in job.text(), "a failure, and no lost process"
     ended = jobs.start(module="tests.failing", **how).expect(1)
     said = f"failed: 3 starts in a row began at step 0 and took the run no further: {TRUE_ERROR}"
     assert said in ended.text() and "Traceback" not in ended.main.text()
-    assert world_sizes(ended.directory) == [world_size] * 3
+    assert world_sizes(ended.directory) == [2] * 3
 
 
 def test_losses_between_which_there_is_progress_end_nothing(jobs: Jobs, uninterrupted: Job) -> None:
-    for step in (7, 14, 21, 28, 42):
+    for step in (7, 14, 28, 42):
         job = jobs.start(environment=ELASTIC)
         job.until_step(step)
         job.main.send(signal.SIGKILL)
         job.wait()
     assert outcome(jobs.run(environment=ELASTIC).directory) == outcome(uninterrupted.directory)
-
-
-def test_who_starts_the_job_anew_after_that_may(jobs: Jobs, uninterrupted: Job) -> None:
-    for _ in range(3):
-        jobs.start(environment=ELASTIC, module="tests.failing").expect(1)
-    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
 def test_a_wrapper_script_is_not_taken_for_the_launcher(tmp_path: Path) -> None:
@@ -69,10 +62,8 @@ def test_torchruns_report_ends_with_what_the_job_said(tmp_path: Path) -> None:
     [
         ("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [::1]:1", LostProcess),
         ("[gloo/transport/tcp/unbound_buffer.cc:129] Timed out waiting 2000ms", LostProcess),
-        ("[gloo/transport/tcp/pair.cc:547] Application timeout caused pair closure", LostProcess),
         ("[enforce fail at gloo/transport/tcp/device.cc:84] Unable to find interface", NodeError),
         ("ProcessGroupGloo::allgather: invalid tensor type at index 0", RuntimeError),
-        ("[enforce fail at gloo/allreduce.cc:20] n > 0", RuntimeError),
         ("my_gloo_layer: shapes differ", RuntimeError),
     ],
 )
@@ -83,8 +74,3 @@ def test_not_every_word_of_gloo_is_a_lost_process(text: str, becomes: type[Excep
     ):
         raise RuntimeError(text)
     assert type(raised.value) is becomes
-
-
-def test_a_network_interface_that_is_not_there_is_named(jobs: Jobs) -> None:
-    job = jobs.start(world_size=2, environment={"GLOO_SOCKET_IFNAME": "nowhere0"}).expect(2)
-    assert "nowhere0" in job.text() and "Traceback" not in job.text()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.outcome import checkpoint_steps, outcome, read_lines, result
+from tests.outcome import checkpoint_steps, outcome, result, world_sizes
 from tests.processes import Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 
 def interrupt_at(job: Job, step: int, number: int = signal.SIGKILL) -> None:
@@ -31,7 +33,7 @@ def test_a_run_begun_on_two_killed_and_continued_on_one_and_four_has_the_bits_of
     assert outcome(last.directory) == outcome(uninterrupted.directory)
     assert result(last.directory)["resumes"] == 2
     assert result(last.directory)["bit_exact"] is True
-    assert result(last.directory)["world_size"] == 4
+    assert world_sizes(last.directory) == [2, 1, 4]
 
 
 def test_three_stops_in_one_epoch_and_one_at_its_boundary_change_nothing(
@@ -73,12 +75,9 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
-SGD = ("compute.precision=bf16", "train.reduction=ddp", "optimizer.name=sgd", "optimizer.lr=0.05")
-MUON = ("optimizer.name=muon", "optimizer.beta1=0.95", "optimizer.weight_decay=0.3")
-
-
-@pytest.mark.parametrize("recipe", [SGD, MUON], ids=["bf16, DDP and SGD", "Muon"])
-def test_a_resumed_run_of_any_recipe_keeps_its_bits(jobs: Jobs, recipe: tuple[str, ...]) -> None:
+def test_a_resumed_run_of_another_recipe_keeps_its_bits(jobs: Jobs) -> None:
+    recipe = ("optimizer.name=muon", "optimizer.beta1=0.95", "compute.precision=bf16")
+    recipe += ("train.max_steps=42",)
     whole = jobs.run(*recipe, name="whole", world_size=2)
     interrupt_at(jobs.start(*recipe, world_size=2), 21)
     last = jobs.run(*recipe, world_size=2)
@@ -122,46 +121,14 @@ def stopped(jobs: Jobs, stopped_once: Path) -> Path:
     return shutil.copytree(stopped_once, jobs.folder / "run")
 
 
-def damage(file: Path, how: str) -> None:
-    content = file.read_bytes()
-    middle = len(content) // 2
-    match how:
-        case "truncated":
-            file.write_bytes(content[:middle])
-        case "flipped":
-            flipped = bytes([content[middle] ^ 1])
-            file.write_bytes(content[:middle] + flipped + content[middle + 1 :])
-        case "missing":
-            file.unlink()
-
-
-@pytest.mark.parametrize(
-    ("file", "how"),
-    [
-        ("model.safetensors", "truncated"),
-        ("optimizer.safetensors", "flipped"),
-        ("state.json", "missing"),
-    ],
-)
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
-    jobs: Jobs, uninterrupted: Job, stopped: Path, file: str, how: str
+    jobs: Jobs, uninterrupted: Job, stopped: Path
 ) -> None:
-    newest = checkpoint_steps(stopped)[-1]
-    damage(stopped / "checkpoints" / f"step-{newest:08d}" / file, how)
+    newest = stopped / "checkpoints" / f"step-{checkpoint_steps(stopped)[-1]:08d}"
+    (newest / "state.json").unlink()
     last = jobs.run()
-    assert "warning" in last.text() and file in last.text()
+    assert "warning: " in last.text() and str(newest / "state.json") in last.text()
     assert outcome(last.directory) == outcome(uninterrupted.directory)
-
-
-def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
-    jobs: Jobs, stopped: Path
-) -> None:
-    for step in checkpoint_steps(stopped):
-        damage(stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors", "flipped")
-    lines = read_lines(stopped)
-    refused = jobs.start().expect(2)
-    assert "no usable checkpoint" in refused.text() and "Traceback" not in refused.text()
-    assert read_lines(stopped) == lines
 
 
 def test_resume_must_and_never_are_held(jobs: Jobs, stopped: Path) -> None:
@@ -171,28 +138,12 @@ def test_resume_must_and_never_are_held(jobs: Jobs, stopped: Path) -> None:
     assert "already" not in jobs.run("run.resume=must").text()
 
 
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        ("seed=3", "seed: 0 -> 3"),
-        ("optimizer.lr=0.001", "optimizer.lr"),
-        ("train.max_steps=90", "train.max_steps: 60 -> 90"),
-        ("compute.threads=2", "compute.threads: 1 -> 2"),
-    ],
-)
-def test_a_changed_config_is_refused_with_what_changed(
-    jobs: Jobs, stopped: Path, override: str, named: str
-) -> None:
-    refused = jobs.start(override).expect(2)
-    assert named in refused.text()
-    assert "run.inexact=true" in refused.text()
-
-
-def test_a_changed_config_is_taken_where_the_flag_asks_for_it_and_marked(
-    jobs: Jobs, stopped: Path
-) -> None:
-    run = jobs.run("optimizer.lr=0.001", "run.inexact=true")
-    assert result(run.directory)["bit_exact"] is False
+def test_a_changed_config_is_refused_with_what_changed(jobs: Jobs, stopped: Path) -> None:
+    changed = ("seed=3", "train.max_steps=90", "compute.threads=2", "optimizer.lr=0.001")
+    refused = jobs.start(*changed).expect(2).text()
+    for named in ("seed: 0 -> 3", "train.max_steps: 60 -> 90", "compute.threads: 1 -> 2"):
+        assert named in refused
+    assert "optimizer.lr" in refused and "run.inexact=true" in refused
 
 
 def test_a_start_that_saved_nothing_does_not_change_what_the_run_goes_on_with(
@@ -213,7 +164,6 @@ def test_a_start_that_saved_nothing_does_not_change_what_the_run_goes_on_with(
     ("begun", "then"),
     [
         ("optimizer.name=sgd", "optimizer.name=muon"),
-        ("optimizer.name=adam", "optimizer.name=sgd"),
         ("train.ema_decay=0", "train.ema_decay=0.9"),
     ],
 )
@@ -246,14 +196,6 @@ def test_a_run_without_its_config_is_refused_and_its_checkpoints_stay(
     steps = checkpoint_steps(stopped)
     assert "checkpoints but no config.yaml" in jobs.start("seed=5").expect(2).text()
     assert checkpoint_steps(stopped) == steps
-
-
-def test_a_folder_where_a_file_should_be_is_named(jobs: Jobs, stopped: Path) -> None:
-    metrics = stopped / "metrics.jsonl"
-    metrics.unlink()
-    metrics.mkdir()
-    refused = jobs.start().expect(2)
-    assert f"error: {metrics}: Is a directory" in refused.text()
 
 
 def test_another_world_size_under_ddp_is_refused_or_with_the_flag_done_and_marked(
@@ -293,54 +235,38 @@ def test_kernels_that_are_told_to_compute_otherwise_are_refused_and_named(
     talkative = jobs.run(environment={"ONEDNN_VERBOSE": "0"})
     ended = result(talkative.directory)
     assert ended["bit_exact"] is True and "ONEDNN_VERBOSE" not in ended["kernel_variables"]
-
-
-def test_a_run_whose_kernels_are_told_how_to_compute_records_it(jobs: Jobs) -> None:
     told = {"ONEDNN_MAX_CPU_ISA": "SSE41"}
-    run = jobs.run("train.max_steps=2", environment=told)
-    assert told.items() <= result(run.directory)["kernel_variables"].items()
+    other = jobs.run("train.max_steps=2", name="other", environment=told)
+    assert told.items() <= result(other.directory)["kernel_variables"].items()
 
 
-@pytest.mark.parametrize("file", ["starts.jsonl", "metrics.jsonl", "ranks.jsonl"])
 def test_a_line_that_was_cut_short_is_as_if_not_written(
-    jobs: Jobs, uninterrupted: Job, stopped: Path, file: str
+    jobs: Jobs, uninterrupted: Job, stopped: Path
 ) -> None:
-    with open(stopped / file, "ab") as lines:
-        lines.write(b'{"step": 6\xff')
+    files = [stopped / name for name in ("starts.jsonl", "metrics.jsonl", "ranks.jsonl")]
+    for file in files:
+        file.write_bytes(file.read_bytes() + b'{"step": 6\xff')
     run = jobs.run()
     assert outcome(run.directory) == outcome(uninterrupted.directory)
     assert result(run.directory)["resumes"] == 1
-    for line in (run.directory / file).read_text().splitlines():
-        assert "step" in json.loads(line)
+    for file in files:
+        assert all("step" in json.loads(line) for line in file.read_text().splitlines())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", "damaged"])
 def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
-    jobs: Jobs, uninterrupted: Job, tmp_path: Path, content: str
+    jobs: Jobs, uninterrupted: Job
 ) -> None:
-    shutil.copytree(uninterrupted.directory, tmp_path / "run")
-    (tmp_path / "run" / "result.json").write_text(content)
+    run = shutil.copytree(uninterrupted.directory, jobs.folder / "run")
+    (run / "result.json").write_text("{}")
     refused = jobs.start().expect(2)
-    assert f"{tmp_path / 'run' / 'result.json'}: damaged" in refused.text()
+    assert f"{run / 'result.json'}: damaged" in refused.text()
     assert "Traceback" not in refused.text()
 
 
-def test_every_start_leaves_a_line(jobs: Jobs, stopped: Path) -> None:
-    jobs.run()
-    starts = [json.loads(line) for line in (stopped / "starts.jsonl").read_text().splitlines()]
-    assert [start["step"] >= 28 for start in starts] == [False, True]
-
-
-@pytest.mark.parametrize("world_size", [3, 4])
-def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(
-    jobs: Jobs, world_size: int
-) -> None:
-    how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24")
-    whole = jobs.run(*how, name="whole", world_size=world_size)
-    parts = jobs.start(*how, name="parts", world_size=world_size)
-    parts.until_checkpoint(10)
-    parts.main.send(signal.SIGTERM)
-    parts.expect(75)
-    again = jobs.run(*how, name="parts", world_size=world_size)
+def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs: Jobs) -> None:
+    how = ("train.reduction=ddp", "train.batch_size=48", "train.max_steps=24", "optimizer.name=sgd")
+    whole = jobs.run(*how, name="whole", world_size=3)
+    jobs.start(*how, name="parts", world_size=3).stop_at(7)
+    again = jobs.run(*how, name="parts", world_size=3)
     assert result(again.directory)["resumes"] == 1
     assert outcome(again.directory) == outcome(whole.directory)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import signal
+import hashlib
 from collections.abc import Iterator
 
 import pytest
 
+from tests.commands import command
 from tests.outcome import outcome, read_lines, result
-from tests.processes import Job, Jobs
+from tests.processes import TRAIN_STEPS, Job, Jobs
+
+pytestmark = pytest.mark.processes
 
 SHORT = "train.max_steps=20"
 BF16 = ("compute.precision=bf16", SHORT)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 6, 7, 8, 12, 16])
+@pytest.mark.parametrize("world_size", [2, 3, 5, 16])
 def test_any_number_of_processes_ends_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, world_size: int
 ) -> None:
@@ -23,7 +26,7 @@ def test_any_number_of_processes_ends_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5, 16])
+@pytest.mark.parametrize("world_size", [2, 5])
 def test_without_the_native_kernel_any_number_of_processes_ends_with_the_bits_of_one(
     jobs: Jobs, uninterrupted_by_torch: Job, world_size: int
 ) -> None:
@@ -32,7 +35,7 @@ def test_without_the_native_kernel_any_number_of_processes_ends_with_the_bits_of
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-@pytest.mark.parametrize("threads", [2, 3, 8, 14, 32])
+@pytest.mark.parametrize("threads", [2, 7])
 def test_several_threads_end_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, threads: int
 ) -> None:
@@ -48,7 +51,7 @@ def of_one_in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
         yield jobs.run(*BF16)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4, 5, 6, 7, 8, 12, 16])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_bf16_has_the_bits_of_one_process_on_any_number(
     jobs: Jobs, of_one_in_bf16: Job, world_size: int
 ) -> None:
@@ -61,29 +64,24 @@ def test_bf16_has_other_bits_than_float32(of_one_in_bf16: Job, jobs: Jobs) -> No
     assert outcome(of_one_in_bf16.directory) != outcome(exact.directory)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_a_sum_that_each_process_adds_a_slice_of_has_the_same_bits(
-    jobs: Jobs, uninterrupted: Job, world_size: int
+    jobs: Jobs, uninterrupted: Job
 ) -> None:
-    run = jobs.run(world_size=world_size, module="tests.sliced")
-    assert run.text().count("a slice of the sum") == world_size
+    run = jobs.run(world_size=3, module="tests.sliced")
+    assert run.text().count("a slice of the sum") == 3
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs) -> None:
-    one = jobs.run(SHORT, name="on-1")
-    for world_size in (2, 3, 16):
-        name = f"on-{world_size}"
-        run = jobs.run(SHORT, name=name, world_size=world_size, module="tests.through_tcp")
-        assert run.text().count("through Accelerate") == world_size
-        assert outcome(run.directory) == outcome(one.directory)
+def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: Job) -> None:
+    run = jobs.run(world_size=3, module="tests.through_tcp")
+    assert run.text().count("through Accelerate") == 3
+    assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-@pytest.mark.parametrize("world_size", [1, 3])
 def test_a_machine_on_which_shards_are_computed_one_at_a_time_has_the_same_bits(
-    jobs: Jobs, uninterrupted_by_torch: Job, world_size: int
+    jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run("compute.kernels=torch", world_size=world_size, module="tests.one_by_one")
+    run = jobs.run("compute.kernels=torch", world_size=3, module="tests.one_by_one")
     assert "bit-equality check failed on every rank" in run.text()
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
@@ -92,22 +90,10 @@ def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(
     jobs: Jobs,
 ) -> None:
     without = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-    how = (SHORT, "compute.kernels=torch", "compute.threads=2")
+    how = ("train.max_steps=5", "compute.kernels=torch", "compute.threads=2")
     one = jobs.run(*how, name="one", environment=without)
     run = jobs.run(*how, name="three", world_size=3, environment=without)
     assert outcome(run.directory) == outcome(one.directory)
-
-
-def test_a_run_may_go_on_with_any_number_of_processes(jobs: Jobs, uninterrupted: Job) -> None:
-    world_sizes = [3, 1, 16, 5, 2]
-    for number, world_size in enumerate(world_sizes[:-1]):
-        job = jobs.start(world_size=world_size)
-        job.until_step(7 * (number + 1))
-        job.main.send(signal.SIGTERM)
-        job.wait()
-    run = jobs.run(world_size=world_sizes[-1])
-    assert result(run.directory)["resumes"] == len(world_sizes) - 1
-    assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
 def test_processes_without_a_shard_are_warned_of_once(jobs: Jobs, uninterrupted: Job) -> None:
@@ -133,60 +119,58 @@ def test_every_recipe_has_the_same_bits_on_one_and_two_processes(
     assert outcome(one.directory) == outcome(two.directory)
 
 
-def test_three_processes_that_divide_the_shards_have_the_same_bits(jobs: Jobs) -> None:
-    recipe = (SHORT, "train.shards=6", "train.batch_size=252")
-    one = jobs.run(*recipe, name="on-1")
-    three = jobs.run(*recipe, name="on-3", world_size=3)
-    assert outcome(one.directory) == outcome(three.directory)
-
-
-def test_another_seed_gives_other_bits(jobs: Jobs, uninterrupted: Job) -> None:
-    other = jobs.run("seed=1")
-    assert outcome(other.directory)[0] != outcome(uninterrupted.directory)[0]
-
-
 def test_ddp_losses_agree_to_1e_5_over_100_steps_of_the_seed_recipe(jobs: Jobs) -> None:
     # Not of any recipe: a rounding error that flips one ReLU is a different gradient, and Adam at
     # a high learning rate makes it a different path.
-    recipe = ("--config", "configs/seed.yaml", "data.name=synthetic", "train.reduction=ddp")
     recipe = (
-        *recipe,
-        "compute.threads=1",
-        "train.max_steps=100",
-        "log.every_steps=1",
-        "wandb.mode=disabled",
-    )
-    runs = [
-        jobs.run(base=recipe, name=f"on-{world_size}", world_size=world_size)
-        for world_size in (1, 2, 4)
-    ]
-    one, two, four = (
-        [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
-        for run in runs
+        "--config", "configs/seed.yaml", "data.name=synthetic", "train.reduction=ddp",
+        "compute.threads=1", "train.max_steps=100", "log.every_steps=1", "wandb.mode=disabled",
+    )  # fmt: skip
+    one, four = (
+        [
+            line["loss"]
+            for line in read_lines(jobs.run(base=recipe, name=f"on-{n}", world_size=n).directory)
+            if line["kind"] == "train"
+        ]
+        for n in (1, 4)
     )
     assert len(one) == 100
-    assert two == pytest.approx(one, rel=1e-5)
     assert four == pytest.approx(one, rel=1e-5)
 
 
 def test_evaluation_counts_every_image_once_whatever_the_chunks(jobs: Jobs) -> None:
     recipe = ("train.max_steps=2", "evaluate.batch_size=333")
     one = jobs.run(*recipe, name="on-1")
-    for world_size in (2, 4):
-        many = jobs.run(*recipe, name=f"on-{world_size}", world_size=world_size)
-        test = result(many.directory)["test"]
-        assert test["count"] == 2000 == sum(map(sum, test["confusion"]))
-        assert result(many.directory)["validation"]["count"] == 9500
-        assert test == result(one.directory)["test"]
+    many = jobs.run(*recipe, name="on-4", world_size=4)
+    test = result(many.directory)["test"]
+    assert test["count"] == 2000 == sum(map(sum, test["confusion"]))
+    assert result(many.directory)["validation"]["count"] == 9500
+    assert test == result(one.directory)["test"]
 
 
 def test_the_loss_falls_and_the_metrics_say_what_the_contract_says(uninterrupted: Job) -> None:
     lines = read_lines(uninterrupted.directory)
     train = [line for line in lines if line["kind"] == "train"]
-    assert [line["step"] for line in train] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert [line["step"] for line in train] == TRAIN_STEPS
     assert train[-1]["loss"] < train[0]["loss"] / 4
     assert all({"step", "epoch", "samples", "loss", "accuracy", "lr", "grad_norm"} <= set(line)
                for line in train)  # fmt: skip
     evaluations = [(line["kind"], line["step"], line["epoch"]) for line in lines if "count" in line]
     assert evaluations == [("validation", 39, 1), ("validation", 60, 2), ("test", 60, 2)]
     assert lines[-1]["accuracy"] > 0.9
+
+
+def test_a_result_has_what_the_contract_lists(uninterrupted: Job) -> None:
+    found = result(uninterrupted.directory)
+    assert found.keys() >= {
+        "status", "test", "validation", "parameters", "steps", "epochs", "samples",
+        "weights_sha256", "bit_exact", "resumes", "world_size", "device", "hardware", "precision",
+        "threads", "seconds", "samples_per_second", "kernels", "config_hash", "data_sha256",
+        "versions", "git_commit",
+    }  # fmt: skip
+    weights = (uninterrupted.directory / "model.safetensors").read_bytes()
+    assert found["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert found["status"] == "completed" and found["parameters"] == 61_706
+    assert found["seconds"].keys() == {"setup", "train", "evaluate", "total"}
+    head = command("git", "rev-parse", "HEAD").stdout.strip()
+    assert (found["git_commit"] or "").removesuffix("-dirty") == head

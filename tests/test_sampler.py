@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import torch
@@ -10,10 +10,8 @@ from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lenet_dist.data import sampler
-from lenet_dist.data.dataset import Batch, Images
 from lenet_dist.plan import partition
 from tests.properties import PROPERTY
 
@@ -55,61 +53,10 @@ def test_the_split_is_disjoint_and_complete_and_has_the_sizes_asked_for(
 
 
 @PROPERTY
-@given(first=SEEDS, second=SEEDS)
-def test_the_split_depends_on_the_seed(first: int, second: int) -> None:
-    held_out = [sampler.split(seed, 200, 100)[1].tolist() for seed in (first, second)]
-    assert (held_out[0] == held_out[1]) == (first == second)
-
-
-@PROPERTY
 @given(seed=SEEDS, epoch=EPOCHS, ids=st.lists(st.integers(0, 10**6), unique=True, max_size=200))
 def test_the_order_is_a_permutation_of_the_ids(seed: int, epoch: int, ids: list[int]) -> None:
     ordered = sampler.order(seed, epoch, torch.tensor(ids, dtype=torch.int64))
     assert sorted(ordered.tolist()) == sorted(ids)
-
-
-@PROPERTY
-@given(first=st.tuples(SEEDS, EPOCHS), second=st.tuples(SEEDS, EPOCHS))
-def test_the_order_is_its_own_for_each_seed_and_epoch(
-    first: tuple[int, int], second: tuple[int, int]
-) -> None:
-    orders = [sampler.order(*pair, torch.arange(50)).tolist() for pair in (first, second)]
-    assert (orders[0] == orders[1]) == (first == second)
-
-
-def test_seed_1_epoch_0_is_not_seed_0_epoch_1() -> None:
-    ids = torch.arange(50)
-    assert sampler.order(1, 0, ids).tolist() != sampler.order(0, 1, ids).tolist()
-
-
-def test_all_places_of_the_order_are_equally_likely_for_an_id() -> None:
-    """500 epochs of 8 ids: each is first about as often as any other."""
-    firsts = [int(sampler.order(0, epoch, torch.arange(8))[0]) for epoch in range(500)]
-    counts = [firsts.count(number) for number in range(8)]
-    assert all(30 < count < 100 for count in counts), counts
-
-
-@PROPERTY
-@given(sizes=sizes(), data=st.data())
-def test_going_on_at_any_step_gives_the_rest_of_the_whole(
-    sizes: tuple[int, int, int], data: st.DataObject
-) -> None:
-    images, batch_size, total = sizes
-    first = data.draw(st.integers(0, total))
-    whole = batches(images, batch_size, 0, total)
-    assert batches(images, batch_size, first, total) == whole[first:]
-
-
-@PROPERTY
-@given(sizes=sizes(), seed=SEEDS, data=st.data())
-def test_any_number_of_cuts_anywhere_gives_the_same_batches(
-    sizes: tuple[int, int, int], seed: int, data: st.DataObject
-) -> None:
-    images, batch_size, total = sizes
-    cuts = sorted(data.draw(st.lists(st.integers(0, total), max_size=8)))
-    edges = [0, *cuts, total]
-    pieces = [batches(images, batch_size, first, last, seed) for first, last in pairwise(edges)]
-    assert list(chain(*pieces)) == batches(images, batch_size, 0, total, seed)
 
 
 @PROPERTY
@@ -131,60 +78,6 @@ def test_an_epoch_follows_the_order_of_its_seed_and_number() -> None:
     ids = torch.arange(10) * 10
     third_epoch = batches(10, 3, 6, 9, seed=5)
     assert list(chain(*third_epoch)) == sampler.order(5, 2, ids).tolist()[:9]
-
-
-def whole_batch(batch: Any) -> Any:
-    return batch
-
-
-def labelled(images: int) -> Images:
-    """Images that say their id: the label is three times it."""
-    return Images(torch.zeros(images, 1, 1, dtype=torch.uint8), torch.arange(images) * 3)
-
-
-@PROPERTY
-@given(sizes=sizes(), data=st.data())
-def test_a_data_loader_hands_out_the_same_batches_from_any_step_on(
-    sizes: tuple[int, int, int], data: st.DataObject
-) -> None:
-    images, batch_size, total = sizes
-    first = data.draw(st.integers(0, total))
-    ids = torch.arange(images)
-    expected = sampler.GlobalBatches(
-        ids, batch_size=batch_size, seed=7, first_step=0, last_step=total
-    )
-    steps: Any = sampler.GlobalBatches(
-        ids, batch_size=batch_size, seed=7, first_step=first, last_step=total
-    )
-    loader: DataLoader[Batch] = DataLoader(
-        labelled(images), batch_sampler=steps, collate_fn=whole_batch, generator=torch.Generator()
-    )
-    state = torch.random.get_rng_state()
-    loaded = list(loader)
-    assert len(loader) == total - first
-    assert [batch.ids.tolist() for batch in loaded] == [b.tolist() for b in expected][first:]
-    assert all(torch.equal(batch.labels, batch.ids * 3) for batch in loaded)
-    assert torch.equal(torch.random.get_rng_state(), state)
-
-
-@PROPERTY
-@given(world_size=st.integers(1, 8), share=st.integers(1, 5), data=st.data())
-def test_accelerate_deals_each_global_batch_to_the_processes_in_order(
-    world_size: int, share: int, data: st.DataObject
-) -> None:
-    batch_size = world_size * share
-    images = data.draw(st.integers(batch_size, 3 * batch_size))
-    total = data.draw(st.integers(1, 6))
-    steps: Any = sampler.GlobalBatches(
-        torch.arange(images), batch_size=batch_size, seed=3, first_step=0, last_step=total
-    )
-    by_rank: list[list[Tensor]] = [
-        list(BatchSamplerShard(steps, world_size, rank, split_batches=True, even_batches=False))
-        for rank in range(world_size)
-    ]
-    together = [torch.cat(shares).tolist() for shares in zip(*by_rank, strict=True)]
-    assert together == [batch.tolist() for batch in steps]
-    assert all(len(shares) == share for rank in by_rank for shares in rank)
 
 
 @PROPERTY

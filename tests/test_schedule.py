@@ -28,19 +28,6 @@ def curve(schedule: Schedule, peak: float, total_steps: int) -> list[float]:
 
 @PROPERTY
 @given(name=NAMES, peak=PEAKS, total=TOTALS, warmup=SHARES, final=SHARES)
-def test_every_learning_rate_is_above_0_and_at_most_the_peak(
-    name: str, peak: float, total: int, warmup: float, final: float
-) -> None:
-    assume(warmup < 1)
-    rates = curve(Schedule(name=name, warmup=warmup, final=final), peak, total)  # type: ignore[arg-type]
-    assert all(0 <= rate <= peak for rate in rates)
-    # Where it ends at 0, only the end is 0.
-    assert all(rates[:-1])
-    assert rates[-1] > 0 or final == 0
-
-
-@PROPERTY
-@given(name=NAMES, peak=PEAKS, total=TOTALS, warmup=SHARES, final=SHARES)
 def test_it_rises_during_the_warm_up_and_never_after(
     name: str, peak: float, total: int, warmup: float, final: float
 ) -> None:
@@ -50,31 +37,6 @@ def test_it_rises_during_the_warm_up_and_never_after(
     rise, fall = rates[:top], rates[top:]
     assert rise == sorted(rise) and len(set(rise)) == len(rise)
     assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(fall))
-
-
-@PROPERTY
-@given(
-    name=st.sampled_from(["cosine", "one_cycle"]),
-    peak=PEAKS,
-    total=st.integers(3, 300),
-    warmup=SHARES,
-    final=SHARES,
-)
-def test_the_last_step_has_the_final_share_of_the_peak(
-    name: str, peak: float, total: int, warmup: float, final: float
-) -> None:
-    assume(total * (1 - warmup) >= 2)  # The fall takes a step at least.
-    schedule = Schedule(name=name, warmup=warmup, final=final)  # type: ignore[arg-type]
-    last = learning_rate(schedule, peak, total - 1, total)
-    assert last == pytest.approx(final * peak, rel=1e-9, abs=1e-15)
-
-
-@PROPERTY
-@given(peak=PEAKS, total=TOTALS, final=SHARES)
-def test_constant_without_warm_up_is_the_peak_throughout(
-    peak: float, total: int, final: float
-) -> None:
-    assert curve(Schedule("constant", warmup=0, final=final), peak, total) == [peak] * total
 
 
 def test_cosine_is_half_way_down_in_the_middle() -> None:
@@ -89,57 +51,16 @@ def test_the_linear_warm_up_gives_the_first_step_a_share_and_then_equal_rises() 
     assert rates[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
 
 
-def torch_one_cycle(peak: float, total: int, pct_start: float, final: float) -> list[float]:
-    """torch's curve, ending at that share of the peak."""
+def test_one_cycle_is_torchs_with_the_peak_one_step_later() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-    scheduler = OneCycleLR(
-        optimizer,
-        max_lr=peak,
-        total_steps=total,
-        pct_start=pct_start,
-        anneal_strategy="cos",
-        cycle_momentum=False,
-        div_factor=25,
-        final_div_factor=1 / (25 * final),
-    )
-    rates = []
-    for step in range(total):
-        rates.append(optimizer.param_groups[0]["lr"])
+    # torch peaks at step pct_start * total - 1, counted from 0; here it is warmup * total.
+    theirs = OneCycleLR(
+        optimizer, max_lr=0.01, total_steps=100, pct_start=0.31, cycle_momentum=False,
+        div_factor=25, final_div_factor=1 / (25 * 0.02),
+    )  # fmt: skip
+    ours = curve(Schedule("one_cycle", warmup=0.3, final=0.02), 0.01, 100)
+    for rate in ours[:-1]:
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
-        if step < total - 1:
-            scheduler.step()
-    return rates
-
-
-@PROPERTY
-@given(
-    peak=PEAKS,
-    total=st.integers(5, 200),
-    warmup=st.floats(0.01, 0.99),
-    final=st.floats(1e-6, 1),
-)
-def test_one_cycle_is_torchs_with_the_peak_one_step_later(
-    peak: float, total: int, warmup: float, final: float
-) -> None:
-    """torch peaks at step pct_start * total - 1, counted from 0; here it is warmup * total.
-
-    So torch's curve with pct_start one step longer is the same at every step.
-    """
-    pct_start = warmup + 1 / total
-    assume(pct_start * total <= total - 1)  # torch divides by the length of the fall.
-    rates = curve(Schedule("one_cycle", warmup=warmup, final=final), peak, total)
-    expected = torch_one_cycle(peak, total, pct_start, final)
-    assert rates == pytest.approx(expected, rel=1e-6, abs=1e-9 * peak)
-
-
-@PROPERTY
-@given(name=NAMES, total=TOTALS, warmup=st.floats(0, 0.99), data=st.data())
-def test_it_is_a_function_of_the_step_alone(
-    name: str, total: int, warmup: float, data: st.DataObject
-) -> None:
-    schedule = Schedule(name=name, warmup=warmup)  # type: ignore[arg-type]
-    rates = curve(schedule, 1e-3, total)
-    steps = data.draw(st.lists(st.integers(0, total - 1), max_size=20))
-    assert [learning_rate(schedule, 1e-3, step, total) for step in steps] == [
-        rates[step] for step in steps
-    ]
+        theirs.step()
+    assert ours[-1] == pytest.approx(0.02 * 0.01)

@@ -9,15 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.commands import forked
 from tests.outcome import has_line, result
 from tests.processes import PATIENCE, ROOT
 
-SMOKE = ("train.max_steps=120", "checkpoint.every_steps=20", "wandb.mode=disabled")
+pytestmark = pytest.mark.processes
 
 
-def seeds(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "scripts/seeds", *arguments, *SMOKE, f"run.root={folder}"]
+def seeds(folder: Path, *arguments: str, steps: int = 120) -> subprocess.Popen[str]:
+    run = ("wandb.mode=disabled", f"train.max_steps={steps}", f"run.root={folder}")
+    command = [sys.executable, "scripts/seeds", *arguments, "checkpoint.every_steps=20", *run]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -57,14 +60,11 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
 
 
 def test_a_program_trains_in_place_of_lenet_dist_in_runs_of_its_own_name(tmp_path: Path) -> None:
-    hashes = set()
-    for program in ((), ("--program", "docs/your_own.py")):
-        process = seeds(tmp_path, "configs/smoke.yaml", "1", "--no-page", *program)
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors
-        name = "your_own" if program else "smoke"
-        hashes.add(result(tmp_path / f"{name}-seed-0")["weights_sha256"])
-    assert len(hashes) == 2
+    program = ("--program", "docs/your_own.py")
+    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--no-page", *program, steps=3)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert result(tmp_path / "your_own-seed-0")["parameters"] != 61_706
 
 
 def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
@@ -72,17 +72,6 @@ def test_a_run_that_fails_stops_the_others_and_is_named(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors.startswith("failed: smoke-seed-") and "the loss is nan" in errors
-
-
-def test_a_run_that_is_killed_before_it_printed_is_named(tmp_path: Path) -> None:
-    program = tmp_path / "killed.py"
-    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
-    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--program", str(program))
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    log = tmp_path / "killed.logs" / "killed-seed-0.log"
-    said = f"killed by SIGKILL; it printed nothing ({log})"
-    assert errors == f"failed: killed-seed-0: {said}\n"
 
 
 def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:

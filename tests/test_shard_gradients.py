@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp import GradScaler
 
 from docs.your_own import ResNet
@@ -93,22 +93,6 @@ def test_many_at_once_one_by_one_and_the_kernel_compute_the_same_gradient(model:
         assert torch.equal(found[:, -1], expected[:, -1])
 
 
-def test_a_part_of_constant_size_is_filled_up_and_has_the_bits_of_any_other() -> None:
-    state = state_of(LENET5)
-    sizes = []
-
-    def counted(parameters: Any, pixels: Tensor, labels: Tensor) -> Any:
-        sizes.append(len(labels))
-        return gradients(parameters, pixels, labels)
-
-    filled = ManyAtOnce(state, LENET5.loss, CONFIG, 8, size=8)
-    gradients, filled.gradients = filled.gradients, counted
-    many = ManyAtOnce(state, LENET5.loss, CONFIG, 8)
-    for count in (1, 3, 8):
-        assert torch.equal(rows_of(filled, range(count), 16), rows_of(many, range(count), 16))
-    assert sizes == [8, 8, 8]
-
-
 def test_the_scale_of_fp16_goes_into_the_gradient_and_not_into_the_loss() -> None:
     state = state_of(LENET5)
     for way in (ManyAtOnce, OneByOne):
@@ -151,16 +135,3 @@ def test_a_kernel_that_depends_on_the_number_of_shards_is_noticed_and_few_are_co
     assert not is_bit_equal(lambda shards: rows_of(dependent, shards, 8), range(4))
     dependent.is_bit_equal = False
     assert torch.equal(rows_of(dependent, range(4), 8), rows_of(sound, range(4), 8))
-
-
-def test_a_parameter_that_the_loss_does_not_see_has_a_gradient_of_zero() -> None:
-    class Spare(Dropout):
-        def __init__(self) -> None:
-            super().__init__()
-            self.spare = nn.Parameter(torch.ones(3))
-
-    state = state_of(Task(lambda config: Spare().eval()))
-    one = OneByOne(state, LENET5.loss, CONFIG, draws_random_numbers=False)
-    for gradients in (one, ManyAtOnce(state, LENET5.loss, CONFIG, 2)):
-        rows = rows_of(gradients, range(2), 8)
-        assert not rows[:, :3].any() and rows[:, 3:].any()

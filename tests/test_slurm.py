@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import (
-    LOCAL_SLURM,
     RUN,
     Batch,
     BatchJob,
@@ -26,6 +23,8 @@ from tests.cluster import (
 from tests.commands import command
 from tests.outcome import checkpoint_steps, outcome, result
 from tests.processes import ROOT
+
+pytestmark = pytest.mark.quiet
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
@@ -41,42 +40,7 @@ def test_outside_slurm_the_script_says_to_submit_it(script: str) -> None:
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("script", ["train.sh", "seeds.sh", "elastic.sh"])
-def test_outside_the_repository_the_script_says_where_to_submit_it(
-    script: str, tmp_path: Path
-) -> None:
-    done = subprocess.run(
-        ["bash", ROOT / "slurm" / script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and "is not lenet_dist's repository" in done.stderr
-
-
-def test_requeue_outside_slurm_says_so() -> None:
-    done = command("python", "-m", "lenet_dist.requeue")
-    assert done.returncode == 2 and "not in a SLURM job" in done.stderr
-
-
-def test_local_slurm_without_slurm_says_what_to_install(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, LOCAL_SLURM, "up", "--dir", tmp_path / "cluster"],
-        env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2 and "apt-get install slurmctld slurmd" in done.stderr
-    assert not (tmp_path / "cluster").exists()
-
-
 # On the cluster.
-
-
-def test_the_cluster_leaves_another_one_alone_and_nothing_behind(
-    cluster: Cluster, tmp_path: Path
-) -> None:
-    other = Cluster(tmp_path / "other")
-    assert other.up().returncode == 0
-    assert "n1" in other.run("srun", "--nodelist=n1", "printenv", "SLURMD_NODENAME")
-    other.down()
-    assert not other.folder.exists()
-    assert "n2" in cluster.run("srun", "--nodelist=n2", "printenv", "SLURMD_NODENAME")
 
 
 def test_the_preflight_compares_the_tasks_of_srun(cluster: Cluster, tmp_path: Path) -> None:
@@ -161,20 +125,6 @@ def test_a_time_limit_is_warned_of_and_the_requeued_job_ends_with_the_same_bits(
     assert_one_readable_log(job)
 
 
-def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
-    batch: Batch, without_slurm: object
-) -> None:
-    job = batch.submit("--nodes=2")
-    job.until_step(batch.run, 14)
-    with job.held() as ranks:
-        batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
-        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
-    job.until(lambda: job.restarts == 1)
-    assert "requeueing job" in job.text()
-    job.finish()
-    assert outcome(batch.run) == without_slurm
-
-
 def test_an_administrators_requeue_that_leaves_no_time_to_save_costs_no_bits(
     batch: Batch, without_slurm: object
 ) -> None:
@@ -245,17 +195,6 @@ def test_an_array_has_a_run_a_seed_each_requeued_alone(batch: Batch) -> None:
     hashes = {outcome(run)[0] for run in runs}
     assert len(hashes) == 3
     assert [result(run)["resumes"] for run in runs] == [0, 1, 0]
-
-
-def test_of_two_jobs_for_one_run_the_second_is_refused(batch: Batch, without_slurm: object) -> None:
-    first = batch.submit("--nodes=1")
-    first.until_step(batch.run, 14)
-    with first.held():
-        second = batch.submit("--nodes=1").expect("FAILED", "2:0")
-    assert "another job is using this run" in second.text()
-    assert f'"slurm_job": "{first.number}"' in second.text()
-    first.expect("COMPLETED")
-    assert outcome(batch.run) == without_slurm
 
 
 def test_a_job_at_its_cap_of_requeues_stops_with_the_reason(

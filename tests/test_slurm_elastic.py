@@ -10,6 +10,8 @@ from tests.cluster import RUN, Batch, BatchJob, has_got
 from tests.outcome import outcome, world_sizes
 from tests.processes import Jobs
 
+pytestmark = pytest.mark.quiet
+
 ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_steps=50")
 
 
@@ -75,11 +77,3 @@ def test_an_elastic_job_that_lost_its_first_node_goes_on_when_it_is_requeued(
     assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
     job.finish()
     assert outcome(batch.run) == expected_of_elastic
-
-
-def test_a_wrong_request_ends_an_elastic_job_at_once(batch: Batch) -> None:
-    overrides = ("train.shards=7",)
-    job = batch.submit("--nodes=2", script="slurm/elastic.sh", overrides=overrides)
-    job.expect("FAILED", "1:0")
-    message = "error: train.batch_size=64 can't be cut into train.shards = 7 equal parts"
-    assert job.text().count(message) == 1

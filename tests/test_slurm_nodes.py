@@ -14,6 +14,8 @@ import pytest
 from tests.cluster import Batch, Cluster, assert_one_readable_log
 from tests.outcome import checkpoint_steps, outcome
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture
 def batch_beside_a_wrong_node(tmp_path: Path) -> Iterator[Batch]:

@@ -27,6 +27,8 @@ from tests.outcome import checkpoint_steps, outcome, read_lines
 from tests.processes import PATIENCE, ROOT, SMALL, Job, Jobs, fork, free_port, is_pending
 from tests.trickling import Trickling
 
+pytestmark = pytest.mark.processes
+
 SOON = 10
 """Seconds: on a busy machine, what takes one or two."""
 NO_CHECKPOINTS = ("checkpoint.every_steps=0", "checkpoint.every_seconds=0")
@@ -49,13 +51,12 @@ def test_each_signal_stops_with_a_checkpoint_and_a_second_one_changes_nothing(
     assert len(checkpoint_steps(job.directory)) == 1
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(
-    jobs: Jobs, uninterrupted: Job, rank: int
+    jobs: Jobs, uninterrupted: Job
 ) -> None:
     job = jobs.start(*NO_CHECKPOINTS, world_size=2)
     job.until_step(14)
-    job.ranks[rank].send(signal.SIGTERM)
+    job.ranks[1].send(signal.SIGTERM)
     job.expect(75)
     assert len(checkpoint_steps(job.directory)) == 1
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
@@ -82,13 +83,10 @@ def test_the_file_stop_stops_once(jobs: Jobs) -> None:
     assert outcome(jobs.run(*how).directory) == outcome(whole.directory)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_stop_during_an_evaluation_is_heard_between_its_chunks(
-    jobs: Jobs, world_size: int
-) -> None:
+def test_a_stop_during_an_evaluation_is_heard_between_its_chunks(jobs: Jobs) -> None:
     slow = ("evaluate.batch_size=5", "train.max_steps=10", *NO_CHECKPOINTS)
     whole = jobs.run(*slow, name="whole")
-    job = jobs.start(*slow, world_size=world_size)
+    job = jobs.start(*slow, world_size=2)
     job.until(lambda: checkpoint_steps(job.directory) == [10])
     job.ranks[-1].send(signal.SIGTERM)
     job.expect(75)
@@ -114,14 +112,9 @@ def _train_in_a_notebook() -> None:
     assert [signal.getsignal(number) for number in heard()] == before
 
 
-def test_after_training_signals_are_for_those_who_heard_them_before() -> None:
-    process = fork(_train_in_a_notebook)
-    process.join(PATIENCE)
-    assert process.exitcode == 0
-
-
-def test_a_hangup_that_was_ignored_from_the_start_stops_nothing() -> None:
-    process = fork(_hang_up_under_nohup)
+@pytest.mark.parametrize("how", [_hang_up_under_nohup, _train_in_a_notebook])
+def test_nohup_is_heeded_and_a_notebook_gets_its_signals_back(how: Callable[[], None]) -> None:
+    process = fork(how)
     process.join(PATIENCE)
     assert process.exitcode == 0
 
@@ -143,8 +136,6 @@ def test_a_second_ctrl_c_ends_a_process_that_waits_for_another(jobs: Jobs) -> No
     ("module", "number", "code"),
     [
         ("train", signal.SIGTERM, 75),
-        ("train", signal.SIGINT, 75),
-        ("train", signal.SIGHUP, 75),
         ("evaluate", signal.SIGINT, 130),
     ],
 )
@@ -181,15 +172,12 @@ def _train_from(mirror: str, arguments: list[str]) -> None:
     exits.run(train.main)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_command_whose_download_trickles(
-    tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_ends_a_command_whose_download_trickles(tmp_path: Path) -> None:
     with Trickling() as mirror:
         data = ["data.name=mnist", f"data.root={tmp_path}", f"run.root={tmp_path}"]
         process = fork(_train_from, mirror.url, data)
         assert mirror.is_asked.wait(PATIENCE) and process.pid
-        os.kill(process.pid, number)
+        os.kill(process.pid, signal.SIGINT)
         process.join(SOON)
         assert process.exitcode == 75
 
@@ -250,9 +238,7 @@ def test_a_stop_is_agreed_on_soon_though_steps_have_become_slower() -> None:
 
 LAUNCHERS = {
     "accelerate launch, one process": ["accelerate", "launch"],
-    "accelerate launch, two": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2"],
     "torchrun": ["torchrun", "--nproc-per-node", "2"],
-    "python": ["python"],
 }
 
 

@@ -17,6 +17,8 @@ from tests.commands import command
 from tests.outcome import check_harmless, read_lines
 from tests.processes import TRAIN_STEPS, Job, Jobs
 
+pytestmark = pytest.mark.timed
+
 
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
     assert not (uninterrupted.directory / "wandb").exists()

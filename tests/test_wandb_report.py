@@ -17,6 +17,8 @@ from tests.outcome import result
 from tests.processes import Jobs, free_port
 from tests.wandb_server import ENTITY, WandbServer
 
+pytestmark = pytest.mark.timed
+
 PROJECT = f"{ENTITY}/lenet-dist"
 
 
