@@ -75,7 +75,7 @@ def trained(captured: bool, *overrides: str) -> list[Tensor]:
     torch.cuda.set_sync_debug_mode("default")
     assert (captured_step.graph is not None) == captured
     weights = [p.detach() for p in state.model.parameters()]
-    return weights + list(state.weights().values()) + list(metrics)
+    return weights + list(state.weights_to_evaluate().values()) + list(metrics)
 
 
 # Streams: the whole run is on one stream from before the model is wrapped, because DDP's part of

@@ -60,7 +60,7 @@ class TrainState:
             for parameter, piece in zip(parameters, pieces(gradient, parameters), strict=True):
                 parameter.grad = piece
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights_to_evaluate(self) -> dict[str, Tensor]:
         """The weights to evaluate and to publish, by name, with buffers and frozen parameters.
 
         Of the trained ones it is the moving average if there is one.

@@ -69,10 +69,7 @@ class Trainer:
         Raises RequestError, on every process and before anything is written, if the task, the data
         or the run directory don't allow what was asked for.
         """
-        self.task = task
-        self.accelerator = accelerator
-        self.directory = directory
-        self.training_set = training_set
+        self.task, self.accelerator, self.directory = task, accelerator, directory
         rank, device = accelerator.process_index, accelerator.device
         captures = captures_steps(plan, task, accelerator)
 
@@ -90,18 +87,21 @@ class Trainer:
         # The run directory: the newest checkpoint, and what `auto` meant when the run began.
         choice = choose_gradients(plan, task, state, accelerator, traits, training_set)
         places = gather_object([place_of(accelerator)])
-        stop.training_begins()
+        stop.training_begins()  # From here on a stop is saved first.
         self.start = on_main(
             accelerator, lambda: resume_or_start(plan, task, accelerator, places, directory, choice)
         )
+        # From here on `auto` is what it meant when the run began.
         self.plan = plan = replace(plan, config=self.start.config)
         self.config = config = plan.config
         use_threads(config)
         if self.start.checkpoint:
             state.restore(self.start.checkpoint)
-        self.saved = (state.step if self.start.checkpoint else None, time.monotonic())
+        self.saved_step = state.step if self.start.checkpoint else None
+        self.saved_at = time.monotonic()
 
-        # The data: global batches by (seed, step), of which Accelerate gives each process its part.
+        # The data: global batches by (seed, step), of which Accelerate gives each process its part,
+        # padded if parts are unequal. A captured step fetches its images itself.
         training_ids, validation_ids = sampler.split(
             config.seed, len(training_set), config.data.validation
         )
@@ -113,15 +113,15 @@ class Trainer:
         samples_by_rank = [len(shards) * plan.shard_size for shards in plan.shards_by_rank]
         samples = SampleIds() if captures else training_set
         loader = sampler.loader(samples, global_batches, samples_by_rank)
-        self.batches = accelerator.prepare(loader, device_placement=[False])  # Images are there.
+        self.batches = accelerator.prepare(loader, device_placement=[False])  # It is in place.
 
         # The step: gradients of this process's shards, and their sum over all processes.
         self.shards = plan.shards_by_rank[rank]
         self.step_params = StepParamsOnDevice(plan, state)
         self.stopwatch = Stopwatch(device)
         width = state.flat.numel() + COUNTS
-        most = rows_sent(plan.shards_by_rank) * width
-        self.gather = choose_gather(accelerator, most, config.compute.timeout_seconds)
+        largest = rows_sent(plan.shards_by_rank) * width  # Numbers that a process sends at once.
+        self.gather = choose_gather(accelerator, largest, config.compute.timeout_seconds)
         if config.train.reduction == "ddp":
             self.ddp_gradient = DdpGradient(state, task.loss, config, rank, self.stopwatch, traits)
             self.ddp_gradient.warm_up(first_shard(plan, training_set))
@@ -130,9 +130,9 @@ class Trainer:
                 choice, plan, task, state, accelerator, traits, training_set
             )
             self.local_sums = LocalSums(plan, shard_gradients)
-        self.tree_all_reduce = TreeAllReduce(
-            plan.shards_by_rank, rank, width, self.gather, self.stopwatch
-        )
+            self.tree_all_reduce = TreeAllReduce(
+                plan.shards_by_rank, rank, width, self.gather, self.stopwatch
+            )
         self.audit = Audit(
             plan, accelerator, state, self.local_sums, training_set, global_batches,
             directory.checkpoints, self.start.trusted_step,
@@ -160,7 +160,7 @@ class Trainer:
         """
         state, plan, stopwatch = self.state, self.plan, self.stopwatch
         state.clock.switch("train")
-        validation = self.validate_if_due()  # A checkpoint is written before its step's validation.
+        validation = self.validate_if_due()  # A checkpoint is written before its step's.
         for batch in self.batches:
             began = stopwatch.mark()
             params = self.step_params.set(state.step)
@@ -176,12 +176,12 @@ class Trainer:
                 self.log()
             action = self.agree()
             if action is Action.AUDIT:
-                self.audit.request(state.step)
+                self.audit.request(state.step)  # The next step.
             if action >= Action.SAVE or plan.is_save_due(state.step):
                 self.save()
             if action >= Action.STOP:
                 raise self.stopped(action)
-            validation = self.validate_if_due()
+            validation = self.validate_if_due()  # The last step has one, if any step has.
         return self.finish(validation)
 
     def train_step(self, batch: Batch, step: int, params: StepParams) -> StepMetrics:
@@ -193,7 +193,7 @@ class Trainer:
         if self.audit.is_due(step):
             self.audit.compare_weights(step)
 
-        # The gradient of the global batch [P], its summed loss, and how many predictions are right.
+        # The mean gradient over the global batch, its summed loss, its correct predictions.
         if self.local_sums:
             # This process's shards are augmented, each has its gradient, and neighbours are added.
             sums = self.local_sums(batch, self.shards, step, params)
@@ -206,10 +206,11 @@ class Trainer:
         gradient, loss_sum, correct = total.split([state.flat.numel(), 1, 1])
 
         # The update, by every process for itself.
-        state.set_gradient(gradient)
+        state.set_gradient(gradient)  # As .grad, not a copy: it is unscaled and clipped in place.
         state.scaler.unscale_(state.optimizer)
         grad_norm = torch.linalg.vector_norm(gradient)
-        if self.local_sums and gradient.device.type == "cpu":  # A GPU is looked at by `log`.
+        if self.local_sums and gradient.device.type == "cpu":
+            # Reading them would wait for a GPU: there TrainMetrics raises when it reads them.
             self.audit.check_finite(step, loss_sum, grad_norm, sums, params)
         if config.train.clip_norm:
             nn.utils.clip_grads_with_norm_(state.flat, config.train.clip_norm, grad_norm)
@@ -227,7 +228,8 @@ class Trainer:
         The ranks' line comes first: whoever reads the train line may look for it.
         """
         state = self.state
-        steps, seconds = self.stopwatch.steps, self.stopwatch.read_all(self.gather)
+        steps = self.stopwatch.steps  # read_all begins anew.
+        seconds = self.stopwatch.read_all(self.gather)
         metrics = state.metrics.line(self.plan, state.step, state.clock.read()["train"])
         if self.accelerator.is_main_process:
             computed, waited = zip(*seconds, strict=True)
@@ -246,7 +248,7 @@ class Trainer:
         if not self.consensus.is_due(self.state.step):
             return Action.GO_ON
         every = self.config.checkpoint.every_seconds
-        if every > 0 and time.monotonic() - self.saved[1] >= every:
+        if every > 0 and time.monotonic() - self.saved_at >= every:
             return self.consensus.reach(self.state.step, Action.SAVE)
         wish = Action.AUDIT if self.audit.is_overdue() else Action.GO_ON
         return self.consensus.reach(self.state.step, wish)
@@ -254,19 +256,19 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint of this step, unless there is one. A collective."""
         state = self.state
-        if self.saved[0] == state.step:
+        if self.saved_step == state.step:
             return
         state.metrics.flush(state.step)
         self.audit.compare_weights(state.step)
-        if not all(weight.isfinite().all() for weight in state.weights().values()):
+        if not all(weight.isfinite().all() for weight in state.weights_to_evaluate().values()):
             raise RunFailed(
                 f"the weights are not finite after the update at step {state.step};"
                 " no checkpoint holds it: lower optimizer.lr"
             )
         record = {
+            **self.start.record,
             "samples": state.step * self.plan.batch_size,
             "trusted_step": self.audit.trusted_step,
-            **self.start.record,
         }
 
         def write() -> None:
@@ -275,10 +277,10 @@ class Trainer:
             save_checkpoint(self.directory.checkpoints, state.checkpoint(record), keep)
 
         on_main(self.accelerator, write)
-        self.saved = (state.step, time.monotonic())
+        self.saved_step, self.saved_at = state.step, time.monotonic()
 
     def stopped(self, action: Action) -> Stopped:
-        """What to raise after a stop that all processes have agreed on. Its checkpoint is saved."""
+        """End the progress bar and the request. Gives what to raise after a stop that is saved."""
         self.progress.close()
         if self.accelerator.is_main_process:
             # A request stops one start: the next must go on and not find it again.
@@ -298,17 +300,18 @@ class Trainer:
         Raises Stopped as `train` does, and RunFailed if the loss is not finite.
         """
 
+        state, config = self.state, self.config
+
         def between_chunks() -> None:
             action = self.consensus.reach(state.step)
             if action >= Action.STOP:
                 self.save()
                 raise self.stopped(action)
 
-        state, config = self.state, self.config
         previous = state.clock.switch("evaluate")
         # A fresh model: Accelerate has put mixed precision into the one that is trained.
         model = self.task.build(config).to(self.accelerator.device)
-        model.load_state_dict(state.weights())
+        model.load_state_dict(state.weights_to_evaluate())
         evaluation = evaluate(
             forward_of(model, config.compute.kernels), images, self.traits.classes,
             config.evaluate.batch_size, self.accelerator, between_chunks, self.task.loss,
@@ -327,14 +330,14 @@ class Trainer:
         test_set = on_each(lambda: self.task.load(self.config, "test"))
         test = self.evaluate("test", test_set.to(self.accelerator.device))
         self.progress.close()
-        scale, state = self.config.model, self.state
+        state, model = self.state, self.config.model
         return on_main(
             self.accelerator,
             lambda: result.write(
                 self.directory,
                 self.plan,
                 {**self.start.record, "resumes": self.start.resumes},
-                weights=weights.to_bytes(state.weights(), scale.mean, scale.std),
+                weights=weights.to_bytes(state.weights_to_evaluate(), model.mean, model.std),
                 parameters=sum(p.numel() for p in state.model.parameters()),
                 test=test.summary(),
                 validation=validation.summary() if validation else None,
