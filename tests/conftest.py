@@ -52,13 +52,14 @@ _START_PROCESSES = (
     "wandb_faults",
     "trackers",
     "wandb_report",
+    "sweeps",
 )
 """Those that take longest come first, so that no process is left alone with one at the end."""
 
 _WAIT = ("elastic", "slurm", "slurm_nodes", "slurm_elastic")
 """Files whose tests mostly wait, for clusters and machines."""
 
-_TIMED = ("wandb", "wandb_names", "wandb_faults", "trackers", "wandb_report")
+_TIMED = ("wandb", "wandb_names", "wandb_faults", "trackers", "wandb_report", "sweeps")
 """Files whose tests hold servers and trackers to seconds by the clock."""
 
 

@@ -21,6 +21,7 @@ from lenet_dist.distributed.stop import StopRequest
 from lenet_dist.launchers import is_main_process
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory
+from lenet_dist.track.sweep import named_after_trial
 from lenet_dist.train.clock import Clock
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
     parser.add_argument("--print-config", action="store_true", help="print the config and exit")
     request, overrides = parser.parse_known_args(arguments)
-    config = load(request.config, overrides)
+    config = named_after_trial(load(request.config, overrides))
     if request.print_config:
         if is_main_process():
             print(to_yaml(config), end="")
