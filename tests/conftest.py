@@ -53,6 +53,7 @@ _START_PROCESSES = (
     "trackers",
     "wandb_report",
     "sweeps",
+    "notebook",
 )
 """Those that take longest come first, so that no process is left alone with one at the end."""
 

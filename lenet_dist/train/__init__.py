@@ -49,13 +49,15 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     streams.go_on_without_output()
     with StopRequest() as stop:
         system.keep_freed_memory()
-        ranks.adopt_ranks()
         from lenet_dist.run_dir.result import table
+        from lenet_dist.train import process_state
         from lenet_dist.train.start import start_run
 
-        result = start_run(config, task, stop, Clock(started), _report)
-        if is_main_process():
-            print(table(result, RunDirectory.of(config)))
+        with process_state.put_back():
+            ranks.adopt_ranks()
+            result = start_run(config, task, stop, Clock(started), _report)
+            if is_main_process():
+                print(table(result, RunDirectory.of(config)))
 
 
 def _report(run: RunDirectory) -> None:
