@@ -49,7 +49,7 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
         _check_range(key, value)
         if isinstance(value, str) and "\0" in value:
             raise RequestError(f"{key.name}={value!r}: must not hold a null character")
-    _check_name(config.run.name)
+    check_name(config.run.name)
     return config
 
 
@@ -169,7 +169,8 @@ def _folder(key: str, typed: str) -> str:
     return expanded
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise RequestError if it can't be a run's name."""
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise RequestError(
             f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.'"

@@ -14,6 +14,7 @@ from lenet_dist.distributed import slurm
 from lenet_dist.exits import RequestError, Stopped
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory
+from lenet_dist.track.sweep import named_after_trial
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
         "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
     )
     request, overrides = parser.parse_known_args(arguments)
-    directory = RunDirectory.of(load(request.config, overrides))
+    directory = RunDirectory.of(named_after_trial(load(request.config, overrides)))
     job = slurm.job_name()
     if job is None:
         raise RequestError("not in a SLURM job: there is nothing to requeue")

@@ -12,6 +12,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from lenet_dist.system import is_notebook
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """What asks a process to stop. A terminal that is closed sends SIGHUP."""
 
@@ -47,6 +49,8 @@ class Listener:
     def listen(self, *numbers: int) -> None:
         """Hear these signals from now on."""
         self._previous = {number: signal.signal(number, self._on_signal) for number in numbers}
+        if is_notebook():  # It holds more than this run, so no other thread may end it.
+            return
         reader, self._pipe = os.pipe()
         os.set_blocking(self._pipe, False)
         self._previous_pipe = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
@@ -56,8 +60,9 @@ class Listener:
         """Leave the signals to those who heard them before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._previous_pipe)
-        os.close(self._pipe)
+        if self._pipe >= 0:
+            signal.set_wakeup_fd(self._previous_pipe)
+            os.close(self._pipe)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.hear(number)

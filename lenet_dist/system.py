@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -105,6 +107,12 @@ def gpu_driver() -> str | None:
         return None
     lines = shown.stdout.splitlines()
     return lines[0].strip() if shown.returncode == 0 and lines else None
+
+
+def is_notebook() -> bool:
+    """Whether this is a notebook's own process, which goes on after a run; not one that a launcher
+    has forked from it."""
+    return "ipykernel" in sys.modules and multiprocessing.parent_process() is None
 
 
 def keep_freed_memory() -> None:

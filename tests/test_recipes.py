@@ -7,14 +7,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lenet_dist import train
-from lenet_dist.config import to_yaml
+from lenet_dist.config import Wandb, to_yaml, value_of
 from lenet_dist.plan import validate
 from lenet_dist.request import load
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {path.name: path for path in (ROOT / "configs").glob("*.yaml")}
+SWEEP = CONFIGS.pop("sweep.yaml")
 
 
 def test_these_configs_ship() -> None:
@@ -67,6 +69,18 @@ def test_seed_yaml_takes_the_steps_of_the_seed_document() -> None:
     plan = validate(load(ROOT / "configs" / "seed.yaml"), 1)
     assert plan.steps_per_epoch == 937
     assert plan.total_steps == 5 * 937
+
+
+def test_sweep_yaml_searches_around_the_default_recipe() -> None:
+    sweep = yaml.safe_load(SWEEP.read_text())
+    assert sweep["metric"] == {"name": "validation/accuracy", "goal": "maximize"}
+    assert "configs/default.yaml" in sweep["command"] and sweep["project"] == Wandb().project
+    for key, range_of in sweep["parameters"].items():
+        low, high = (
+            load(ROOT / "configs" / "default.yaml", [f"{key}={range_of[end]}"])
+            for end in ("min", "max")
+        )
+        assert value_of(low, key) <= value_of(load(), key) <= value_of(high, key)
 
 
 def test_smoke_yaml_needs_no_network() -> None:

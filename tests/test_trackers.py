@@ -35,6 +35,7 @@ def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:
         ({"WANDB_ENTITY": "other"}, ("wandb.mode=offline",), "wandb.entity"),
         ({"WANDB_RUN_GROUP": "other"}, ("wandb.mode=offline",), "wandb.group"),
         ({"WANDB_RUN_ID": "other"}, ("wandb.mode=offline",), "WANDB_RUN_ID"),
+        ({"WANDB_SWEEP_ID": "other"}, ("wandb.mode=offline",), "WANDB_SWEEP_ID"),
         ({}, ("log.trackers=[mlflow]",), "no tracker 'mlflow'"),
         ({}, ("wandb.mode=offline", "wandb.project=a/b"), "wandb.project='a/b'"),
         ({}, ("wandb.mode=offline", f"wandb.tags=[{'t' * 65}]"), "wandb.tags: 'ttt"),

@@ -1,7 +1,7 @@
 """A W&B server on the loopback: speaks as much as the client asks, and keeps what arrives.
 
-It answers what a run, its resumption, its artifacts and `wandb sync` ask. What it does not know it
-refuses, as the real one would, and notes in `unknown`.
+It answers what a run, its resumption, its artifacts, `wandb sync`, and a sweep with its agents ask.
+What it does not know it refuses, as the real one would, and notes in `unknown`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
 from typing import Any
+
+from tests import wandb_sweeps
+from tests.wandb_sweeps import StoredSweep
 
 KEY = "0123456789" * 4
 ENTITY = "team"
@@ -30,6 +33,8 @@ class StoredRun:
     events: list[dict[str, Any]] = field(default_factory=list)
     exit_codes: list[int] = field(default_factory=list)
     preempted: int = 0
+    resumed: int = 0
+    """How often a sweep's agent was told to go on with it."""
 
     def steps(self, kind: str = "train") -> list[int]:
         """The steps of the rows of a kind, as they arrived."""
@@ -56,6 +61,7 @@ class WandbServer:
         self.alerts: list[dict[str, Any]] = []
         self.projects = ["lenet-dist"]
         self.reports: dict[str, dict[str, Any]] = {}
+        self.sweeps: dict[str, StoredSweep] = {}
         self.asked: list[str] = []
         self.unknown: list[str] = []
         self._is_gone = False
@@ -108,7 +114,7 @@ class WandbServer:
                     return 409, {"errors": [{"message": text}]}
                 return 200, self._answer_query(query)
             if stream := re.fullmatch(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", path):
-                return 200, self._take_rows(self.runs[stream[1]], json.loads(body))
+                return 200, self._take_rows(stream[1], json.loads(body))
             self.unknown.append(f"{method} {path}")
             return 404, {}
 
@@ -124,7 +130,8 @@ class WandbServer:
             return {"data": None, "errors": [{"message": f"{operation} is not known here"}]}
         return {"data": answer(self, request.get("variables") or {})}
 
-    def _take_rows(self, run: StoredRun, sent: dict[str, Any]) -> dict[str, Any]:
+    def _take_rows(self, identity: str, sent: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs[identity]
         for name, part in sent.get("files", {}).items():
             rows = [json.loads(text) for text in part["content"]] if name != "output.log" else []
             first = part["offset"]
@@ -137,6 +144,10 @@ class WandbServer:
         run.preempted += bool(sent.get("preempting"))
         if sent.get("complete"):
             run.exit_codes.append(sent["exitcode"])
+            was_preempted = sent["exitcode"] and run.preempted > run.resumed
+            if was_preempted and (sweep := run.fields.get("sweep")):
+                run.resumed += 1
+                self.sweeps[sweep].give_again(identity)
         return {"limits": {}}
 
 
@@ -327,4 +338,5 @@ _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "ProjectInternalId": lambda server, asked: {"project": {"id": "p", "internalId": "7"}},
     "upsertView": _upsert_report,
     "ArtifactType": lambda server, asked: {"project": {"artifact": None}},
+    **wandb_sweeps.ANSWERS,
 }

@@ -135,9 +135,9 @@ def bare_loop(trial: Trial) -> dict[str, float]:
 
 def arithmetic_limit(trial: Trial) -> dict[str, float]:
     """Images a second if training were nothing but matrix products at this machine's best rate."""
-    from lenet_dist.preflight.device import gigaflops
+    from lenet_dist.preflight.device import measure_gigaflops
 
-    return {"samples_per_second": gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
+    return {"samples_per_second": measure_gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
 
 
 def gradients_alone(trial: Trial) -> dict[str, float]:
@@ -146,14 +146,14 @@ def gradients_alone(trial: Trial) -> dict[str, float]:
 
     from lenet_dist.config import Config
     from lenet_dist.kernels import native
-    from lenet_dist.train import state
     from lenet_dist.train.clock import Clock
     from lenet_dist.train.shard_gradients import ManyAtOnce, NativeKernel
+    from lenet_dist.train.state import build_state
     from lenet_dist.train.task import LENET5
 
     config, accelerator = Config(), Accelerator()
     config.train.batch_size = trial.batch_size
-    initial = state.build(LENET5, config, accelerator, Clock(0.0), capturable=False)
+    initial = build_state(LENET5, config, accelerator, Clock(0.0), capturable=False)
     is_native = native.variant() and accelerator.device.type == "cpu"
     gradients_of = (
         NativeKernel(initial, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import socket
@@ -97,6 +98,9 @@ def start_accelerator(compute: Compute) -> Accelerator:
     world_size = world_size_of_environment()
     _check_environment(compute)
     _check_torchs_debugging(world_size)
+    if world_size > 1 and multiprocessing.parent_process():
+        # As torchrun starts them. A notebook's forks have its number, and none of the threads.
+        torch.set_num_threads(1)
     wants_cpu = _wants_cpu()
     on_cpu = not torch.cuda.is_available() or wants_cpu
     if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):

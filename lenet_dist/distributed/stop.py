@@ -14,6 +14,7 @@ from lenet_dist.distributed import slurm
 from lenet_dist.exits import RunFailed, Stopped
 from lenet_dist.launchers import MPI_RANKS
 from lenet_dist.signals import Listener, heard
+from lenet_dist.system import is_notebook
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -72,7 +73,10 @@ class StopRequest(Listener):
         self._is_training = True
 
     def hear(self, number: int) -> None:
-        """Keep the first signal as the reason. Raises Stopped if there is nothing to save yet."""
+        """Keep the first signal as the reason. Raises Stopped if there is nothing to save yet, and
+        KeyboardInterrupt for a notebook's second SIGINT."""
+        if self.reason == "SIGINT" and number == signal.SIGINT and is_notebook():
+            raise KeyboardInterrupt
         self.reason = self.reason or signal.Signals(number).name
         if not self._is_training:
             raise self._stopped_early()

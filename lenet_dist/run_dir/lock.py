@@ -8,6 +8,8 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,17 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 _held: list[IO[str]] = []
 """Open until the process ends, because closing a file would release its lock."""
+
+
+@contextmanager
+def released_after() -> Iterator[None]:
+    """Release the locks that the body takes, where the process goes on without what they guard."""
+    before = len(_held)
+    try:
+        yield
+    finally:
+        while len(_held) > before:
+            _held.pop().close()
 
 
 def hold(path: Path, patience_seconds: float = 0) -> None:

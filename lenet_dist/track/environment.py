@@ -107,6 +107,10 @@ def _refuse_overrides(config: Config) -> None:
             raise RequestError(
                 f"{variable}={said} would override the config; write {key}=... instead"
             )
-    for variable in ("WANDB_RUN_ID", "WANDB_SWEEP_ID"):
-        if os.environ.get(variable):
-            raise RequestError(f"{variable} is set, but a run resumes under its own id; unset it")
+    of_agent = ("WANDB_RUN_ID", "WANDB_SWEEP_ID")
+    alone = [variable for variable in of_agent if os.environ.get(variable)]
+    if len(alone) == 1:
+        raise RequestError(
+            f"{alone[0]} is set, but a run resumes under its own id, and only `wandb agent`, which"
+            f" sets {' and '.join(of_agent)}, gives it one; unset it"
+        )

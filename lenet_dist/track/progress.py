@@ -1,4 +1,4 @@
-"""What a run prints: a bar on a terminal, elsewhere a plain line now and then."""
+"""What a run prints: a bar on a terminal or in a notebook, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import sys
 import time
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
+
+from lenet_dist.system import is_notebook
 
 _PLAIN_LINE_SECONDS = 10.0
 
@@ -18,7 +20,7 @@ class Progress:
         self._is_main = is_main
         self._total_steps = total_steps
         self._last_line = time.monotonic()
-        shows_bar = is_main and sys.stderr.isatty()
+        shows_bar = is_main and (sys.stderr.isatty() or is_notebook())
         self._bar: tqdm[Any] | None = (
             tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True)
             if shows_bar

@@ -67,6 +67,7 @@ class WandbTracker:
     ) -> None:
         logging.raiseExceptions = False  # W&B logs into its own folder, whose disk may be full.
         self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
+        self._sweep = start.get("sweep") or {"id": None, "values": {}}
         self._errors = 0
         self._mode, self._why_offline = wandb_mode(config), ""
         if self._mode == "auto":
@@ -154,8 +155,8 @@ class WandbTracker:
             return
         _put_away_segments(self._run / "wandb")
         self._wandb = wandb.init(settings=self._settings())
-        provenance = {"world_size": self._start["world_size"]}
-        self._wandb.config.update(asdict(self._config) | provenance, allow_val_change=True)
+        config = asdict(self._config) | {"world_size": self._start["world_size"]}
+        self._wandb.config.update(self._sweep["values"] | config, allow_val_change=True)
         for kind in ("train", "validation", "test"):
             self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
         self._wandb.define_metric("ranks/*", step_metric="train/step")
@@ -174,6 +175,7 @@ class WandbTracker:
             run_job_type="train",
             run_name=self._config.run.name,
             run_id=self._start["wandb_id"],
+            sweep_id=self._sweep["id"],
             resume="allow" if self._mode == "online" else None,
             reinit="create_new",
             root_dir=str(self._run),

@@ -21,6 +21,7 @@ from lenet_dist.distributed.stop import StopRequest
 from lenet_dist.launchers import is_main_process
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory
+from lenet_dist.track.sweep import named_after_trial
 from lenet_dist.train.clock import Clock
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
     parser.add_argument("--print-config", action="store_true", help="print the config and exit")
     request, overrides = parser.parse_known_args(arguments)
-    config = load(request.config, overrides)
+    config = named_after_trial(load(request.config, overrides))
     if request.print_config:
         if is_main_process():
             print(to_yaml(config), end="")
@@ -48,13 +49,15 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     streams.go_on_without_output()
     with StopRequest() as stop:
         system.keep_freed_memory()
-        ranks.adopt_ranks()
         from lenet_dist.run_dir.result import table
+        from lenet_dist.train import process_state
         from lenet_dist.train.start import start_run
 
-        result = start_run(config, task, stop, Clock(started), _report)
-        if is_main_process():
-            print(table(result, RunDirectory.of(config)))
+        with process_state.put_back():
+            ranks.adopt_ranks()
+            result = start_run(config, task, stop, Clock(started), _report)
+            if is_main_process():
+                print(table(result, RunDirectory.of(config)))
 
 
 def _report(run: RunDirectory) -> None:

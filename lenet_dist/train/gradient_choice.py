@@ -30,6 +30,7 @@ from lenet_dist.train.shard_gradients import (
 from lenet_dist.train.state import TrainState
 from lenet_dist.train.task import Task, cross_entropy
 from lenet_dist.train.task_check import Traits
+from lenet_dist.train.threads import check_threads_of_fork
 
 _IMAGES_AT_ONCE = {"cpu": 256, "cuda": 1024}
 """Images per pass. Smaller passes are dominated by overhead; larger ones overflow a CPU's caches,
@@ -127,6 +128,7 @@ def use_threads(config: Config) -> None:
         native.use_threads(threads)
     else:
         torch.set_num_threads(threads)
+        check_threads_of_fork()
 
 
 def _is_lenet5(task: Task, state: TrainState) -> bool:

@@ -21,6 +21,7 @@ from lenet_dist.run_dir.directory import RunDirectory, config_changes, refusal
 from lenet_dist.run_dir.lines import Line, LinesFile
 from lenet_dist.run_dir.restarts import check_progress
 from lenet_dist.system import DECIDE_BITS, Place, kernel_variables, versions
+from lenet_dist.track.sweep import Trial
 from lenet_dist.train.gradient_choice import GradientChoice
 from lenet_dist.train.task import Task
 
@@ -104,13 +105,16 @@ def resume_or_start(
     directory.ranks.keep(lambda line: line["step"] <= step)
     directory.starts.keep(lambda line: True)  # Without what a kill cut short.
     earlier_starts = directory.starts.read()
-    wandb_id = _wandb_id(checkpoint, earlier_starts)
+    trial = Trial.of_environment()
+    wandb_id = _wandb_id(checkpoint, earlier_starts, trial)
+    sweep = earlier_starts[-1].get("sweep") if earlier_starts else trial and trial.record()
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     directory.starts.write({
         "step": step,
         "world_size": plan.world_size,
         "time": now,
         "wandb_id": wandb_id,
+        **({"sweep": sweep} if sweep else {}),
         "places": [asdict(place) for place in places],
         **({"own_images": plan.training_images + config.data.validation} if task.dataset else {}),
         **({"launcher": launcher} if launcher else {}),
@@ -154,11 +158,16 @@ def _resolved_differences(before: dict[str, Any], now: dict[str, Any]) -> list[s
     return changed
 
 
-def _wandb_id(checkpoint: Checkpoint | None, starts: list[dict[str, Any]]) -> str:
-    """The run's id on W&B: made at its first start, and kept until a new one is asked for."""
+def _wandb_id(
+    checkpoint: Checkpoint | None, starts: list[dict[str, Any]], trial: Trial | None
+) -> str:
+    """The run's id on W&B: made at its first start, unless a sweep has chosen it, and kept until a
+    new one is asked for."""
     if starts:
         return starts[-1]["wandb_id"]
-    return checkpoint.state["wandb_id"] if checkpoint else secrets.token_hex(4)
+    if checkpoint:
+        return checkpoint.state["wandb_id"]
+    return trial.run if trial else secrets.token_hex(4)
 
 
 def _check_can_go_on(directory: RunDirectory, saved: dict[str, Any], plan: Plan) -> None:

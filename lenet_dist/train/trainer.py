@@ -2,7 +2,7 @@
 
 Every process of a job runs all of this. A step's global batch is cut into `train.shards` shards,
 and each process computes the gradients of its own. They are added along a fixed binary tree, so
-the sum has the same bits on any number of processes, and with it every weight from then on.
+the sum, and with it every weight, has the same bits on any number of processes.
 
 Accelerate starts the processes, places the model, wraps it for autocast (and, under
 `train.reduction=ddp`, for DDP), cuts batches and gathers; docs/architecture.md says why not more.
@@ -111,8 +111,8 @@ class Trainer:
             first_step=state.step, last_step=plan.total_steps,
         )  # fmt: skip
         samples_by_rank = [len(shards) * plan.shard_size for shards in plan.shards_by_rank]
-        samples = SampleIds() if captures else training_set
-        loader = sampler.loader(samples, global_batches, samples_by_rank)
+        images = SampleIds() if captures else training_set
+        loader = sampler.loader(images, global_batches, samples_by_rank)
         self.batches = accelerator.prepare(loader, device_placement=[False])  # It is in place.
 
         # The step: gradients of this process's shards, and their sum over all processes.
@@ -223,19 +223,15 @@ class Trainer:
         return StepMetrics(loss_sum[0], correct[0], grad_norm)
 
     def log(self) -> None:
-        """Write the lines about the steps since the last ones. A collective.
-
-        The ranks' line comes first: whoever reads the train line may look for it.
-        """
+        """Write the lines about the steps since the last ones. A collective."""
         state = self.state
         steps = self.stopwatch.steps  # read_all begins anew.
         seconds = self.stopwatch.read_all(self.gather)
         metrics = state.metrics.line(self.plan, state.step, state.clock.read()["train"])
         if self.accelerator.is_main_process:
             computed, waited = zip(*seconds, strict=True)
-            self.directory.ranks.write(
-                {"step": state.step, "steps": steps, "computed": computed, "waited": waited}
-            )
+            ranks = {"step": state.step, "steps": steps, "computed": computed, "waited": waited}
+            self.directory.ranks.write(ranks)  # First: a reader of the train line looks for it.
             for warning in self.stragglers.warnings(computed):
                 self.progress.warn(warning)
             line = {**self.position("train"), **metrics}
@@ -347,6 +343,6 @@ class Trainer:
 
     def position(self, kind: str) -> dict[str, Any]:
         """Where in the run a line is written."""
-        step = self.state.step
-        samples, epoch = step * self.plan.batch_size, self.plan.epoch_of(step)
-        return {"kind": kind, "step": step, "epoch": epoch, "samples": samples}
+        step, plan = self.state.step, self.plan
+        samples = step * plan.batch_size
+        return {"kind": kind, "step": step, "epoch": plan.epoch_of(step), "samples": samples}
