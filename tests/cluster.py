@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
 from tests.outcome import has_line
 from tests.processes import PATIENCE, ROOT, SMALL, is_pending
 
@@ -175,18 +173,6 @@ class BatchJob:
             and "torch.distributed.run" not in arguments
             and asked.items() <= variables.items()
         }  # fmt: skip
-
-    def has_met_others(self) -> bool:
-        """Whether its torchrun is connected to the place where the launchers meet."""
-        launchers = [
-            pid
-            for pid, arguments, variables in _processes()
-            if variables.get("SLURM_JOB_ID") == self.number
-            and arguments[1:3] == ["-m", "torch.distributed.run"]
-        ]
-        with suppress(psutil.NoSuchProcess):
-            return any(psutil.Process(pid).net_connections("tcp") for pid in launchers)
-        return False
 
     @contextmanager
     def held(self) -> Iterator[list[int]]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.commands import user_environment
 from tests.outcome import checkpoint_steps, has_line, outcome, result, world_sizes
-from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port
+from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port, is_pending
 
 pytestmark = pytest.mark.quiet
 
@@ -73,10 +73,6 @@ class Agents:
                 process.send_signal(signal.SIGKILL)
         agent.wait(10)
 
-    def has_come(self, agent: psutil.Popen) -> bool:
-        """Whether it is where they meet."""
-        return any(c.raddr and c.raddr.port == self.port for c in agent.net_connections())
-
     def until_step(self, step: int) -> None:
         self.until(lambda: has_line(self.directory, step))
 
@@ -106,12 +102,12 @@ class Agents:
 
 
 @contextmanager
-def held(agent: psutil.Popen) -> Iterator[None]:
+def held(agent: psutil.Popen) -> Iterator[list[psutil.Process]]:
     """Its processes of the job stand still."""
     processes = agent.children(recursive=True)
     for process in processes:
         process.suspend()
-    yield
+    yield processes
     for process in processes:
         process.resume()
 
@@ -142,9 +138,9 @@ def test_a_machine_that_comes_back_takes_part_again(agents: Agents, undisturbed:
     agents.until_step(100)
     agents.lose(lost)
     agents.until_world_size(1)
-    with held(staying):  # Or it may be done before the other one comes.
+    with held(staying) as processes:  # Or it may be done before it is told of the other one.
         again = agents.start()
-        agents.until(lambda: agents.has_come(again))
+        agents.until(lambda: any(is_pending(p.pid, signal.SIGTERM) for p in processes))
     agents.until_world_size(2)
     assert (staying.wait(PATIENCE), again.wait(PATIENCE)) == (0, 0), agents.text()
     assert result(agents.directory)["world_size"] == 2

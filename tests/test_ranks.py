@@ -102,10 +102,10 @@ def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -
 
 @pytest.fixture
 def busy_core() -> Iterator[int]:
-    """The number of a core on which three busy loops run."""
+    """The number of a core on which busy loops run."""
     core = max(os.sched_getaffinity(0))
     loop = f"import os; os.sched_setaffinity(0, [{core}])\nwhile True: pass"
-    loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(3)]
+    loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(4)]
     yield core
     for one in loops:
         one.kill()
@@ -125,13 +125,14 @@ def test_a_rank_beside_busy_loops_is_named_while_the_run_goes_on(
     free = os.sched_getaffinity(0) - {busy_core}
     if not free:
         pytest.skip("needs a second core")
-    job = jobs.start(*how, world_size=3)
+    # Two ranks: on two cores, the one that is not slowed has a core to itself.
+    job = jobs.start(*how, world_size=2)
     for number, rank in enumerate(job.ranks):
         assert rank.process.pid
         os.sched_setaffinity(rank.process.pid, [busy_core] if number == 1 else free)
     job.expect(0)
     found = re.findall(r"warning: rank (\d) on .* is slow, .* now (\S+) times", job.text())
-    assert [rank for rank, _ in found] == ["1"] and float(found[0][1]) > 1.5
+    assert [rank for rank, _ in found] == ["1"] and float(found[0][1]) >= 1.5
     assert outcome(job.directory) == outcome(alone.directory)
-    slowest = [max(range(3), key=line["computed"].__getitem__) for line in ranks_of(job.directory)]
+    slowest = [max(range(2), key=line["computed"].__getitem__) for line in ranks_of(job.directory)]
     assert slowest.count(1) > len(slowest) / 2

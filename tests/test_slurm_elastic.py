@@ -40,11 +40,12 @@ def test_an_elastic_job_goes_on_without_a_lost_node_and_takes_it_back(
     batch.cluster.lose("n2")
     try:
         job.until(lambda: world_sizes(batch.run)[-1] == 1, every=0.05)
-        with job.held():
+        with job.held() as ranks:
             job.until(lambda: job.fields()["NodeList"] == "n1")
             assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
             joining = submit_elastic(batch, "--nodes=1", f"--export=ALL,JOIN={job.number}")
-            joining.until(joining.has_met_others)
+            # So that it is told of the other one before it is done.
+            job.until(lambda: all(has_got(rank, signal.SIGTERM) for rank in ranks))
     finally:
         assert batch.cluster.up("SlurmdTimeout=10", "KillWait=10").returncode == 0
     job.expect("COMPLETED")
