@@ -18,6 +18,8 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import check_file_can_be_written, replace_folder, write_atomically
 from lenet_dist.run_dir.directory import locate_weights
 
+_OPSET = 13
+"""Of 2020, so that runtimes of the years since take it: LeNet-5 needs nothing newer."""
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
 
@@ -27,7 +29,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--out", metavar="PATH", type=Path, required=True)
+    parser.add_argument(
+        "--opset", metavar="N", type=int, help=f"of ONNX's operators, for onnx; default {_OPSET}"
+    )
     request = parser.parse_args(arguments)
+    if request.opset is not None and request.format != "onnx":
+        raise RequestError(f"--opset {request.opset}: only for --format onnx")
     weights_file, _ = locate_weights(request.target)
     if request.format == "hub":
         from lenet_dist.report import card
@@ -36,7 +43,7 @@ def main(arguments: list[str]) -> None:
         replace_folder(request.out, card.folder_content(request.target, weights_file))
     else:
         _check_file(request.out, weights_file)
-        write_atomically(request.out, _file(request.format, weights_file))
+        write_atomically(request.out, _file(request.format, weights_file, request.opset))
     print(request.out)
 
 
@@ -46,7 +53,7 @@ def _check_file(out: Path, weights_file: Path) -> None:
         raise RequestError(f"--out {out}: is the weights file itself; name another file")
 
 
-def _file(form: str, weights_file: Path) -> bytes:
+def _file(form: str, weights_file: Path, opset: int | None) -> bytes:
     from lenet_dist.model import formats, weights
 
     model = weights.read(weights_file)
@@ -54,7 +61,7 @@ def _file(form: str, weights_file: Path) -> bytes:
         case "torch-export":
             return formats.torch_export(model)
         case "onnx":
-            return formats.onnx(model)
+            return formats.onnx(model, _OPSET if opset is None else opset)
         case _:
             return weights_file.read_bytes()
 

@@ -6,8 +6,9 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lenet_dist.exits import RequestError, RunFailed
@@ -91,6 +92,20 @@ def _check_parent(option: str, path: Path) -> None:
         raise RequestError(f"{option} {path}: {path.parent} is not a folder")
     if not os.access(path.parent, os.W_OK):
         raise RequestError(f"{option} {path}: can't write into {path.parent}; name another place")
+
+
+def share_as_folder(folder: Path) -> None:
+    """Let those, and only those, who may read or write a folder do so with all that is in it.
+
+    Another program has filled it, and did not ask the umask, as the folder did.
+    """
+    rights = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # Removed meanwhile, or another user's.
+            mode = path.lstat().st_mode
+            wanted = mode & ~0o777 | (rights if stat.S_ISDIR(mode) else rights & 0o666)
+            if mode != wanted and not stat.S_ISLNK(mode):
+                path.chmod(stat.S_IMODE(wanted))
 
 
 def is_special(path: Path) -> bool:

@@ -24,8 +24,9 @@ _CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
 
 
 def pytest_configure() -> None:
-    """Tests that a shell runs in its background would hand an ignored SIGINT on to their jobs."""
+    """Tests that a shell or nohup runs in the background would hand ignored signals on to jobs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -8,62 +8,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from torch import Tensor
 
-from lenet_dist.config import Data
-from lenet_dist.data import dataset
-from lenet_dist.model import lenet5, weights
+from lenet_dist.model import weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
 from tests.commands import command, forked, refusal
+from tests.exporting import COUNTS, EXPORT, exported, model_with_scale, pixels, weights_file
 from tests.outcome import result
 from tests.processes import ROOT, Job, Jobs
 
 pytestmark = pytest.mark.processes
 
-EXPORT = "lenet_dist.export"
-COUNTS = (1, 7, 64)
-
 
 @pytest.fixture(scope="module")
 def model() -> LeNet5:
-    return lenet5.build(3, 0.13, 0.31).eval()
+    return model_with_scale()
 
 
 @pytest.fixture(scope="module")
 def file(model: LeNet5, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model's weights file."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    path.write_bytes(weights.to_bytes(dict(model.state_dict()), model.mean, model.std))
-    return path
+    return weights_file(model, tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")
 def programs(file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The model in the formats that take seconds to write, each alone in a folder."""
-    forms = {"torch-export": "lenet5.pt2", "onnx": "lenet5.onnx"}
-    return {
-        form: exported(file, form, tmp_path_factory.mktemp("program") / name)
-        for form, name in forms.items()
-    }
-
-
-def pixels(count: int) -> Tensor:
-    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(count))
-
-
-def exported(target: Path, form: str, out: Path) -> Path:
-    done = forked(EXPORT, str(target), "--format", form, "--out", str(out))
-    assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == (f"{out}\n", "")
-    return out
+    """The model in the formats that are programs."""
+    folder = tmp_path_factory.mktemp("programs")
+    return {form: exported(file, form, folder / form) for form in ("torch-export", "onnx")}
 
 
 def refused(*arguments: str) -> str:
@@ -111,40 +87,6 @@ def test_a_torch_export_gives_the_logits_where_lenet_dist_is_not_installed(
         layers = model(pixels(count).requires_grad_()).detach()
         assert torch.equal(logits, layers)
         torch.testing.assert_close(logits, model(pixels(count)).detach(), rtol=0, atol=1e-6)
-
-
-@torch.no_grad()
-def test_onnx_gives_the_logits_to_1e_5(programs: dict[str, Path], model: LeNet5) -> None:
-    out = programs["onnx"]
-    assert list(out.parent.iterdir()) == [out], "it is one file"
-    session = onnxruntime.InferenceSession(str(out))
-    for count in COUNTS:
-        (logits,) = session.run(["logits"], {"pixels": pixels(count).numpy()})
-        assert np.abs(logits - model(pixels(count)).numpy()).max() <= 1e-5
-
-
-@torch.no_grad()
-def test_onnx_of_trained_weights_gives_the_logits_of_digits_to_1e_5(tmp_path: Path) -> None:
-    # A trained model's logits are larger, and so are their last bits.
-    out = exported(PRETRAINED, "onnx", tmp_path / "lenet5.onnx")
-    digits = dataset.pixels(dataset.load(Data(name="synthetic"), "test").images)
-    expected = weights.read(PRETRAINED)(digits).numpy()
-    assert np.abs(expected).max() > 5
-    (logits,) = onnxruntime.InferenceSession(str(out)).run(None, {"pixels": digits.numpy()})
-    assert np.abs(logits - expected).max() <= 1e-5
-
-
-def test_onnx_says_what_it_takes_and_gives(programs: dict[str, Path]) -> None:
-    out = programs["onnx"]
-    onnx.checker.check_model(onnx.load(out), full_check=True)
-    session = onnxruntime.InferenceSession(str(out))
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, taken.shape) == (
-        "pixels",
-        "tensor(float)",
-        ["images", 1, 28, 28],
-    )
-    assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["images", 10])
 
 
 @pytest.mark.parametrize("form", ["torch-export", "onnx"])
@@ -308,6 +250,9 @@ def test_a_full_disk_is_a_reason_and_leaves_what_was_there(
         (("FILE", "--format", "hub", "--out", "configs"), "--out configs: holds something else"),
         (("FILE", "--format", "hub", "--out", "README.md"), "--out README.md: is a file"),
         (("FILE", "--format", "hub", "--out", "."), "--out .: is the current directory"),
+        (("FILE", "--format", "onnx", "--opset", "8", "--out", "x"), "--opset 8: must be 9 to "),
+        (("FILE", "--format", "onnx", "--opset", "99", "--out", "x"), "--opset 99: must be 9 to "),
+        (("FILE", "--format", "hub", "--opset", "13", "--out", "x"), "--opset 13: only for"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
@@ -334,14 +279,3 @@ def test_weights_that_are_not_those_of_the_runs_result_are_refused(
     (run / "model.safetensors").write_bytes(content)
     said = refused(str(run), "--format", "onnx", "--out", str(tmp_path / "x.onnx"))
     assert f"{run / 'model.safetensors'}: not the weights of {run / 'result.json'}" in said
-
-
-def test_onnx_without_its_packages_says_which(file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "lenet5.onnx"
-    # A package that is there and can't be found is what a missing one looks like.
-    hide = "import sys; sys.modules['onnxscript'] = None; import runpy;"
-    run = f"{hide} runpy.run_module('lenet_dist.export', run_name='__main__')"
-    done = command("python", "-c", run, str(file), "--format", "onnx", "--out", str(out))
-    assert done.returncode == 2, done.stderr
-    assert "pip install 'lenet_dist[onnx]'" in done.stderr
-    assert not out.exists()

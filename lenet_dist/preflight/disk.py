@@ -31,7 +31,7 @@ def run_root(root: Path) -> Iterator[Path]:
     try:
         try:
             made = [folder for folder in (root, *root.parents) if not folder.exists()]
-            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            root.mkdir(parents=True, exist_ok=True)
             with _temporary(root) as path:
                 path.touch()
         except OSError as error:

@@ -89,7 +89,7 @@ class RunDirectory:
         if config.run.resume == "must" and not self.config.exists():
             raise RequestError(f"run.resume=must, but {self.path} holds no run")
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path.mkdir(parents=True, exist_ok=True)
             # An elastic launcher may start the job here before its earlier main process, on a
             # machine that was lost, is quite gone.
             lock.hold(self.lock, _ELASTIC_PATIENCE_SECONDS if is_elastic() else 0)

@@ -17,6 +17,7 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
+from lenet_dist.files import share_as_folder
 from lenet_dist.run_dir import lock
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.lines import Line, Tail
@@ -111,7 +112,14 @@ def _feed(
         result = directory.read_result() if is_complete else None
         for feed in feeds:
             feed.attempt(lambda tracker: tracker.finish(ending, result))
+        _share_files_of_wandb(run)
     return feeds
+
+
+def _share_files_of_wandb(run: Path) -> None:
+    """W&B writes some for one user only, and some for everyone."""
+    with suppress(OSError):
+        share_as_folder(run / "wandb")
 
 
 class _Feed:
@@ -143,7 +151,9 @@ class _Feed:
             from lenet_dist.track.wandb import WandbTracker
 
             start = RunDirectory(self._run).starts.read()[-1]
-            return WandbTracker(self._run, self._config, start, self._pid, self._say)
+            tracker = WandbTracker(self._run, self._config, start, self._pid, self._say)
+            _share_files_of_wandb(self._run)
+            return tracker
         from lenet_dist.track.tensorboard import TensorBoardTracker
 
         return TensorBoardTracker(self._run)
