@@ -29,7 +29,7 @@ if not VARIANTS:
 
 @functools.cache
 def model() -> LeNet5:
-    """Trained a little: at the beginning much is alike."""
+    """Trained a little: before that much is alike."""
     trained = lenet5.build(1, MEAN, STD)
     optimizer = torch.optim.Adam(trained.parameters(), 1e-3)
     pixels, labels = samples(512)

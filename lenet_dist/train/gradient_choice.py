@@ -183,7 +183,7 @@ def _transform_error(plan: Plan, task: Task, state: TrainState, samples: Images)
 
 
 def _rows_of(gradients: ShardGradients, plan: Plan, samples: Images) -> Callable[[range], Tensor]:
-    """The rows of shards of samples from the beginning of the data, without augmentation."""
+    """The rows of shards of the first samples of the data, without augmentation."""
 
     def rows_of(shards: range) -> Tensor:
         ids = torch.arange(shards.start * plan.shard_size, shards.stop * plan.shard_size)
