@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import keyword
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ class Run:
         "auto", "auto: resume a run that has begun; never: refuse to; must: refuse a new run"
     )
     inexact: bool = _key(False, "resume even if the bits will differ; recorded as bit_exact: false")
+    from_: str | None = _key(
+        None, "run or weights file whose weights a new run begins with; null = those of its seed"
+    )
 
 
 @dataclass
@@ -201,22 +205,34 @@ class Config:
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000}
 
 _DECIDES_NOTHING = (
-    "run.", "checkpoint.", "wandb.", "log.trackers", "log.report", "data.root", "data.download",
-    "compute.threads", "compute.kernels", "train.shards_at_once", "compute.timeout_seconds",
-    "compute.audit_every",
+    "run.name", "run.root", "run.resume", "run.inexact", "checkpoint.", "wandb.", "log.trackers",
+    "log.report", "data.root", "data.download", "compute.threads", "compute.kernels",
+    "train.shards_at_once", "compute.timeout_seconds", "compute.audit_every",
 )  # fmt: skip
 """Keys that do not change weights or metrics. Three of them can, but they are compared separately,
 because `auto` is resolved only when the run begins: threads, kernels, shards_at_once."""
 
 
+def as_dict(config: Config) -> dict[str, Any]:
+    """The config by sections, with each key's own name, in the schema's order."""
+    content: dict[str, Any] = {}
+    for key in keys():
+        section, _, leaf = key.name.rpartition(".")
+        (content.setdefault(section, {}) if section else content)[leaf] = value_of(config, key.name)
+    return content
+
+
 def to_yaml(config: Config) -> str:
     """The config as YAML, every key in the schema's order."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(as_dict(config)))
 
 
 def config_hash(config: Config) -> str:
     """SHA-256 (hex) of the keys that decide weights and metrics."""
-    canonical = json.dumps(deciding(config), sort_keys=True)
+    values = deciding(config)
+    if values["run.from"] is None:  # As before there was this key.
+        del values["run.from"]
+    canonical = json.dumps(values, sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -227,7 +243,24 @@ def deciding(config: Config) -> dict[str, Any]:
     if config.compute.cuda_graph == "auto":
         # Captured or not, a step has the same bits. Before there was `auto`, runs said false.
         values["compute.cuda_graph"] = False
+    if config.run.from_:
+        path, digest = split_source(config.run.from_)
+        values["run.from"] = digest or path
     return {name: values[name] for name in values if not name.startswith(_DECIDES_NOTHING)}
+
+
+_DIGEST = "@sha256:"
+
+
+def join_source(path: str, digest: str) -> str:
+    """``run.from`` as a run records it: the path, and the SHA-256 (hex) of the weights there."""
+    return f"{path}{_DIGEST}{digest}"
+
+
+def split_source(source: str) -> tuple[str, str]:
+    """The path of ``run.from``, and the SHA-256 of its weights; empty if it is not told."""
+    path, _, digest = source.partition(_DIGEST)
+    return path, digest
 
 
 @dataclass(frozen=True)
@@ -270,7 +303,7 @@ def keys() -> tuple[Key, ...]:
 def _keys(schema: type, prefix: str) -> Iterator[Key]:
     hints = get_type_hints(schema)
     for item in dataclasses.fields(schema):
-        name, hint = prefix + item.name, hints[item.name]
+        name, hint = prefix + item.name.removesuffix("_"), hints[item.name]
         if dataclasses.is_dataclass(hint):
             yield from _keys(cast(type, hint), name + ".")
         else:
@@ -293,5 +326,5 @@ def value_of(config: Config, name: str) -> Any:
     """The value of a dotted key."""
     value: Any = config
     for part in name.split("."):
-        value = getattr(value, part)
+        value = getattr(value, f"{part}_" if keyword.iskeyword(part) else part)
     return value

@@ -42,8 +42,10 @@ def load(file: str | Path | None = None, overrides: list[str] | None = None) -> 
         config = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         raise RequestError(_explain(error)) from None
-    config.run.root = _folder("run.root", config.run.root)
-    config.data.root = _folder("data.root", config.data.root)
+    config.run.root = _path("run.root", config.run.root)
+    config.data.root = _path("data.root", config.data.root)
+    if config.run.from_ is not None:
+        config.run.from_ = _path("run.from", config.run.from_)
     for key in keys():
         value = value_of(config, key.name)
         _check_range(key, value)
@@ -130,6 +132,11 @@ def _merge(base: DictConfig, request: Any, source: str) -> DictConfig:
                 OmegaConf.update(other, key.name, _converted(key, value, source))
             if get_origin(key.type) is list and not _is_list_of_words(value):
                 raise RequestError(f"{source}{key.name}: must be a list, such as [a, b]")
+        run = other.get("run", {})
+        if "from_" in run:
+            raise RequestError(f"{source}run.from_: no such key; write run.from")
+        if "from" in run:
+            run["from_"] = run.pop("from")  # An attribute can't have the name of Python's own word.
         return cast(DictConfig, OmegaConf.unsafe_merge(base, other))
     except OmegaConfBaseException as error:
         raise RequestError(source + _explain(error)) from None
@@ -155,17 +162,17 @@ def _is_list_of_words(value: Any) -> bool:
     )
 
 
-def _folder(key: str, typed: str) -> str:
-    """A folder's path, with `~` and `$VARIABLE` expanded."""
+def _path(key: str, typed: str) -> str:
+    """A path, with `~` and `$VARIABLE` expanded."""
     if re.match(r"[A-Za-z][\w+.-]*://", typed):
-        raise RequestError(f"{key}={typed}: a URL; it must be a folder, so mount it and name that")
+        raise RequestError(f"{key}={typed}: a URL; it must be a path, so mount it and name that")
     expanded = os.path.expandvars(typed)
     if unset := re.search(r"\$\w+", expanded):
-        raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the folder itself")
+        raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the path itself")
     # Not by Path, which would change what was typed in other ways too.
     expanded = os.path.expanduser(expanded)  # noqa: PTH111
     if expanded.startswith("~"):
-        raise RequestError(f"{key}={typed}: no such home folder; write the folder itself")
+        raise RequestError(f"{key}={typed}: no such home folder; write the path itself")
     return expanded
 
 
@@ -184,7 +191,7 @@ def check_name(name: str) -> None:
 def _explain(error: OmegaConfBaseException) -> str:
     """OmegaConf's message on one line, with the key's full name, and the likely key if known."""
     name = str(error.full_key or "")
-    message = str(error).splitlines()[0]
+    message = str(error).splitlines()[0].replace("'from_'", "'from'")
     likely = _full_name(name) if error.full_key not in {key.name for key in keys()} else ""
     hint = f"; did you mean {likely}?" if likely and "Did you mean" not in message else ""
     return f"{name}: {message}{hint}" if name else f"{message}{hint}"

@@ -25,7 +25,7 @@ class Transformer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.hidden, self.back = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.head = nn.Linear(width, 10)
+        self.head = nn.Linear(width, int(os.environ.get("CLASSES", "10")))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = self.embed(pixels.squeeze(1)) + self.places

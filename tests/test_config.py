@@ -60,7 +60,8 @@ DECIDES_NOTHING = (
 
 def test_the_keys_that_decide_nothing_are_all_of_these_sections() -> None:
     sections = ("run.", "checkpoint.", "wandb.")
-    assert {name for name in KEYS if name.startswith(sections)} <= DECIDES_NOTHING <= KEYS.keys()
+    of_sections = {name for name in KEYS if name.startswith(sections)}
+    assert of_sections - {"run.from"} <= DECIDES_NOTHING <= KEYS.keys()
 
 
 @pytest.mark.parametrize("name", KEYS)
@@ -82,6 +83,16 @@ def test_a_graph_where_it_can_be_is_for_the_hash_what_none_was_before_there_was_
     }
     assert load().compute.cuda_graph == "auto"
     assert hashes["auto"] == hashes["false"] != hashes["true"]
+
+
+def test_the_weights_that_a_run_begins_with_decide_by_their_hash_and_not_by_their_path() -> None:
+    without = config_hash(load())
+    assert without.startswith("7a12ad0b23e4b6a1"), "as before there was run.from"
+    one, moved, other = (
+        config_hash(load(None, [f"run.from={source}"]))
+        for source in ("a@sha256:01", "b@sha256:01", "a@sha256:02")
+    )
+    assert one == moved and len({without, one, other}) == 3
 
 
 def test_help_has_every_key_with_type_default_and_meaning() -> None:

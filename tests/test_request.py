@@ -48,6 +48,8 @@ TAKEN = [
     ("seed=9223372036854775807", 2**63 - 1),
     ("wandb.entity=null", None),
     ("run.name=007", "007"),
+    ("run.from=runs/a", "runs/a"),
+    ("run.from=null", None),
     ("run.name=true", "true"),
     ("run.name='007'", "007"),
     ("data.root=12:30", "12:30"),
@@ -112,6 +114,10 @@ REFUSED = [
     ("wandb.tags=a", "must be a list, such as [a, b]"),
     ("train=3", "train"),
     ("train={epoch: 3}", "train.epoch"),
+    ("run.from_=runs/a", "run.from_: no such key; write run.from"),
+    ("run={from_: runs/a}", "run.from_: no such key; write run.from"),
+    ("run.fro=runs/a", "Did you mean: 'from'?"),
+    ("from=runs/a", "did you mean run.from?"),
     # null.
     ("train.epochs=null", "train.epochs"),
     ("run.root=", "run.root"),
@@ -131,6 +137,7 @@ REFUSED = [
     ("compute.precision=yes", "compute.precision"),
     # Not a folder.
     ("run.root=s3://bucket/runs", "run.root=s3://bucket/runs: a URL"),
+    ("run.from=hf://me/lenet", "run.from=hf://me/lenet: a URL"),
     ("run.root=$NO_SUCH_VARIABLE/x", "$NO_SUCH_VARIABLE is not set"),
     ("run.root=~nobody-of-that-name/x", "no such home folder"),
     # Not YAML.

@@ -66,6 +66,19 @@ def temperature(path: Path) -> float:
     return value
 
 
+def tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The tensors of a file of any model's weights, and the `mean` and `std` that it tells.
+
+    Raises RequestError naming the file if it holds no finite weights.
+    """
+    with _refusals(path, "weights"):
+        found, scale = safetensors.torch.load_file(path), _header(path)
+        if not all(tensor.isfinite().all() for tensor in found.values()):
+            raise ValueError("a value in it is not finite")
+    scale.pop(_TEMPERATURE, None)
+    return found, scale
+
+
 def _header(path: Path) -> dict[str, float]:
     if is_special(path) or path.is_dir():
         raise ValueError("a folder, a pipe or a device; name a file")
@@ -75,9 +88,9 @@ def _header(path: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _refusals(path: Path, what: str = "LeNet-5's weights") -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, ValueError, LookupError, *_WRONG_KINDS) as error:
         reason = " ".join(str(error).split())
-        raise RequestError(f"{path}: not LeNet-5's weights in safetensors: {reason}") from None
+        raise RequestError(f"{path}: not {what} in safetensors: {reason}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from lenet_dist.config import split_source
 from lenet_dist.data.dataset import NAMES
 from lenet_dist.exits import RequestError
 from lenet_dist.files import check_folder_can_be_written
@@ -95,9 +96,10 @@ def _class_data() -> ModelCardData:
 def _measured(run: Run | None) -> str:
     if run is None or run.result is None:
         return "It comes without a run's result."
-    result = run.result
+    result, source = run.result, run.config.run.from_
+    first = f"\nIt began with the weights `{split_source(source)[1]}`." if source else ""
     return (
         f"Trained for {result.epochs:g} epochs on `{run.config.data.name}`. Test accuracy"
         f" {result.test.accuracy:.2%} ({result.test.correct:,} of {result.test.count:,} images).\n"
-        f"SHA-256 of the weights: `{result.weights_sha256}`."
+        f"SHA-256 of the weights: `{result.weights_sha256}`.{first}"
     )

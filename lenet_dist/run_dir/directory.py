@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lenet_dist.config import Config, deciding, value_of
+from lenet_dist.config import Config, deciding, join_source, split_source, value_of
 from lenet_dist.exits import RequestError
+from lenet_dist.files import is_special
 from lenet_dist.launchers import is_elastic
 from lenet_dist.request import load
 from lenet_dist.run_dir import lock
@@ -63,7 +64,8 @@ class RunDirectory:
         if changes := config_changes(load(self.config), config):
             raise RequestError(
                 f"{self.path} holds a complete run of another config ({'; '.join(changes)});"
-                " choose another run.name"
+                " choose another run.name, and to begin with the weights of this one add"
+                f" run.from={self.path}"
             )
         return self.read_result()
 
@@ -76,6 +78,29 @@ class RunDirectory:
         raise RequestError(
             f"{self.result}: damaged; remove it, and start the run to have it evaluated"
         )
+
+    def source(self, config: Config) -> str | None:
+        """What run.from names, with the SHA-256 of the weights there; None if it names nothing.
+
+        What a run that has begun here began with may be gone. Raises RequestError if there are no
+        weights, or not those that the request names by their SHA-256.
+        """
+        asked = config.run.from_
+        if asked is None:
+            return None
+        begun = load(self.config).run.from_ if self.config.exists() else None
+        if asked == begun:
+            return asked
+        path, wanted = split_source(asked)
+        try:
+            found = hashlib.sha256(locate_weights(Path(path))[0].read_bytes()).hexdigest()
+        except (RequestError, OSError) as error:
+            if begun and split_source(begun)[0] == asked:
+                return begun
+            raise RequestError(f"run.from: {error}") from None
+        if wanted and wanted != found:
+            raise RequestError(f"run.from={asked}: the weights there have SHA-256 {found}")
+        return join_source(path, found)
 
     def open(self, config: Config) -> Config | None:
         """Take the lock and get ready to begin or to continue.
@@ -161,4 +186,6 @@ def locate_weights(target: Path) -> tuple[Path, Path | None]:
         return run.weights, run.config
     if not target.exists():
         raise RequestError(f"{target}: no such run or weights file")
+    if is_special(target):
+        raise RequestError(f"{target}: a pipe or a device; name a file")
     return target, None

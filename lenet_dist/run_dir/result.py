@@ -12,7 +12,7 @@ from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.system import git_commit, processor
 
 _RECORDED = ("bit_exact", "resumes", "world_size", "device", "threads", "kernels")
-_HASHED = ("config_hash", "data_sha256", "versions", "kernel_variables")
+_HASHED = ("config_hash", "from", "data_sha256", "versions", "kernel_variables")
 
 
 def write(

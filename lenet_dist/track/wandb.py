@@ -19,7 +19,6 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import numpy as np
 import wandb
 from numpy.typing import NDArray
 
-from lenet_dist.config import Config
+from lenet_dist.config import Config, as_dict
 from lenet_dist.run_dir.lines import Line
 from lenet_dist.track import sample_images
 from lenet_dist.track.environment import wandb_mode
@@ -155,7 +154,7 @@ class WandbTracker:
             return
         _put_away_segments(self._run / "wandb")
         self._wandb = wandb.init(settings=self._settings())
-        config = asdict(self._config) | {"world_size": self._start["world_size"]}
+        config = as_dict(self._config) | {"world_size": self._start["world_size"]}
         self._wandb.config.update(self._sweep["values"] | config, allow_val_change=True)
         for kind in ("train", "validation", "test"):
             self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")

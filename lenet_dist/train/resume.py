@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from lenet_dist.config import Config, config_hash, to_yaml, value_of
 from lenet_dist.distributed.accelerator import auto_threads, device_name
@@ -23,6 +24,8 @@ from lenet_dist.run_dir.restarts import check_progress
 from lenet_dist.system import DECIDE_BITS, Place, kernel_variables, versions
 from lenet_dist.track.sweep import Trial
 from lenet_dist.train.gradient_choice import GradientChoice
+from lenet_dist.train.initial_weights import read_source
+from lenet_dist.train.state import TrainState
 from lenet_dist.train.task import Task
 
 
@@ -33,16 +36,26 @@ class StartingPoint:
     config: Config
     """The request, with every `auto` that decides bits as the run has it."""
     checkpoint: Checkpoint | None
+    weights: dict[str, Tensor] | None
+    """What a new run begins with, by name, if not with the weights of its seed."""
     record: dict[str, Any]
     """The provenance of the bits from here on, as checkpoints and the result record it."""
     resumes: int
     trusted_step: int
     """Step of the last audit that held before this start."""
 
+    def bring(self, state: TrainState) -> None:
+        """Bring the state to where this start goes on."""
+        if self.checkpoint:
+            state.restore(self.checkpoint)
+        elif self.weights:
+            state.begin_with(self.weights)
+
 
 def resume_or_start(
     plan: Plan,
     task: Task,
+    state: TrainState,
     accelerator: Accelerator,
     places: list[Place],
     directory: RunDirectory,
@@ -76,6 +89,7 @@ def resume_or_start(
     resolved = kept.resolve(replace(config, compute=replace(config.compute, threads=threads)))
     provenance = {
         "config_hash": config_hash(config),
+        "from": config.run.from_,
         "data_sha256": task.data_hash(config),
         "world_size": plan.world_size,
         "threads": threads,
@@ -96,6 +110,8 @@ def resume_or_start(
         raise RequestError(refusal(directory.path, differences))
     if checkpoint:
         _check_can_go_on(directory, checkpoint.state, plan)
+    begins = checkpoint is None and config.run.from_ is not None
+    weights = read_source(config, state.model) if begins else None
     for warning in warnings:
         print(f"warning: checkpoint not used: {warning}", file=sys.stderr, flush=True)
 
@@ -117,13 +133,15 @@ def resume_or_start(
         **({"sweep": sweep} if sweep else {}),
         "places": [asdict(place) for place in places],
         **({"own_images": plan.training_images + config.data.validation} if task.dataset else {}),
+        **({"from": config.run.from_} if config.run.from_ else {}),
         **({"launcher": launcher} if launcher else {}),
     })  # fmt: skip
     was_exact = checkpoint is None or checkpoint.state["bit_exact"]
     bit_exact = was_exact and not differences and config.compute.deterministic
     record = {**provenance, "wandb_id": wandb_id, "bit_exact": bit_exact}
     trusted_step = saved.get("trusted_step", 0)
-    return StartingPoint(resolved, checkpoint, record, len(earlier_starts), trusted_step)
+    resumes = len(earlier_starts)
+    return StartingPoint(resolved, checkpoint, weights, record, resumes, trusted_step)
 
 
 _RESOLVED = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -51,16 +52,20 @@ def start_run(
     """
     task = task or LENET5
     world_size = world_size_of_environment()
-    plan = validate(config, world_size) if task.dataset is None else None
+    if task.dataset is None:
+        validate(config, world_size)
     trackers = active_trackers(config)
     directory = RunDirectory.of(config)
     accelerator = start_accelerator(config.compute)
     with peer_watch(config.compute.timeout_seconds):
         _check_asked_alike(config)
+        if config.run.from_ is not None:
+            source = on_main(accelerator, lambda: directory.source(config))
+            config = replace(config, run=replace(config.run, from_=source))
         result = on_main(accelerator, lambda: directory.completed(config))
         if result is None:
             training_set = _load(task, config, accelerator)
-            plan = plan or validate(config, world_size, len(training_set))
+            plan = validate(config, world_size, len(training_set))
             say(accelerator, plan)
             if plan.advice and accelerator.is_main_process:
                 print(f"warning: {plan.advice}", file=sys.stderr, flush=True)

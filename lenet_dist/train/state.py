@@ -80,6 +80,12 @@ class TrainState:
         parts = pieces(self.ema.mean, list(self.trainable.values()))
         return dict(zip(self.trainable, parts, strict=True))
 
+    def begin_with(self, weights: dict[str, Tensor]) -> None:
+        """Take these weights instead of those of the seed, before the first step."""
+        self.model.load_state_dict(weights)
+        if self.ema:
+            self.ema.mean.copy_(self.flat.detach())
+
     def checkpoint(self, record: dict[str, Any]) -> Checkpoint:
         """The whole state, with the circumstances that `record` tells. Flush the metrics first."""
         optimizer = state_tensors(self.optimizer, self.trainable)

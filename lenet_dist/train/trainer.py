@@ -88,15 +88,14 @@ class Trainer:
         choice = choose_gradients(plan, task, state, accelerator, traits, training_set)
         places = gather_object([place_of(accelerator)])
         stop.training_begins()  # From here on a stop is saved first.
-        self.start = on_main(
-            accelerator, lambda: resume_or_start(plan, task, accelerator, places, directory, choice)
-        )
+        self.start = on_main(accelerator, lambda: resume_or_start(
+            plan, task, state, accelerator, places, directory, choice
+        ))  # fmt: skip
         # From here on `auto` is what it meant when the run began.
         self.plan = plan = replace(plan, config=self.start.config)
         self.config = config = plan.config
         use_threads(config)
-        if self.start.checkpoint:
-            state.restore(self.start.checkpoint)
+        self.start.bring(state)
         self.saved_step = state.step if self.start.checkpoint else None
         self.saved_at = time.monotonic()
 
