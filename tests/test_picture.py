@@ -144,7 +144,7 @@ def test_each_kind_of_picture_is_read(
         grey, label = kind(rng, hand)
         digit, _ = outcome(pictures.encoded(rng, grey), tmp_path / "picture")
         right += digit == label
-    assert right >= EACH - 2
+    assert right >= EACH - 1
 
 
 @pytest.mark.parametrize("kind", pictures.NO_DIGITS, ids=lambda kind: kind.__name__)

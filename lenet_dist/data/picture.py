@@ -75,9 +75,7 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
     Raises ValueError if nothing is drawn on it, or more than one thing.
     """
-    ink = _ink(grey)
-    ink = without_lines(_without_frame(ink))
-    return _centred(_boxed(_digit(ink)))
+    return _centred(_boxed(_digit(without_lines(_without_ring(_ink(grey))))))
 
 
 def _grey(path: Path) -> Grey:
@@ -209,7 +207,7 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
     return paper[beyond : beyond + grey.shape[0], beyond : beyond + grey.shape[1]]
 
 
-def _without_frame(ink: Grey) -> Grey:
+def _without_ring(ink: Grey) -> Grey:
     """The ink without a box or a ring around the digit, if it doesn't touch that."""
     labels, boxes, extents = _parts(ink)
     for outer in np.flatnonzero(extents > extents.max() / 2):
@@ -252,11 +250,14 @@ def _digit(ink: Grey) -> Grey:
     kept = kept[(darkest > 0.6 * darkest[main])[kept] & (breadths > 0.2 * breadths[main])[kept]]
     heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     for other in kept:
-        apart = max(
+        below, beside = (
             max(a.start - b.stop, b.start - a.stop)
             for a, b in zip(boxes[main], boxes[other], strict=True)
         )
-        if other != main and apart > 0 and heights[other] > 0.45 * heights[main]:
+        apart = max(below, beside)
+        # The halves of a 3 need not meet.
+        are_two = beside > 0 or below > 0.1 * extents[main]
+        if other != main and are_two and heights[other] > 0.45 * heights[main]:
             raise ValueError("more than one digit is drawn on it; crop it to one")
         if apart > 0.2 * extents[main]:
             kept = kept[kept != other]

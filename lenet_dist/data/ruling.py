@@ -17,6 +17,8 @@ NEIGHBOURS = np.ones((3, 3), bool)
 """Diagonals connect."""
 _FAINT = 0.2
 """Ink from which a pixel may belong to a printed line."""
+_THIN = 0.6
+"""Of the pen's breadth: what is thinner and goes to the picture's edge is a printed line."""
 
 
 def without_lines(ink: Grey) -> Grey:
@@ -42,19 +44,21 @@ def without_lines(ink: Grey) -> Grey:
             meets = (np.abs(ends[:, None] - others).max(2) <= 2 * margin).any(1)
             leaves = ((ends + origin <= 1) | (ends + origin >= last - 1))[:, axis]
             if (meets | leaves).all():
-                bounded.append((axis, line))
+                bounded.append((axis, line, leaves.any()))
     if not bounded:
         return ink
     either = ndimage.binary_dilation(
-        np.logical_or.reduce([line for _, line in bounded]), NEIGHBOURS
+        np.logical_or.reduce([line for _, line, _ in bounded]), NEIGHBOURS
     )
     digit = _main((part > INKED) & ~either)
     if digit is None:
         if len(bounded) == 1:
             return ink
         raise ValueError("nothing is drawn on it but lines")
-    ruled = np.zeros_like(small)
-    for axis, line in bounded:
+    within = ndimage.distance_transform_edt((part > INKED) & ~either)
+    pen = 4 * (within[within > 0].mean() - 0.5)
+    ruled = np.zeros((2, *small.shape), np.float32)
+    for axis, line, leaves in bounded:
         along, across = around(line)[axis], around(line)[1 - axis]
         is_longer = (
             along.start < digit[axis].start - margin and along.stop > digit[axis].stop + margin
@@ -63,14 +67,24 @@ def without_lines(ink: Grey) -> Grey:
             across.stop < digit[1 - axis].start - margin
             or across.start > digit[1 - axis].stop + margin
         )
-        if is_longer or is_beside:
-            ruled[place] = np.maximum(ruled[place], line * np.median(part[line]))
-    ruled = ndimage.maximum_filter(ruled, 3).repeat(step, 0).repeat(step, 1)
-    ruled = np.pad(ruled, ((0, step), (0, step)))[: ink.shape[0], : ink.shape[1]]
-    # What is darker than a line is drawn over it; and where a line crossed a stroke, that goes on.
-    rest = np.where((ruled > 0) & (ink < ruled + 0.25), 0, ink)
-    closed = ndimage.grey_closing(rest, 6 * step + 1)
-    return np.where(ruled > 0, np.minimum(closed, ink), rest)
+        is_thin = leaves and line.sum() / (along.stop - along.start) < _THIN * pen
+        if is_longer or is_beside or is_thin:
+            ruled[axis][place] = np.maximum(ruled[axis][place], line * np.median(part[line]))
+    return _erased(_erased(ink, ruled[1], step).T, ruled[0].T, step).T
+
+
+def _erased(ink: Grey, ruled: Grey, step: int) -> Grey:
+    """The ink without level lines of these levels, but for what is broader and crosses them."""
+    if not ruled.any():
+        return ink
+    levels = ndimage.maximum_filter(ruled, 5).repeat(step, 0).repeat(step, 1)
+    levels = np.pad(levels, ((0, step), (0, step)))[: ink.shape[0], : ink.shape[1]]
+    inked = ((levels > 0) & (ink > levels / 2)).astype(int)
+    # Each line's breadth at each place.
+    runs, _ = ndimage.label(inked, [[0, 1, 0]] * 3)
+    breadth = round(float(np.median(np.bincount(runs[runs > 0])[1:])))
+    crossing = ndimage.grey_opening(ink, (round(1.25 * breadth) + 2, 1))
+    return np.where((levels > 0) & (ink < levels + 0.25), crossing, ink)
 
 
 def _ends(lines: list[Mask], axis: int) -> npt.NDArray[np.float64]:
