@@ -18,14 +18,27 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lenet_dist.config import Config, Key, keys, value_of
-from lenet_dist.exits import RequestError
+from lenet_dist.config import Config, Key, describe_keys, keys, value_of
+from lenet_dist.exits import ArgumentParser, RequestError
 
 _LONGEST_NAME = 255
 """Bytes: the limit of most file systems."""
 _TEXT = (str, str | None)
 _NULL = "tag:yaml.org,2002:null"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def config_parser(prog: str, options: str, description: str | None) -> ArgumentParser:
+    """The parser of a command that takes a config: ``--config FILE``, and every key by key=value,
+    which it leaves to `load`."""
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"%(prog)s [-h] [--config FILE] {options} [key=value ...]",
+        description=description,
+        epilog="keys, each set by key=value:\n" + describe_keys(),
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
+    return parser
 
 
 def load(file: str | Path | None = None, overrides: list[str] | None = None) -> Config:

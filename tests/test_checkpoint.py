@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +27,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.run_dir import checkpoint
 from lenet_dist.run_dir.checkpoint import Checkpoint
 from lenet_dist.run_dir.directory import complete_checkpoints
+from tests.disk import bound
 from tests.properties import PROPERTY
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -265,3 +268,40 @@ def test_killed_at_any_line_a_save_leaves_the_newest_or_the_one_before_whole(
     assert step == 3, "not killed, it is saved"
     assert len(found) > 20
     assert set(found) == {2, 3} and found == sorted(found)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_folder_that_can_not_be_synced_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    files.write_atomically(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    files.replace_folder(tmp_path / "folder", {"file": b"content"})
+    assert (tmp_path / "folder" / "file").read_bytes() == b"content"
+    assert_is(checkpoint.load_newest(save_all(tmp_path, 1, 2))[0], 2)
+
+
+@pytest.mark.parametrize("busy", ["model.safetensors", ""])
+def test_an_old_checkpoint_that_can_not_be_removed_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], busy: str
+) -> None:
+    # A file that something is mounted on is busy, like one that NFS keeps for who has it open.
+    checkpoints = save_all(tmp_path, 1)
+    with bound(checkpoints / "step-00000001" / busy):
+        save_all(tmp_path, 2, 3, 4, keep=1)
+        told = capsys.readouterr().err
+        warning = f"warning: can't remove {checkpoints / 'step-00000001'}: Device or resource busy"
+        assert told.splitlines() == [warning]
+        for _ in range(2):
+            assert_is(checkpoint.load_newest(checkpoints)[0], 4)
+    checkpoint.load_newest(checkpoints)
+    left = {path.name for path in checkpoints.iterdir()}
+    assert left == {"step-00000004"} | (set() if busy else {"step-00000001"})

@@ -162,3 +162,19 @@ def test_accelerates_debug_launcher_gives_the_same_bits(uninterrupted: Job, tmp_
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "run")["world_size"] == 2
     assert outcome(tmp_path / "run") == outcome(uninterrupted.directory)
+
+
+def test_a_launchers_file_that_contradicts_the_config_is_named_with_what_ends_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "accelerate" / "default_config.yaml"
+    file.parent.mkdir()
+    file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nmixed_precision: bf16\n"
+        "num_machines: 1\nnum_processes: 1\n"
+    )
+    of_file = {"HF_HOME": str(tmp_path)}
+    asked = (*TRAIN, *SMALL, *place(tmp_path), "compute.precision=no")
+    done = command("accelerate", "launch", *asked, environment=of_file)
+    said = f"accelerate launch has it from {file}; write compute.precision=bf16 to have it, or"
+    assert said in done.stderr and "or launch with --mixed_precision no\n" in done.stderr

@@ -38,8 +38,11 @@ def task_of(job: Job) -> str:
     return job.directory.parent.name.rstrip("0123456789")
 
 
-def test_three_processes_end_with_the_bits_of_one(jobs: Jobs, alone: Job) -> None:
-    job = start(jobs, task_of(alone), world_size=3).expect(0)
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_any_number_of_processes_ends_with_the_bits_of_one(
+    jobs: Jobs, alone: Job, world_size: int
+) -> None:
+    job = start(jobs, task_of(alone), world_size=world_size).expect(0)
     assert outcome(job.directory) == outcome(alone.directory)
 
 

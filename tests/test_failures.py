@@ -249,3 +249,17 @@ def test_a_second_job_on_one_run_directory_is_refused_naming_the_owner(
     first.main.send(signal.SIGCONT)
     first.expect(0)
     assert outcome(first.directory) == outcome(uninterrupted.directory)
+
+
+def test_a_debugging_aid_that_crashes_torch_is_refused_by_name(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"}).expect(2)
+    assert "TORCH_DISTRIBUTED_DEBUG=DETAIL: torch crashes with it" in job.text()
+    jobs.run("train.max_steps=2", environment={"TORCH_DISTRIBUTED_DEBUG": "DETAIL"})
+
+
+def test_a_process_lost_through_the_network_is_told_of_once(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, module="tests.through_tcp")
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGKILL)
+    assert job.wait() == [1, -signal.SIGKILL]
+    assert job.main.text().count("lost another process") == 1

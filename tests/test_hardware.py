@@ -54,3 +54,13 @@ exits.run(main)
 def test_variables_that_bind_threads_to_cores_do_not_hide_cores() -> None:
     done = command("python", "-c", COUNT, environment={"OMP_PROC_BIND": "true"})
     assert (done.stdout, done.stderr) == (f"{OF_CPUS}\n", "")
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(OF_CPUS == 1, reason="needs a second core")
+def test_a_launcher_that_was_bound_to_one_core_is_named() -> None:
+    # torch, imported first, does here what it does in a launcher.
+    bound = {"OMP_PLACES": "cores"}
+    done = command("python", "-c", f"import torch\n{COUNT}", environment=bound)
+    said = "this process may use one core only: unset OMP_PLACES=cores before the launcher"
+    assert done.stderr == f"warning: {said}\n"

@@ -189,3 +189,52 @@ def test_a_process_forked_while_another_thread_computes_computes_as_well() -> No
     finally:
         is_over.set()
         other.join()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: float) -> None:
+    pixels, labels = samples(8)
+    ends = torch.tensor([p.numel() for p in model().parameters()]).cumsum(0)
+    for place in (*(ends - 1).tolist(), 0, 160, 3000):
+        struck = weights().clone()
+        struck[place] = value
+        network = lenet5.build(0, MEAN, STD)
+        torch.nn.utils.vector_to_parameters(struck, network.parameters())
+        loss = F.cross_entropy(network(pixels), labels, reduction="sum", label_smoothing=0.1)
+        found = native.shard_gradients(
+            struck, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.1, batch_size=8
+        )
+        assert found[0, -2].isfinite() == loss.isfinite(), place
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e30])
+def test_weights_that_overflow_show_in_the_loss_where_torchs_do(scale: float) -> None:
+    pixels, labels = samples(8)
+    network = lenet5.build(0, MEAN, STD)
+    torch.nn.utils.vector_to_parameters(weights() * scale, network.parameters())
+    loss = F.cross_entropy(network(pixels), labels, reduction="sum")
+    assert not loss.isfinite()
+    found = native.shard_gradients(
+        weights() * scale, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.0, batch_size=8
+    )
+    assert not found[0, -2].isfinite()
+
+
+@pytest.mark.parametrize("layer", ["C1", "C3"])
+@pytest.mark.parametrize("place", range(4))
+def test_pooling_keeps_a_single_nan_among_values_that_relu_cuts(layer: str, place: int) -> None:
+    """Infinity times a weight of zero is NaN, at one place of a window; elsewhere -infinity."""
+    pixels, labels = samples(2)
+    network = lenet5.build(0, MEAN, STD)
+    with torch.no_grad():
+        getattr(network, layer).weight.abs_().neg_()[:, 0, place // 2, place % 2] = 0
+        if layer == "C1":
+            pixels[0, 0, 14, 14] = float("inf")
+        else:
+            # One output of C1 overflows, and no other is that large.
+            pixels[0, 0, 14, 14] = 1e38
+            network.C1.weight.zero_()[0, 0, 2, 2] = 2
+        assert F.cross_entropy(network(pixels), labels).isnan()
+    struck = torch.nn.utils.parameters_to_vector(network.parameters()).detach()
+    settings = {"mean": MEAN, "std": STD, "smoothing": 0.0, "batch_size": 8}
+    assert native.shard_gradients(struck, pixels, labels, 1, **settings)[0, -2].isnan()

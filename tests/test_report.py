@@ -17,6 +17,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.report import page
 from lenet_dist.request import load
 from lenet_dist.run_dir import reader
+from tests.commands import command
 from tests.outcome import outcome, result
 from tests.pages import altered, html_of, page_of
 from tests.processes import Job, Jobs
@@ -195,3 +196,10 @@ def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: J
     assert f"can't write {job.directory / 'report.html'}" in warning
     assert f"python -m lenet_dist.report {job.directory}" in warning
     assert result(job.directory)["status"] == "completed"
+
+
+@pytest.mark.processes
+def test_a_notebooks_backend_for_matplotlib_does_not_break_the_report() -> None:
+    backend = {"MPLBACKEND": "module://of_a_notebook.backend_inline"}
+    done = command("python", "-c", "import lenet_dist.report.plots", environment=backend)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -74,3 +74,14 @@ def test_not_every_word_of_gloo_is_a_lost_process(text: str, becomes: type[Excep
     ):
         raise RuntimeError(text)
     assert type(raised.value) is becomes
+
+
+def test_who_starts_the_job_anew_after_that_may(jobs: Jobs, uninterrupted: Job) -> None:
+    for _ in range(3):
+        jobs.start(environment=ELASTIC, module="tests.failing").expect(1)
+    assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
+
+
+def test_a_network_interface_that_is_not_there_is_named(jobs: Jobs) -> None:
+    job = jobs.start(world_size=2, environment={"GLOO_SOCKET_IFNAME": "nowhere0"}).expect(2)
+    assert "nowhere0" in job.text() and "Traceback" not in job.text()

@@ -270,3 +270,14 @@ def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs
     again = jobs.run(*how, name="parts", world_size=3)
     assert result(again.directory)["resumes"] == 1
     assert outcome(again.directory) == outcome(whole.directory)
+
+
+def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
+    jobs: Jobs, stopped: Path
+) -> None:
+    for step in checkpoint_steps(stopped):
+        (stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors").write_bytes(b"")
+    lines = (stopped / "metrics.jsonl").read_bytes()
+    refused = jobs.start().expect(2)
+    assert "no usable checkpoint" in refused.text() and "Traceback" not in refused.text()
+    assert (stopped / "metrics.jsonl").read_bytes() == lines

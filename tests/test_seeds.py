@@ -98,3 +98,14 @@ def test_an_array_of_seeds_refuses_a_seed() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr == "error: seed=7: each run has a seed of its own\n"
+
+
+def test_a_run_that_is_killed_before_it_printed_is_named(tmp_path: Path) -> None:
+    program = tmp_path / "killed.py"
+    program.write_text("import os\nos.kill(os.getpid(), 9)\n")
+    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--program", str(program))
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    log = tmp_path / "killed.logs" / "killed-seed-0.log"
+    said = f"killed by SIGKILL; it printed nothing ({log})"
+    assert errors == f"failed: killed-seed-0: {said}\n"

@@ -250,3 +250,17 @@ def test_shares_of_a_node_are_counted_by_slurms_own_words(batch: Batch) -> None:
     )  # fmt: skip
     job.expect("COMPLETED")
     assert result(batch.run)["threads"] == min(2, len(os.sched_getaffinity(0)))
+
+
+def test_a_warning_to_the_batch_script_alone_reaches_the_processes(
+    batch: Batch, without_slurm: object
+) -> None:
+    job = batch.submit("--nodes=2")
+    job.until_step(batch.run, 14)
+    with job.held() as ranks:
+        batch.cluster.run("scancel", "--batch", "--signal=USR2", job.number)
+        job.until(lambda: all(has_got(rank, signal.SIGUSR2) for rank in ranks))
+    job.until(lambda: job.restarts == 1)
+    assert "requeueing job" in job.text()
+    job.finish()
+    assert outcome(batch.run) == without_slurm

@@ -16,11 +16,10 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-from lenet_dist import exits
-from lenet_dist.config import Config, describe_keys
+from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import check_file_can_be_written
-from lenet_dist.request import load
+from lenet_dist.request import config_parser, load
 
 _SLOW = 3.0
 
@@ -28,13 +27,7 @@ _SLOW = 3.0
 def main(arguments: list[str]) -> None:
     """Check as asked. Heavy imports come late, so that --help is quick."""
     started = time.monotonic()
-    parser = exits.ArgumentParser(
-        prog="lenet_dist.preflight",
-        usage="%(prog)s [-h] [--config FILE] [--json FILE] [--slow FACTOR] [key=value ...]",
-        description=__doc__,
-        epilog="keys, each set by key=value:\n" + describe_keys(),
-    )
-    parser.add_argument("--config", metavar="FILE", help="the run's config")
+    parser = config_parser("lenet_dist.preflight", "[--json FILE] [--slow FACTOR]", __doc__)
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write everything to FILE")
     parser.add_argument(
         "--slow", metavar="FACTOR", type=float, default=_SLOW,

@@ -14,12 +14,12 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from lenet_dist import exits, streams, system
-from lenet_dist.config import describe_keys, to_yaml
+from lenet_dist import streams, system
+from lenet_dist.config import to_yaml
 from lenet_dist.distributed import ranks
 from lenet_dist.distributed.stop import StopRequest
 from lenet_dist.launchers import is_main_process
-from lenet_dist.request import load
+from lenet_dist.request import config_parser, load
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.track.sweep import named_after_trial
 from lenet_dist.train.clock import Clock
@@ -32,13 +32,7 @@ def main(arguments: list[str], task: Task | None = None) -> None:
     """Train LeNet-5, or another task, as asked. Heavy imports come late, so that --help is quick
     and signals are caught early."""
     started = time.monotonic()
-    parser = exits.ArgumentParser(
-        prog="lenet_dist.train",
-        usage="%(prog)s [-h] [--config FILE] [--print-config] [key=value ...]",
-        description=__doc__,
-        epilog="keys, each set by key=value:\n" + describe_keys(),
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML file, like those in configs/")
+    parser = config_parser("lenet_dist.train", "[--print-config]", __doc__)
     parser.add_argument("--print-config", action="store_true", help="print the config and exit")
     request, overrides = parser.parse_known_args(arguments)
     config = named_after_trial(load(request.config, overrides))
