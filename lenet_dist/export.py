@@ -19,7 +19,7 @@ from lenet_dist.files import check_file_can_be_written, replace_folder, write_at
 from lenet_dist.run_dir.directory import locate_weights
 
 _OPSET = 13
-"""Of 2020, so that runtimes of the years since take it: LeNet-5 needs nothing newer."""
+"""The default opset, of 2020, which runtimes since then take. LeNet-5 needs nothing newer."""
 FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
 

@@ -27,7 +27,7 @@ _LARGEST_MMAP_THRESHOLD = 32 << 20
 _PACKAGES = ("torch", "accelerate", "safetensors", "omegaconf", "numpy")
 
 DECIDE_BITS = ("torch", "cuda", "cpu_capability")
-"""Those of `versions` whose kernels compute the numbers."""
+"""The names in `versions` of what computes the numbers."""
 _OF_KERNELS = (
     "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "CUBLAS_", "CUDNN_", "NVIDIA_TF32_", "TORCH_ALLOW_TF32_",
 )  # fmt: skip

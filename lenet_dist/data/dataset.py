@@ -64,7 +64,7 @@ class Images(Dataset[Batch]):
     """By this name DataLoader asks for a whole batch at once."""
 
     def to(self, device: torch.device) -> Images:
-        """The same on another device."""
+        """These images on another device."""
         return Images(self.images.to(device), self.labels.to(device))
 
 

@@ -48,7 +48,7 @@ SHA256 = {
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     },
 }
-"""Of the raw (unzipped) files, by data set."""
+"""SHA-256 of the raw (unzipped) files, by data set."""
 
 DOWNLOAD_SECONDS = 90
 """The longest that all downloads together may take; the other processes wait longer than that."""
@@ -63,7 +63,7 @@ _RAW_BYTES = {"images": 50_000_000, "labels": 100_000}
 """More than any raw file holds; a file that unzips to more is not one of these."""
 
 _MOST_BYTES = 50_000_000
-"""Of a download: more than any zipped file has."""
+"""Most bytes of a download: more than any zipped file has."""
 
 _UNUSABLE = (
     OSError, EOFError, ValueError, KeyError, zlib.error, HTTPException, tarfile.TarError,

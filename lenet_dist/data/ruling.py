@@ -18,7 +18,7 @@ NEIGHBOURS = np.ones((3, 3), bool)
 _FAINT = 0.2
 """Ink from which a pixel may belong to a printed line."""
 _THIN = 0.6
-"""Of the pen's breadth: what is thinner and goes to the picture's edge is a printed line."""
+"""Share of the pen's breadth below which a line that leaves the picture is a printed one."""
 
 
 def without_lines(ink: Grey) -> Grey:

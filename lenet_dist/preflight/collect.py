@@ -127,7 +127,7 @@ class Collector:
         say(self.accelerator, f"preflight: {step}")
 
     def _attempt(self, what: str, action: Callable[[], T]) -> T | None:
-        """Do it on every rank. If it fails on some but not on all, that is those ranks' failure."""
+        """Take a step on every rank. If it fails on some but not all, these ranks have failed."""
         value, errors = on_each_that_can(action)
         if error := errors[self.accelerator.process_index]:
             self.failures.setdefault(what, str(error))

@@ -14,7 +14,7 @@ from lenet_dist.model import weights
 from lenet_dist.run_dir.directory import locate_weights
 
 _NAMED = 4
-"""Of the parameters that do not fit, a message names so many."""
+"""How many of the parameters that do not fit a message names."""
 
 
 def read_source(config: Config, model: nn.Module) -> dict[str, Tensor]:

@@ -60,7 +60,7 @@ def build_optimizer(
 
 
 def _without_compiler(kind: type[T]) -> type[T]:
-    """The same optimizer, without the wrappers that import torch's compiler at their first call.
+    """An optimizer class without the wrappers that import torch's compiler at their first call.
 
     That import takes longer than everything else that a start does after `import torch`.
     """
