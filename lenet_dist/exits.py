@@ -15,7 +15,13 @@ from typing import Any, NoReturn
 
 import psutil
 
-from lenet_dist.launchers import find_torchrun, is_elastic, is_main_process, tell_torchrun
+from lenet_dist.launchers import (
+    find_torchrun,
+    is_elastic,
+    is_followed_by_traceback,
+    is_main_process,
+    tell_torchrun,
+)
 from lenet_dist.signals import Listener
 from lenet_dist.streams import OutputLost, guard_standard_streams
 
@@ -156,6 +162,9 @@ def tell(outcome: Outcome) -> None:
     everywhere = isinstance(outcome, NodeError | LostProcess)
     if outcome not in _told and (everywhere or is_main_process()):
         print(_text_and_code(outcome)[0], file=sys.stderr, flush=True)
+        if is_followed_by_traceback():
+            what = "(the traceback below is accelerate launch's, and tells no more than this)"
+            print(what, file=sys.stderr, flush=True)
     _told.append(outcome)
 
 

@@ -53,6 +53,16 @@ def find_torchrun() -> psutil.Process | None:
     return None
 
 
+def is_followed_by_traceback() -> bool:
+    """Whether `accelerate launch` started this one process and prints a traceback if it fails."""
+    with suppress(psutil.Error):
+        parent = psutil.Process().parent()
+        words = parent.cmdline() if parent else []
+        is_accelerate = any(word.endswith("accelerate") for word in words[:3])
+        return is_accelerate and "launch" in words and not {"-q", "--quiet"} & set(words)
+    return False
+
+
 def tell_torchrun(text: str) -> None:
     """Have torchrun repeat the text at the end of the report that it prints of a failure."""
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):

@@ -178,3 +178,14 @@ def test_a_launchers_file_that_contradicts_the_config_is_named_with_what_ends_it
     done = command("accelerate", "launch", *asked, environment=of_file)
     said = f"accelerate launch has it from {file}; write compute.precision=bf16 to have it, or"
     assert said in done.stderr and "or launch with --mixed_precision no\n" in done.stderr
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)])
+def test_the_traceback_of_accelerate_launch_is_said_not_to_be_the_jobs(
+    quiet: tuple[str, ...],
+) -> None:
+    done = command("accelerate", "launch", *quiet, "-m", "lenet_dist.train", "train.epochs=0")
+    said, _, after = done.stderr.partition("error: train.epochs")
+    assert after and "Traceback" not in said
+    assert ("the traceback below is accelerate launch's" in after) == ("Traceback" in after)
+    assert ("Traceback" in after) == (not quiet)

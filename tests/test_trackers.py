@@ -15,7 +15,7 @@ from lenet_dist.request import load
 from lenet_dist.track.environment import active_trackers
 from tests.commands import command
 from tests.outcome import check_harmless, read_lines
-from tests.processes import TRAIN_STEPS, Job, Jobs
+from tests.processes import SMALL, TRAIN_STEPS, Job, Jobs
 
 pytestmark = pytest.mark.timed
 
@@ -79,3 +79,13 @@ def test_track_refuses_what_it_cannot_track(uninterrupted: Job, tmp_path: Path) 
         refused = command("python", "-m", "lenet_dist.track", str(target))
         assert refused.returncode == 2 and named in refused.stderr
         assert refused.stderr.count("\n") == 1
+
+
+def test_a_sandbox_that_refuses_priorities_takes_no_tracker_away(tmp_path: Path) -> None:
+    asked = (*SMALL, "train.max_steps=7", f"run.root={tmp_path}", "wandb.mode=offline")
+    arguments = [sys.executable, "-m", "lenet_dist.train", *asked]
+    script = "import os, sys; from tests.refusing import refuse; refuse('setpriority');"
+    done = command("python", "-c", f"{script} os.execv(sys.executable, {arguments})")
+    assert done.returncode == 0, done.stderr
+    assert "W&B: kept offline" in done.stdout and "tracking:" not in done.stdout
+    assert list((tmp_path / "default" / "wandb").glob("offline-run-*/*.wandb"))
