@@ -235,6 +235,20 @@ def test_a_job_that_finds_no_gpu_where_it_was_given_one_says_so(batch: Batch) ->
     assert "Traceback" not in job.text() and not batch.run.exists()
 
 
+def test_a_node_without_its_gpu_ends_the_job_in_its_words_and_code_though_others_have_hardly_begun(
+    batch: Batch, tmp_path: Path
+) -> None:
+    late = tmp_path / "late"
+    has_gpu = "[ $SLURM_PROCID = 1 ] || { sleep 6; echo unset SLURM_STEP_GPUS; }"
+    late.write_text(f"#!/bin/sh\n{has_gpu}\n")
+    late.chmod(0o755)
+    gpus = ("--nodes=2", "--gpus-per-node=1", f"--export=ALL,SLURM_TASK_PROLOG={late}")
+    job = batch.submit(*gpus).expect("FAILED", "2:0")
+    assert job.text().count("error: SLURM gave this task GPU 0 on n2, but torch") == 1
+    assert "error: rank 1 can't take part, and says why" in job.text()
+    assert "Traceback" not in job.text() and not batch.run.exists()
+
+
 def test_a_job_without_a_usable_python_says_so(batch: Batch, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(ROOT / "slurm", repository / "slurm")

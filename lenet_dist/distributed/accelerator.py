@@ -23,6 +23,7 @@ from accelerate.utils import (
 
 from lenet_dist.config import Compute
 from lenet_dist.distributed import launch, slurm, waiting
+from lenet_dist.distributed.roll_call import roll_call
 from lenet_dist.exits import (
     LostProcess,
     NodeError,
@@ -103,14 +104,6 @@ def start_accelerator(compute: Compute) -> Accelerator:
         torch.set_num_threads(1)
     wants_cpu = _wants_cpu()
     on_cpu = not torch.cuda.is_available() or wants_cpu
-    if on_cpu and not wants_cpu and (gpus := slurm.gpus_of_task()):
-        raise NodeError(
-            f"SLURM gave this task GPU {gpus} on {socket.gethostname()}, but torch"
-            f" {torch.__version__} sees none there: look at nvidia-smi and at torch's CUDA version,"
-            " or ask for no GPUs"
-        )
-    if compute.precision == "fp16" and on_cpu:
-        raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
     _set_determinism(compute.deterministic)
     if not on_cpu:
         _set_up_gpu()
@@ -120,7 +113,11 @@ def start_accelerator(compute: Compute) -> Accelerator:
     if on_cpu and world_size > 1:
         waiting.limit_waits(compute.timeout_seconds)
         timeout = waiting.NO_LIMIT
-    with peer_watch(compute.timeout_seconds):
+    obstacle = None if wants_cpu else _missing_gpu()
+    seconds = compute.timeout_seconds
+    with peer_watch(seconds), roll_call(obstacle, world_size, seconds):
+        if compute.precision == "fp16" and on_cpu:
+            raise RequestError("compute.precision=fp16 needs a GPU; on a CPU use no or bf16")
         accelerator = Accelerator(
             cpu=on_cpu,
             mixed_precision=compute.precision,
@@ -138,6 +135,17 @@ def start_accelerator(compute: Compute) -> Accelerator:
     if world_size == 1:
         launch.warn_of_processes_not_started()
     return accelerator
+
+
+def _missing_gpu() -> NodeError | None:
+    """What is wrong with a task that SLURM gave a GPU and that sees none."""
+    gpus = slurm.gpus_of_task()
+    if gpus is None or torch.cuda.is_available():
+        return None
+    return NodeError(
+        f"SLURM gave this task GPU {gpus} on {slurm.node_name()}, but torch {torch.__version__}"
+        " sees none there: look at nvidia-smi and at torch's CUDA version, or ask for no GPUs"
+    )
 
 
 def auto_threads() -> int:
