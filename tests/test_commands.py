@@ -11,6 +11,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from lenet_dist.config import keys
+from lenet_dist.kernels import native
 from tests.commands import LaunchedJobs, command, forked, refusal
 from tests.outcome import outcome, result
 from tests.processes import ROOT, SMALL, Job, free_port
@@ -119,7 +120,10 @@ def test_evaluate_gives_the_runs_own_test_metrics(
     asked = (str(uninterrupted.directory), "--json", f"compute.threads={threads}")
     shown = command(*launcher, "-m", "lenet_dist.evaluate", *asked)
     assert shown.returncode == 0, shown.stderr
-    assert json.loads(shown.stdout) == result(uninterrupted.directory)["test"]
+    expected = result(uninterrupted.directory)["test"]
+    if not native.variants():  # Torch's sums may depend on the number of threads.
+        expected["loss"] = pytest.approx(expected["loss"], rel=1e-6)
+    assert json.loads(shown.stdout) == expected
 
 
 def test_evaluate_takes_a_file_and_overrides(uninterrupted: Job, tmp_path: Path) -> None:

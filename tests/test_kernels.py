@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from lenet_dist.kernels import native
 from tests.outcome import outcome, result
 from tests.processes import Job, Jobs
 
 pytestmark = pytest.mark.processes
+needs_kernel = pytest.mark.skipif(
+    not native.variants(), reason=f"needs a compiled kernel: {native.reason()}"
+)
 
 WITHOUT = {"WITHOUT_KERNEL": "1"}
 SHORT = "train.max_steps=20"
@@ -37,6 +41,7 @@ def test_where_one_process_lacks_the_kernel_all_compute_by_torch(jobs: Jobs) -> 
     assert outcome(mixed.directory) == outcome(alone.directory)
 
 
+@needs_kernel
 def test_a_run_keeps_its_kernels_or_refuses_to_go_on(jobs: Jobs) -> None:
     for kernels, other in (("native", "torch"), ("torch", "native")):
         jobs.start(f"compute.kernels={kernels}", name=kernels).stop_at(7)
@@ -47,6 +52,7 @@ def test_a_run_keeps_its_kernels_or_refuses_to_go_on(jobs: Jobs) -> None:
         assert result(went_on.directory)["bit_exact"]
 
 
+@needs_kernel
 def test_a_run_whose_kernel_is_not_there_any_more_goes_on_only_inexactly(jobs: Jobs) -> None:
     jobs.start().stop_at(7)
     how = {"module": "tests.without_kernel", "environment": WITHOUT}
