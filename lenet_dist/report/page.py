@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet_dist.config import keys, to_yaml, value_of
@@ -106,14 +103,8 @@ def rerun_command(run: Run) -> str:
     values = {key.name: value_of(run.config, key.name) for key in keys()}
     changed = {key.name: values[key.name] for key in keys() if values[key.name] != key.default}
     changed["run.name"] = f"{run.name}-again"
-    overrides = [shlex.quote(f"{name}={_as_yaml(value)}") for name, value in changed.items()]
-    return " ".join([launcher, "-m lenet_dist.train", *overrides])
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as YAML on one line, as key=value takes it."""
-    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*", value)
-    return value if is_plain and yaml.safe_load(value) == value else json.dumps(value)
+    arguments = [f"{name}={comparison.as_argument(value)}" for name, value in changed.items()]
+    return " ".join([launcher, "-m lenet_dist.train", *map(shlex.quote, arguments)])
 
 
 def _greatest(confusion: list[list[int]]) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -127,7 +127,8 @@ def _results(runs: Sequence[Run]) -> str:
         for group in comparison.group(list(runs))
         if group.mean is not None and group.deviation is not None
     ]
-    return "\n".join([_table(head, map(_row, runs)), "", *spreads])
+    lines = [head, ["---"] * len(head), *map(_row, runs)]
+    return "\n".join([*(f"| {' | '.join(map(str, line))} |" for line in lines), "", *spreads])
 
 
 def _row(run: Run) -> list[object]:
@@ -143,18 +144,15 @@ def _row(run: Run) -> list[object]:
 
 
 def _origin(runs: Sequence[Run]) -> str:
-    head = ("run", "weights, SHA-256", "commit", "bit-exact", "versions")
-    results = [(run.name, run.result) for run in runs if run.result]
-    return _table(head, [
-        (name, f"`{r.weights_sha256}`", f"`{r.git_commit}`", "yes" if r.bit_exact else "no",
-         ", ".join(f"{part} {version}" for part, version in r.versions.items()))
-        for name, r in results
-    ])  # fmt: skip
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    """A line per complete run: what its result is of."""
+    lines = []
+    for run in runs:
+        if result := run.result:
+            versions = ", ".join(f"{part} {version}" for part, version in result.versions.items())
+            exact = "bit-exact" if result.bit_exact else "not bit-exact"
+            weights, commit = f"weights `{result.weights_sha256}`", f"commit `{result.git_commit}`"
+            lines.append(f"- {run.name}: {weights}, {commit}, {exact}; {versions}")
+    return "\n".join(lines)
 
 
 def _curves() -> list[Any]:
