@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from contextlib import suppress
@@ -15,7 +16,7 @@ from lenet_dist.files import is_special
 from lenet_dist.launchers import is_elastic
 from lenet_dist.request import load
 from lenet_dist.run_dir import lock
-from lenet_dist.run_dir.lines import LinesFile, read_object
+from lenet_dist.run_dir.lines import LinesFile
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -71,9 +72,9 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any]:
         """The content of result.json. Raises RequestError if it is damaged."""
-        with suppress(RequestError):
-            result = read_object(self.result)
-            if result.keys() >= {"test", "weights_sha256"}:
+        with suppress(ValueError):
+            result = json.loads(self.result.read_bytes())
+            if isinstance(result, dict) and result.keys() >= {"test", "weights_sha256"}:
                 return result
         raise RequestError(
             f"{self.result}: damaged; remove it, and start the run to have it evaluated"
