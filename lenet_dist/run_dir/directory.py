@@ -53,11 +53,7 @@ class RunDirectory:
 
         Raises RequestError if it was run with another config, or if run.resume forbids it.
         """
-        try:
-            is_complete = self.result.exists()
-        except OSError as error:
-            raise RequestError(f"run.root={config.run.root}: can't read there: {error}") from None
-        if not is_complete:
+        if not self.result.exists():
             return None
         if config.run.resume == "never":
             raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
