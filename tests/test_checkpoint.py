@@ -197,20 +197,6 @@ def test_a_checkpoint_is_safetensors_and_json_and_no_pickle(tmp_path: Path) -> N
     assert set(state["sha256"]) >= set(FILES[:2])
 
 
-def in_child(action: Callable[[], None]) -> int:
-    """Do it in a forked process; gives waitpid's status. 0: it came to its end."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            sys.settrace(None)
-            os._exit(code)
-    return os.waitpid(child, 0)[1]
-
-
 TRACED = {checkpoint.__file__, files.__file__, shutil.__file__}
 
 
@@ -228,12 +214,18 @@ def save_killed_at(line: int, checkpoints: Path, step: int, keep: int) -> bool:
                 os.kill(os.getpid(), signal.SIGKILL)
         return trace
 
-    def save() -> None:
-        to_save = checkpoint_of(step)
-        sys.settrace(trace)
-        checkpoint.save_checkpoint(checkpoints, to_save, keep)
-
-    status = in_child(save)
+    to_save = checkpoint_of(step)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            sys.settrace(trace)
+            checkpoint.save_checkpoint(checkpoints, to_save, keep)
+            code = 0
+        finally:
+            sys.settrace(None)
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
     assert status in (0, signal.SIGKILL), f"saving ended with status {status}"
     return status == signal.SIGKILL
 

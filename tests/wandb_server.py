@@ -66,7 +66,7 @@ class WandbServer:
         self.unknown: list[str] = []
         self._is_gone = False
         self._lock = Lock()
-        self._http = _HttpServer(("127.0.0.1", 0), _handler_for(self))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
@@ -149,13 +149,6 @@ class WandbServer:
                 run.resumed += 1
                 self.sweeps[sweep].give_again(identity)
         return {"limits": {}}
-
-
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error of this server."""
 
 
 def _handler_for(server: WandbServer) -> type[BaseHTTPRequestHandler]:
