@@ -46,13 +46,6 @@ class Group:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     @property
-    def median(self) -> Run | None:
-        """The run with the (lower) median test accuracy; None if no run is complete."""
-        complete = [(run.result.test.accuracy, run) for run in self.runs if run.result]
-        ordered = sorted(complete, key=lambda pair: pair[0])
-        return ordered[(len(ordered) - 1) // 2][1] if ordered else None
-
-    @property
     def repeated(self) -> list[tuple[int, int, bool]]:
         """For each seed that ran more than once: seed, runs, and whether all gave the same bits."""
         return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 from lenet_dist.report.plots import Curve, Plot, Scale, Series
 from lenet_dist.run_dir.reader import EvaluationLine, RanksLine, Run, TrainLine
@@ -74,7 +75,7 @@ class RankTime:
 
 @dataclass(frozen=True)
 class Waits:
-    """The ranks' times, the longest computing first, and the curves of the same ranks."""
+    """The times of the ranks that computed longest, in their order, and their curves."""
 
     ranks: list[RankTime]
     left_out: int
@@ -88,8 +89,9 @@ def waits_of(run: Run) -> Waits | None:
     if not lines or run.world_size < 2:
         return None
     times = [_time_of(place, lines) for place in run.starts[-1].places]
-    times.sort(key=lambda time: time.computed_ms, reverse=True)
-    shown = [time.place.rank for time in times[:_MOST_RANKS]]
+    longest = nlargest(_MOST_RANKS, times, key=lambda time: time.computed_ms)
+    longest.sort(key=lambda time: time.place.rank)
+    shown = [time.place.rank for time in longest]
     series = [Series(number, f"rank {rank}") for number, rank in enumerate(shown)]
     steps = [line.step for line in lines]
     plots = []
@@ -102,7 +104,7 @@ def waits_of(run: Run) -> Waits | None:
         ]
         unit = "milliseconds a step"
         plots.append(Plot(title, unit, "optimizer step", curves, "linear", run.interruptions))
-    return Waits(times[:_MOST_RANKS], len(times) - len(shown), series, plots)
+    return Waits(longest, len(times) - len(longest), series, plots)
 
 
 def _time_of(place: Place, lines: Sequence[RanksLine]) -> RankTime:
