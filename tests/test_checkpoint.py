@@ -88,18 +88,6 @@ def content(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def test_what_was_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
-    loaded, warnings = checkpoint.load_newest(save_all(tmp_path, 7))
-    assert_is(loaded, 7)
-    assert warnings == []
-
-
-def test_where_nothing_was_saved_there_is_none(tmp_path: Path) -> None:
-    assert checkpoint.load_newest(tmp_path / "checkpoints") == (None, [])
-    (tmp_path / "checkpoints").mkdir()
-    assert checkpoint.load_newest(tmp_path / "checkpoints") == (None, [])
-
-
 @pytest.mark.parametrize("keep", [1, 2, 3, 9])
 def test_only_the_newest_stay(tmp_path: Path, keep: int) -> None:
     checkpoints = save_all(tmp_path, 1, 2, 30, 400, keep=keep)

@@ -23,9 +23,6 @@ _REQUEST_SECONDS = 15
 _IDS = "wandb-report.json"
 """In the directory of the first run by path: the ids of the reports in which it comes first."""
 
-_WIDTH, _HEIGHT = 12, 8
-"""A panel's size in W&B's units: a row is 24 wide."""
-
 
 def parse_project(text: str) -> tuple[str, str]:
     """The entity and the project of ``ENTITY/PROJECT``. Raises RequestError for anything else."""
@@ -75,10 +72,7 @@ def _report(runs: Sequence[Run], entity: str, project: str) -> wr.Report:
     ids = ", ".join(f"'{run.wandb_id}'" for run in runs if run.wandb_id)
 
     def section(title: str, *panels: Any) -> list[Any]:
-        """Panels of the runs, two in a row."""
-        for number, panel in enumerate(panels):
-            row, column = divmod(number, 2)
-            panel.layout = wr.Layout(x=column * _WIDTH, y=row * _HEIGHT, w=_WIDTH, h=_HEIGHT)
+        """Panels of the runs, three in a row."""
         runset = wr.Runset(
             name="the runs", entity=entity, project=project, filters=f"ID in [{ids}]"
         )
@@ -157,17 +151,14 @@ def _origin(runs: Sequence[Run]) -> str:
 
 def _curves() -> list[Any]:
     plots = [
-        ("Loss", "cross-entropy", "train/step", ["train/loss"]),
-        ("Validation accuracy", "share of the images", "validation/step", ["validation/accuracy"]),
-        ("Learning rate", "per step", "train/step", ["train/lr"]),
-        ("Throughput", "images/s", "train/step", ["train/samples_per_second"]),
-        ("Computed", "ms a step", "train/step",
-         ["ranks/computed_ms/slowest", "ranks/computed_ms/median"]),
-        ("Waited for other ranks", "ms a step", "train/step", ["ranks/waited_ms/median"]),
-    ]  # fmt: skip
+        ("Loss", "cross-entropy", "train/step", "train/loss"),
+        ("Validation accuracy", "share of the images", "validation/step", "validation/accuracy"),
+        ("Learning rate", "per step", "train/step", "train/lr"),
+        ("Throughput", "images/s", "train/step", "train/samples_per_second"),
+    ]
     return [
         wr.LinePlot(
-            title=title, x=x, y=y, title_x="step", title_y=unit, log_y=title == "Loss" or None
+            title=title, x=x, y=[y], title_x="step", title_y=unit, log_y=title == "Loss" or None
         )
         for title, unit, x, y in plots
     ]

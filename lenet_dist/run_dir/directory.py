@@ -53,10 +53,10 @@ class RunDirectory:
 
         Raises RequestError if it was run with another config, or if run.resume forbids it.
         """
+        if config.run.resume == "never" and self.config.exists():
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
         if not self.result.exists():
             return None
-        if config.run.resume == "never":
-            raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
         self.check_is_run()
         if changes := config_changes(load(self.config), config):
             raise RequestError(
@@ -106,8 +106,6 @@ class RunDirectory:
         run.resume forbids it, if another job is using this run, if it can't be written, or if it
         lacks its config.
         """
-        if config.run.resume == "never" and self.config.exists():
-            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
         if config.run.resume == "must" and not self.config.exists():
             raise RequestError(f"run.resume=must, but {self.path} holds no run")
         try:
