@@ -90,24 +90,14 @@ class Browser:
         assert len(found["passes"]) > 20, "it has looked"
         return wrong, unjudged
 
-    def screenshot(self, height: int | None = None) -> bytes:
-        """A PNG of the page from its top, to its end or so many CSS pixels."""
-        width, whole = self.evaluate(
-            "[document.documentElement.clientWidth, document.documentElement.scrollHeight]"
-        )
-        clip = {"x": 0, "y": 0, "width": width, "height": height or whole, "scale": 1}
-        return self._file("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-
     def print(self) -> bytes:
         """A PDF of the page as it comes out of a printer, on A4."""
-        return self._file("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        printed = self._devtools("Page.printToPDF", paperWidth=8.27, paperHeight=11.69)
+        return base64.b64decode(printed["data"])
 
     def close(self) -> None:
         """End the browser."""
         self.driver.quit()
-
-    def _file(self, command: str, **parameters: Any) -> bytes:
-        return base64.b64decode(self._devtools(command, **parameters)["data"])
 
     def _devtools(self, command: str, **parameters: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self.driver.execute_cdp_cmd(command, parameters)

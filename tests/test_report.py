@@ -101,7 +101,7 @@ def test_a_run_that_is_not_complete_is_shown_as_far_as_it_came(unfinished: Path)
     assert 42 <= int(step) < 60
     last = reader.read(unfinished).validation[-1]
     assert f"validation accuracy at step 39: {last.correct:,} of {last.count:,}" in shown
-    assert "Pictures None: they need the final weights" in shown
+    assert "this run is not complete: it has no model.safetensors yet" in shown
 
 
 def test_without_the_images_the_page_says_which_are_missing(
@@ -123,9 +123,8 @@ def test_weights_that_are_not_the_results_are_not_shown(
 ) -> None:
     copy = altered(several[0], tmp_path)
     shutil.copy(several[2] / "model.safetensors", copy)
-    assert "Pictures None: model.safetensors is not the file that result.json describes" in page_of(
-        copy
-    )
+    said = f"Pictures None: {copy}/model.safetensors: not the weights of {copy}/result.json"
+    assert said in page_of(copy)
 
 
 def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_path: Path) -> None:
@@ -142,7 +141,8 @@ def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_
     [
         ("metrics", 'junk\n{"kind": "train"}\n', "metrics.jsonl, line 1: damaged"),
         ("metrics", '{"step": 1}\n{"kind": "train", "step": 1}\n', "line 2: loss: missing"),
-        ("result", "{}", "result.json: test: missing"),
+        ("result", "{}", "result.json: damaged"),
+        ("result", '{"test": 3, "weights_sha256": "0"}', "result.json: test: damaged"),
         ("starts", "{}\n", "starts.jsonl, line 1: damaged"),
         ("ranks", '{"step": 7, "steps": 7, "computed": 3}\n', "line 1: computed: damaged"),
         ("config", "train: [", "config.yaml"),

@@ -25,11 +25,11 @@ def test_several_runs_are_grouped_by_config_with_the_spread_over_seeds(several: 
     lowest, highest = min(accuracies), max(accuracies)
     assert f"{mean:.2f} ± {deviation:.2f} 3 {lowest:.2f} {highest:.2f}" in shown
     assert "6 runs of LeNet-5, 3 configs" in shown
-    assert "Config A, seed 0 was run 2 times: the same weights to the last bit" in shown
+    assert "Config 1, seed 0 was run 2 times: the same weights to the last bit" in shown
     assert "train.batch_size 64 128 64" in shown
     assert "train.max_steps 20 20 60" in shown
     assert "log.every_steps" not in shown.partition("Runs")[0]
-    assert re.search(r"unfinished C 0 not complete: step \d+ of 60", shown)
+    assert re.search(r"unfinished 3 0 not complete: step \d+ of 60", shown)
 
 
 @pytest.mark.parametrize("loss", ["NaN", "Infinity", "0", "1e-300"])

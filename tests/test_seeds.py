@@ -61,7 +61,7 @@ def test_seeds_that_were_interrupted_go_on_and_give_the_same_table_again(tmp_pat
 
 def test_a_program_trains_in_place_of_lenet_dist_in_runs_of_its_own_name(tmp_path: Path) -> None:
     program = ("--program", "docs/your_own.py")
-    process = seeds(tmp_path, "configs/smoke.yaml", "1", "--no-page", *program, steps=3)
+    process = seeds(tmp_path, "configs/smoke.yaml", "1", *program, steps=3)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert result(tmp_path / "your_own-seed-0")["parameters"] != 61_706

@@ -83,7 +83,7 @@ def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
     assert {"train/loss", "train/accuracy", "train/lr", "train/grad_norm"} <= first.keys()
     assert seen.history[-1]["test/mistakes"]["ncols"] == 4
     assert seen.history[-1]["test/confusion_table"]["nrows"] == 100
-    assert seen.history[-1]["examples/augmented"]["width"] == 8 * 28
+    assert seen.history[-1]["examples/augmented"]["count"] == 24
     model = next(a for a in server.artifacts if a["artifactTypeName"] == "model")
     assert {entry["alias"] for entry in model["aliases"]} == {"latest", "best"}
     assert model["is_committed"]

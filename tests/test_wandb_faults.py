@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import array
-import fcntl
 import functools
 import signal
 import socket
 import subprocess
-import termios
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pytest
@@ -143,11 +139,10 @@ def test_the_death_of_wandbs_own_process_changes_nothing(
     next(process for process in family(job) if process.name() == "wandb-core").kill()
     job.expect(0)
     check_harmless(job, uninterrupted)
+    assert "restarted after" in told(job)
     if mode == ONLINE:
-        assert "restarted after" in told(job)
         check_arrived(server.run, TRAIN_STEPS)
     else:
-        assert "restarted after" in told(job)
         check_upload(job, server, TRAIN_STEPS)
 
 
@@ -192,7 +187,7 @@ def test_the_trackers_process_gives_way_and_never_holds_up_the_page(jobs: Jobs) 
     assert not any("libtorch" in path for path in libraries)
     assert "W&B: kept offline" in job.expect(0).text()
     (tested,) = [row for row in history(job.directory) if "test/step" in row]
-    assert tested["test/mistakes.nrows"] > 0 and tested["examples/augmented.width"] == 8 * 28
+    assert tested["test/mistakes.nrows"] > 0 and tested["examples/augmented.count"] == 24
 
 
 def test_a_trackers_process_that_hangs_holds_up_the_end_for_30_seconds_at_most(jobs: Jobs) -> None:
@@ -200,16 +195,9 @@ def test_a_trackers_process_that_hangs_holds_up_the_end_for_30_seconds_at_most(j
     job.until(lambda: len(family(job)) > 0)
     follower = family(job)[0]
     follower.suspend()
-    with open(f"/proc/{follower.pid}/fd/0", "rb", buffering=0) as told_through:
-        job.until(lambda: bytes_in(told_through) > 0)
-        began = time.monotonic()
-        follower.wait(PATIENCE)
-        assert 25 < time.monotonic() - began < 30
+    # Made just before it is told that the run is complete.
+    job.until((job.directory / "wandb" / "sample-images.npz").exists)
+    began = time.monotonic()
+    follower.wait(PATIENCE)
+    assert 25 < time.monotonic() - began < 31
     assert "its process ended with -9" in told(job.expect(0))
-
-
-def bytes_in(pipe: IO[bytes]) -> int:
-    """How much has been written into a pipe and not been read."""
-    count = array.array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, count)
-    return count[0]

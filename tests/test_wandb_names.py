@@ -11,7 +11,7 @@ import pytest
 from tests.commands import command
 from tests.follower import has_segment, hold_until
 from tests.outcome import check_harmless
-from tests.processes import ROOT, TRAIN_STEPS, Job, Jobs
+from tests.processes import ROOT, SMALL, TRAIN_STEPS, Job, Jobs
 from tests.wandb_run import check_arrived, history, told
 from tests.wandb_server import KEY, WandbServer
 
@@ -30,13 +30,6 @@ def test_a_name_that_no_artifact_can_have_leaves_nothing_out(
     assert server.run.fields["displayName"] == name
     (model,) = [a for a in server.artifacts if a["artifactTypeName"] == "model"]
     assert model["is_committed"]
-    # `track` gives the same, and nothing twice.
-    run = str(job.directory)
-    done = command(
-        "python", "-m", "lenet_dist.track", run, ONLINE, environment=server.environment()
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_arrived(server.run, TRAIN_STEPS)
 
 
 def test_a_server_that_takes_no_artifact_gets_the_history_and_the_end(
@@ -77,76 +70,49 @@ def test_a_key_is_found_under_every_host_where_wandb_finds_it(tmp_path: Path) ->
     assert mode_of_wandbs_own(tmp_path / "run", tmp_path) == "online"
 
 
-def test_auto_follows_what_wandb_was_told_in_the_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("WANDB_DIR")
-    netrc = tmp_path / "netrc"
-    netrc.write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
-    netrc.chmod(0o600)
-    for word in ("offline", "disabled", "online"):
-        said = command("python", "-m", "wandb", word, folder=tmp_path)
-        assert said.returncode == 0, said.stderr
-        assert mode_of_wandbs_own(tmp_path / "run", tmp_path).split()[0] == word
-
-
 @pytest.mark.parametrize("word", ["offline", "disabled"])
 def test_a_run_in_a_folder_where_wandb_was_turned_off_asks_no_server(
-    jobs: Jobs, server: WandbServer, tmp_path: Path, word: str
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
-    # W&B keeps a folder's settings in its folder `wandb`; these are of the user.
-    settings = tmp_path / "settings" / "settings"
-    settings.parent.mkdir()
-    settings.write_text(f"[default]\nmode = {word}\n")
-    around = server.environment() | {"WANDB_CONFIG_DIR": str(settings.parent)}
-    job = jobs.start("wandb.mode=auto", environment=around)
+    monkeypatch.delenv("WANDB_DIR")  # Where `wandb offline` would keep the setting.
+    assert command("python", "-m", "wandb", word, folder=tmp_path).returncode == 0
+    asked = (*SMALL, f"run.root={tmp_path}", "wandb.mode=auto")
+    train = ("python", "-m", "lenet_dist.train", *asked)
+    done = command(*train, environment=server.environment(), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     if word == "offline":
-        hold_until(job, has_segment(job)).expect(0)
-        assert f"`wandb {word}`" in told(job) and "wandb sync" in told(job)
-        steps = [row["train/step"] for row in history(job.directory) if "train/step" in row]
-        assert steps == TRAIN_STEPS
+        assert f"`wandb {word}`" in done.stdout and "wandb sync" in done.stdout
+        rows = history(tmp_path / "default")
+        assert [row["train/step"] for row in rows if "train/step" in row] == TRAIN_STEPS
     else:
-        assert "W&B" not in job.expect(0).text()
-        assert not history(job.directory)
+        assert "W&B" not in done.stdout
+        assert not history(tmp_path / "default")
     assert not server.asked
 
 
 def test_a_run_that_was_deleted_on_wandb_goes_on_under_a_new_id_on_request(
     jobs: Jobs, uninterrupted: Job, server: WandbServer
 ) -> None:
-    stopped = jobs.start(ONLINE, environment=server.environment())
+    online = {"environment": server.environment()}
+    stopped = jobs.start(ONLINE, **online)
     hold_until(stopped, has_segment(stopped))
     stopped.stop_at(14)
     (deleted,) = server.runs
     del server.runs[deleted]
     server.deleted.add(deleted)
-    job = jobs.start(ONLINE, environment=server.environment())
-    check_harmless(job.expect(0), uninterrupted)
-    said = told(job)
+    said = told(jobs.start(ONLINE, **online).stop_at(28))
     assert deleted in said and "--new-id" in said and not server.runs
-    track = ("python", "-m", "lenet_dist.track", str(job.directory))
-    done = command(*track, "--new-id", ONLINE, environment=server.environment())
+    track = ("python", "-m", "lenet_dist.track", str(stopped.directory), "--new-id", ONLINE)
+    done = command(*track, **online)
     assert done.returncode == 0, done.stdout + done.stderr
     (fresh,) = server.runs
-    assert fresh != deleted
+    assert fresh != deleted and 28 in server.run.steps()
+    job = jobs.start(ONLINE, **online)
+    hold_until(job, has_segment(job))
+    check_harmless(job.expect(0), uninterrupted)
     check_arrived(server.run, TRAIN_STEPS)
-    starts = [
-        json.loads(line) for line in (job.directory / "starts.jsonl").read_text().splitlines()
-    ]
-    assert [start["wandb_id"] for start in starts] == [fresh] * 2
-
-
-def test_a_run_goes_on_under_the_new_id(jobs: Jobs, server: WandbServer) -> None:
-    stopped = jobs.start(OFFLINE)
-    hold_until(stopped, has_segment(stopped))
-    run = stopped.stop_at(28).directory
-    old = json.loads((run / "starts.jsonl").read_text())["wandb_id"]
-    track = ("python", "-m", "lenet_dist.track", str(run), "--new-id", ONLINE)
-    assert command(*track, environment=server.environment()).returncode == 0
-    job = jobs.start(ONLINE, environment=server.environment())
-    hold_until(job, has_segment(job)).expect(0)
-    assert list(server.runs) != [old]
-    check_arrived(server.run, TRAIN_STEPS)
+    starts = (job.directory / "starts.jsonl").read_text().splitlines()
+    assert [json.loads(start)["wandb_id"] for start in starts] == [fresh] * 3
 
 
 REFUSING = """

@@ -17,7 +17,7 @@ from tests.outcome import result
 from tests.processes import Jobs, free_port
 from tests.wandb_server import ENTITY, WandbServer
 
-pytestmark = pytest.mark.timed
+pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
 
 PROJECT = f"{ENTITY}/lenet-dist"
 
@@ -37,15 +37,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def runs(made: list[Path], tmp_path: Path) -> list[Path]:
     """The same, never published."""
     return [Path(shutil.copytree(run, tmp_path / run.name)) for run in made]
-
-
-@pytest.fixture(autouse=True)
-def no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's keys are used, and the client keeps its files to itself."""
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "wandb"))
 
 
 def report(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -66,7 +66,7 @@ class WandbServer:
         self.unknown: list[str] = []
         self._is_gone = False
         self._lock = Lock()
-        self._http = _HttpServer(("127.0.0.1", 0), _handler_for(self))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler_for(self))
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
     @property
@@ -125,6 +125,8 @@ class WandbServer:
         answer = _ANSWERS.get(operation)
         if operation in self.refused:
             return {"data": None, "errors": [{"message": f"{operation}: as the test wishes"}]}
+        if operation in _ALWAYS:
+            return {"data": _ALWAYS[operation]}
         if answer is None:
             self.unknown.append(f"{operation} {json.dumps(request)}")
             return {"data": None, "errors": [{"message": f"{operation} is not known here"}]}
@@ -149,13 +151,6 @@ class WandbServer:
                 run.resumed += 1
                 self.sweeps[sweep].give_again(identity)
         return {"limits": {}}
-
-
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no error of this server."""
 
 
 def _handler_for(server: WandbServer) -> type[BaseHTTPRequestHandler]:
@@ -186,24 +181,8 @@ def _key_in(authorization: str) -> str:
     return base64.b64decode(value).decode().partition(":")[2] if kind == "Basic" else value
 
 
-def _viewer(server: WandbServer, asked: dict[str, Any]) -> Any:
-    return {"viewer": {"id": "u", "entity": ENTITY, "username": "someone", "flags": "{}"}}
-
-
-def _features(server: WandbServer, asked: dict[str, Any]) -> Any:
-    return {"serverInfo": {"features": []}}
-
-
-def _organization(server: WandbServer, asked: dict[str, Any]) -> Any:
-    return {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
-
-
 def _project(name: str) -> dict[str, Any]:
     return {"id": "p", "name": name, "entity": {"id": "e", "name": ENTITY}}
-
-
-def _default_entity(server: WandbServer, asked: dict[str, Any]) -> Any:
-    return {"viewer": {"id": "u", "entity": ENTITY}}
 
 
 def _resume_status(server: WandbServer, asked: dict[str, Any]) -> Any:
@@ -318,11 +297,21 @@ def _upsert_report(server: WandbServer, asked: dict[str, Any]) -> Any:
     return {"upsertView": {"view": view, "inserted": inserted}}
 
 
+_VIEWER = {"viewer": {"id": "u", "entity": ENTITY, "username": "someone", "flags": "{}"}}
+
+_ALWAYS: dict[str, dict[str, Any]] = {
+    "Viewer": _VIEWER,
+    "GetDefaultEntity": _VIEWER,
+    "ServerFeaturesQuery": {"serverInfo": {"features": []}},
+    "OrganizationCoreWeaveOrganizationID": {
+        "entity": {"organization": {"coreWeaveOrganizationId": None}}
+    },
+    "ProjectInternalId": {"project": {"id": "p", "internalId": "7"}},
+    "ArtifactType": {"project": {"artifact": None}},
+}
+"""Answers that do not depend on what the server has."""
+
 _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
-    "Viewer": _viewer,
-    "GetDefaultEntity": _default_entity,
-    "ServerFeaturesQuery": _features,
-    "OrganizationCoreWeaveOrganizationID": _organization,
     "RunResumeStatus": _resume_status,
     "Run": _public_run,
     "RunHistoryKeys": _public_run,
@@ -335,8 +324,6 @@ _ANSWERS: dict[str, Callable[[WandbServer, dict[str, Any]], Any]] = {
     "CommitArtifact": _commit_artifact,
     "NotifyScriptableRunAlert": _alert,
     "GetProjects": _projects,
-    "ProjectInternalId": lambda server, asked: {"project": {"id": "p", "internalId": "7"}},
     "upsertView": _upsert_report,
-    "ArtifactType": lambda server, asked: {"project": {"artifact": None}},
     **wandb_sweeps.ANSWERS,
 }

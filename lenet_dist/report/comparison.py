@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from dataclasses import dataclass
-from string import ascii_uppercase
 from typing import Any
 
 from lenet_dist.config import deciding
@@ -46,13 +46,6 @@ class Group:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     @property
-    def median(self) -> Run | None:
-        """The run with the (lower) median test accuracy; None if no run is complete."""
-        complete = [(run.result.test.accuracy, run) for run in self.runs if run.result]
-        ordered = sorted(complete, key=lambda pair: pair[0])
-        return ordered[(len(ordered) - 1) // 2][1] if ordered else None
-
-    @property
     def repeated(self) -> list[tuple[int, int, bool]]:
         """For each seed that ran more than once: seed, runs, and whether all gave the same bits."""
         return [
@@ -75,24 +68,18 @@ def group(runs: list[Run]) -> list[Group]:
     recipes = [json.loads(recipe) for recipe in by_config]
     differing = [key for key in recipes[0] if any(r[key] != recipes[0][key] for r in recipes)]
     return [
-        Group(_letters(number), members, {key: recipe[key] for key in differing})
-        for number, (members, recipe) in enumerate(zip(by_config.values(), recipes, strict=True))
+        Group(f"{number}", members, {key: recipe[key] for key in differing})
+        for number, (members, recipe) in enumerate(zip(by_config.values(), recipes, strict=True), 1)
     ]
 
 
 def as_argument(value: Any) -> str:
-    """A config's value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """A config's value as key=value takes it, on one line."""
+    is_word = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    return value if is_word and value.lower() != "null" else json.dumps(value, ensure_ascii=False)
 
 
 def _recipe(run: Run) -> dict[str, Any]:
     """The keys that decide the result, apart from the seed."""
-    left_out = ("seed", "log.")
     keys = deciding(run.config)
-    return {key: value for key, value in keys.items() if not key.startswith(left_out)}
-
-
-def _letters(number: int) -> str:
-    """The name of a group by its number: 0 is A, 25 is Z, 26 is AA."""
-    earlier, last = divmod(number, 26)
-    return (_letters(earlier - 1) if earlier else "") + ascii_uppercase[last]
+    return {key: value for key, value in keys.items() if not key.startswith(("seed", "log."))}

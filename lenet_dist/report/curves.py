@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
-from lenet_dist.report.plots import COLOURS, Curve, Plot, Scale, Series
+from lenet_dist.report.plots import Curve, Plot, Scale, Series
 from lenet_dist.run_dir.reader import EvaluationLine, RanksLine, Run, TrainLine
 from lenet_dist.system import Place
 
@@ -15,7 +16,7 @@ TRAINING, VALIDATION = Series(0, "training"), Series(1, "validation")
 
 _EVALUATED: list[tuple[str, str, str, Scale]] = [
     ("loss", "Loss", "loss, cross-entropy", "log"),
-    ("accuracy", "Accuracy", "accuracy, %", "accuracy"),
+    ("accuracy", "Accuracy", "accuracy, %", "logit"),
 ]
 _TRAINED: list[tuple[str, str, str, Scale]] = [
     ("lr", "Learning rate", "learning rate", "linear"),
@@ -23,11 +24,8 @@ _TRAINED: list[tuple[str, str, str, Scale]] = [
 ]
 """The lines' attribute, title, y's label, y's scale."""
 
-_ROWS = 16
-_SPREAD: dict[str, Callable[[Sequence[float]], float]] = {
-    "maximum": max, "median": statistics.median, "minimum": min,
-}  # fmt: skip
-"""What is drawn where there are more ranks than colours."""
+_MOST_RANKS = 16
+"""Where there are more ranks, those that computed longest are shown."""
 
 
 def of_run(run: Run) -> list[Plot]:
@@ -77,7 +75,7 @@ class RankTime:
 
 @dataclass(frozen=True)
 class Waits:
-    """The ranks' times, the longest computing first if there are too many to show all."""
+    """The times of the ranks that computed longest, in their order, and their curves."""
 
     ranks: list[RankTime]
     left_out: int
@@ -88,33 +86,30 @@ class Waits:
 def waits_of(run: Run) -> Waits | None:
     """The waits of the newest start's ranks, in all lines of as many; None of a single process."""
     lines = [line for line in run.ranks if len(line.computed) == run.world_size]
-    places = run.starts[-1].places if run.starts else []
-    if not lines or len(places) < 2:
+    if not lines or run.world_size < 2:
         return None
-    times = [_time_of(place, lines) for place in places]
-    if len(times) > _ROWS:
-        times = sorted(times, key=lambda time: time.computed_ms, reverse=True)[:_ROWS]
-    each_is_drawn = len(places) <= len(COLOURS)
-    labels = [f"rank {place.rank}" for place in places] if each_is_drawn else list(_SPREAD)
-    series = [Series(number, label) for number, label in enumerate(labels)]
+    times = [_time_of(place, lines) for place in run.starts[-1].places]
+    longest = nlargest(_MOST_RANKS, times, key=lambda time: time.computed_ms)
+    longest.sort(key=lambda time: time.place.rank)
+    shown = [time.place.rank for time in longest]
+    series = [Series(number, f"rank {rank}") for number, rank in enumerate(shown)]
+    steps = [line.step for line in lines]
     plots = []
     for attribute, title in (("computed", "Computed"), ("waited", "Waited for other ranks")):
-        by_line = [[1e3 * s / line.steps for s in getattr(line, attribute)] for line in lines]
-        if not each_is_drawn:
-            by_line = [[pick(values) for pick in _SPREAD.values()] for values in by_line]
-        steps = [line.step for line in lines]
         curves = [
-            Curve(s, steps, y) for s, y in zip(series, zip(*by_line, strict=True), strict=True)
+            Curve(
+                entry, steps, [1e3 * getattr(line, attribute)[rank] / line.steps for line in lines]
+            )
+            for rank, entry in zip(shown, series, strict=True)
         ]
         unit = "milliseconds a step"
         plots.append(Plot(title, unit, "optimizer step", curves, "linear", run.interruptions))
-    return Waits(times, len(places) - len(times), series, plots)
+    return Waits(longest, len(times) - len(longest), series, plots)
 
 
 def _time_of(place: Place, lines: Sequence[RanksLine]) -> RankTime:
-    computed, waited = (
-        [getattr(line, name)[place.rank] for line in lines] for name in ("computed", "waited")
-    )
+    computed = [line.computed[place.rank] for line in lines]
+    waited = sum(line.waited[place.rank] for line in lines)
     ms = [1e3 * seconds / line.steps for seconds, line in zip(computed, lines, strict=True)]
-    total = sum(computed + waited)
-    return RankTime(place, statistics.median(ms), sum(waited) / total if total else 0.0)
+    total = sum(computed) + waited
+    return RankTime(place, statistics.median(ms), waited / total if total else 0.0)

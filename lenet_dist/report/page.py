@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lenet_dist.config import keys, to_yaml, value_of
@@ -22,9 +19,6 @@ from lenet_dist.report.curves import TRAINING, VALIDATION
 from lenet_dist.report.plots import Series
 from lenet_dist.run_dir.evaluation import Evaluation
 from lenet_dist.run_dir.reader import Run
-
-_SINGLE_SERIES = 8
-"""Up to this many runs of one config, each has its own colour and dashes."""
 
 
 def write(runs: Sequence[Run], out: Path, data_root: str | None = None) -> Path:
@@ -50,13 +44,9 @@ def of_run(run: Run, data_root: str | None = None) -> str:
     return _render(
         "run.html.j2",
         run=run,
-        result=run.result,
-        latest=run.latest,
         confusion=confusion,
         most=most,
         worst=worst,
-        data_name=run.data_name,
-        names=run.class_names,
         interval=_interval(run.latest),
         plots=curves.of_run(run),
         waits=curves.waits_of(run),
@@ -72,28 +62,20 @@ def of_run(run: Run, data_root: str | None = None) -> str:
 def of_runs(runs: Sequence[Run]) -> str:
     """The page about several runs."""
     groups = comparison.group(list(runs))
-    members = [(group, run) for group in groups for run in group.runs]
-    # Runs by name, or by folder where a name comes twice.
     count = Counter(run.name for run in runs)
-    labels = [run.name if count[run.name] == 1 else str(run.path) for _, run in members]
-    if len(groups) == 1 and len(runs) <= _SINGLE_SERIES:
-        series = drawn = [Series(number, label) for number, label in enumerate(labels)]
+    rows = [
+        # Runs by name, or by folder where a name comes twice.
+        (group, run, run.name if count[run.name] == 1 else str(run.path), rerun_command(run))
+        for group in groups
+        for run in group.runs
+    ]
+    if len(groups) == 1:
+        series = drawn = [Series(number, label) for number, (_, _, label, _) in enumerate(rows)]
     else:
         series = [Series(number, f"{group.name}: {group}") for number, group in enumerate(groups)]
-        drawn = [
-            Series(groups.index(group), label)
-            for (group, _), label in zip(members, labels, strict=True)
-        ]
-    return _render(
-        "runs.html.j2",
-        groups=groups,
-        rows=[
-            (group, run, label, rerun_command(run))
-            for (group, run), label in zip(members, labels, strict=True)
-        ],
-        series=series,
-        plots=curves.of_runs([run for _, run in members], drawn),
-    )
+        drawn = [series[groups.index(group)] for group, *_ in rows]
+    plots = curves.of_runs([run for _, run, *_ in rows], drawn)
+    return _render("runs.html.j2", groups=groups, rows=rows, series=series, plots=plots)
 
 
 def rerun_command(run: Run) -> str:
@@ -106,14 +88,8 @@ def rerun_command(run: Run) -> str:
     values = {key.name: value_of(run.config, key.name) for key in keys()}
     changed = {key.name: values[key.name] for key in keys() if values[key.name] != key.default}
     changed["run.name"] = f"{run.name}-again"
-    overrides = [shlex.quote(f"{name}={_as_yaml(value)}") for name, value in changed.items()]
-    return " ".join([launcher, "-m lenet_dist.train", *overrides])
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as YAML on one line, as key=value takes it."""
-    is_plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z/][\w./-]*", value)
-    return value if is_plain and yaml.safe_load(value) == value else json.dumps(value)
+    arguments = [f"{name}={comparison.as_argument(value)}" for name, value in changed.items()]
+    return " ".join([launcher, "-m lenet_dist.train", *map(shlex.quote, arguments)])
 
 
 def _greatest(confusion: list[list[int]]) -> tuple[int, float]:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.colors import LinearSegmentedColormap
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images
-from lenet_dist.exits import RequestError
 from lenet_dist.model import inspect, weights
 from lenet_dist.model.inference import forward_of
 from lenet_dist.model.lenet5 import LeNet5
-from lenet_dist.run_dir.directory import RunDirectory
+from lenet_dist.run_dir.directory import locate_weights
 from lenet_dist.run_dir.reader import Run
 
 _MISTAKES = 24
-_POSITIVE = torch.tensor((26.0, 133.0, 214.0))
-_NEGATIVE = torch.tensor((224.0, 122.0, 0.0))
-_ZERO = torch.tensor((128.0, 128.0, 128.0))
-_FAINTEST = 0.12
-"""Opacity of a tile's zeros, so that its edges show on a light and on a dark page."""
+_SIGNED = LinearSegmentedColormap.from_list("signed", ["#e07a00", "#8080801f", "#1a85d6"])
+"""Orange below 0, blue above, and the stronger the further from 0. Zeros are a faint grey, so that
+a tile's edges show on a light and on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,7 @@ def load(run: Run, data_root: str | None) -> tuple[LeNet5, Images]:
 
     Nothing is fetched. Raises RequestError saying what is missing or does not belong to the run.
     """
-    if run.result is None:
-        raise RequestError("they need the final weights, and the run is not complete")
-    file = RunDirectory(run.path).weights
-    model = weights.read(file)
-    if hashlib.sha256(file.read_bytes()).hexdigest() != run.result.weights_sha256:
-        raise RequestError("model.safetensors is not the file that result.json describes")
+    model = weights.read(locate_weights(run.path)[0])
     data = replace(run.config.data, root=data_root or run.config.data.root, download=False)
     return model, dataset.load(data, "test")
 
@@ -77,30 +71,22 @@ def make(model: LeNet5, test: Images) -> dict[str, Any]:
 
 def _ink(image: Tensor) -> Picture:
     """A uint8 image [h, w], its strokes dark on white."""
-    return _png(255 - image)
+    return _png((255 - image).numpy())
 
 
 def _tiles(maps: Tensor, columns: int) -> Picture:
-    """Maps [n, h, w] side by side in rows, a pixel apart, all on one scale: blue above 0, orange
-    below, and the stronger the further from 0."""
-    strength = (maps / maps.abs().max().clamp(min=1e-12))[..., None]
-    hue = torch.where(strength > 0, _POSITIVE, _NEGATIVE)
-    colours = torch.lerp(_ZERO, hue, strength.abs())
-    alpha = 255 * (_FAINTEST + (1 - _FAINTEST) * strength.abs())
-    pixels = torch.cat([colours, alpha], -1).round().to(torch.uint8)
-    count, height, width, channels = pixels.shape
-    rows = -(-count // columns)
-    sheet = pixels.new_zeros(rows * (height + 1) - 1, columns * (width + 1) - 1, channels)
-    for number, tile in enumerate(pixels):
-        top, left = number // columns * (height + 1), number % columns * (width + 1)
-        sheet[top : top + height, left : left + width] = tile
-    return _png(sheet)
+    """Maps [n, h, w] side by side in whole rows, a pixel apart, all on one scale."""
+    colours = _SIGNED((maps / maps.abs().max() + 1).numpy() / 2, bytes=True)
+    apart = np.pad(colours, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    count, height, width, channels = apart.shape
+    rows = apart.reshape(count // columns, columns, height, width, channels).swapaxes(1, 2)
+    return _png(rows.reshape(-1, columns * width, channels))
 
 
-def _png(pixels: Tensor) -> Picture:
-    """A picture of uint8 [h, w] grey, or [h, w, 4] RGBA."""
+def _png(pixels: NDArray[np.uint8]) -> Picture:
+    """A picture of [h, w] grey, or [h, w, 4] RGBA."""
     content = io.BytesIO()
-    image = Image.fromarray(pixels.numpy())
+    image = Image.fromarray(pixels)
     image.save(content, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
     return Picture(uri, image.width, image.height)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -31,10 +32,14 @@ _STYLE: dict[Any, Any] = {
     "grid.color": _GRID, "grid.linewidth": 0.6, "xtick.color": _GRID, "ytick.color": _GRID,
     "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
 }  # fmt: skip
-_ACCURACIES = (0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999)
+_TICKS = {
+    "log": [m * 10.0**power for power in range(-12, 7) for m in (1, 2, 5)],
+    "logit": [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999],
+}
+"""Round numbers on axes that are not linear."""
 
-Scale = Literal["linear", "log", "accuracy"]
-"""The y axis. `accuracy` is a logarithmic scale of the error, with ticks in accuracy."""
+Scale = Literal["linear", "log", "logit"]
+"""The y axis, as matplotlib names it. `logit` is for accuracies: it spreads those near 1."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Plot:
     @property
     def description(self) -> str:
         """What a reader who can't see the plot should know."""
-        number = "{:.2%}" if self.scale == "accuracy" else "{:,.4g}"
+        number = "{:.2%}" if self.scale == "logit" else "{:,.4g}"
         texts = [f"{self.title}: {self.y_label}, by {self.x_label}."]
         for curve in self.curves:
             first, last = number.format(curve.y[0]), number.format(curve.y[-1])
@@ -108,8 +113,8 @@ class Plot:
             axes.axvline(step, color=_INK, linewidth=0.8, dashes=(2, 3), zorder=1.5)
         for curve in self.curves:
             x, y = _thinned(curve.x), _thinned(curve.y)
-            if self.scale == "accuracy":  # An error of 0 is drawn at 99.99 %.
-                y = [max(1 - accuracy, 1e-4) for accuracy in y]
+            if self.scale == "logit":  # All right is drawn at 99.99 %.
+                y = np.clip(y, 1e-4, 1 - 1e-4).tolist()
             axes.plot(
                 x, y, color=curve.series.colour, linewidth=1.3,
                 dashes=curve.series.dashes or (None, None),
@@ -120,31 +125,20 @@ class Plot:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=axes.get_xlim()[1] > 6))
         axes.xaxis.set_major_formatter("{x:,.6g}")
+        axes.set_yscale(self.scale)
+        axes.yaxis.set_major_formatter("{x:,.6g}")
         if self.scale == "linear":
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter("{x:,.6g}")
-        else:
-            axes.set_yscale("log")
-            _put_round_ticks(axes, self.scale)
-
-
-def _put_round_ticks(axes: Axes, scale: Scale) -> None:
-    """Put ticks of a logarithmic y axis at round numbers only."""
-    low, high = axes.get_ylim()
-    if scale == "accuracy":
-        candidates = [1 - accuracy for accuracy in _ACCURACIES]
-        axes.invert_yaxis()
-        axes.yaxis.set_major_formatter(lambda error, _: f"{100 * (1 - error):.4g}")
-    else:
-        candidates = [m * 10.0**power for power in range(-12, 7) for m in (1, 2, 5)]
-        axes.yaxis.set_major_formatter("{x:g}")
-    ticks = [tick for tick in candidates if low <= tick <= high]
-    axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) > 2 else MaxNLocator(5))
-    axes.yaxis.set_minor_locator(NullLocator())
+            return
+        low, high = axes.get_ylim()
+        ticks = [tick for tick in _TICKS[self.scale] if low <= tick <= high]
+        axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) > 2 else MaxNLocator(5))
+        axes.yaxis.set_minor_locator(NullLocator())
+        if self.scale == "logit":
+            axes.yaxis.set_major_formatter(lambda accuracy, _: f"{100 * accuracy:.4g}")
 
 
 def _thinned(values: Sequence[float]) -> list[float]:
     """At most _POINTS values: the means of equally large groups of neighbours."""
-    size = -(-len(values) // _POINTS)
-    parts = [values[first : first + size] for first in range(0, len(values), size or 1)]
-    return [sum(part) / len(part) for part in parts]
+    groups = np.array_split(np.asarray(values, float), min(len(values), _POINTS))
+    return [float(group.mean()) for group in groups]

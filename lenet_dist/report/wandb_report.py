@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -22,9 +22,6 @@ _REQUEST_SECONDS = 15
 
 _IDS = "wandb-report.json"
 """In the directory of the first run by path: the ids of the reports in which it comes first."""
-
-_WIDTH, _HEIGHT = 12, 8
-"""A panel's size in W&B's units: a row is 24 wide."""
 
 
 def parse_project(text: str) -> tuple[str, str]:
@@ -75,10 +72,7 @@ def _report(runs: Sequence[Run], entity: str, project: str) -> wr.Report:
     ids = ", ".join(f"'{run.wandb_id}'" for run in runs if run.wandb_id)
 
     def section(title: str, *panels: Any) -> list[Any]:
-        """Panels of the runs, two in a row."""
-        for number, panel in enumerate(panels):
-            row, column = divmod(number, 2)
-            panel.layout = wr.Layout(x=column * _WIDTH, y=row * _HEIGHT, w=_WIDTH, h=_HEIGHT)
+        """Panels of the runs, three in a row."""
         runset = wr.Runset(
             name="the runs", entity=entity, project=project, filters=f"ID in [{ids}]"
         )
@@ -127,7 +121,8 @@ def _results(runs: Sequence[Run]) -> str:
         for group in comparison.group(list(runs))
         if group.mean is not None and group.deviation is not None
     ]
-    return "\n".join([_table(head, map(_row, runs)), "", *spreads])
+    lines = [head, ["---"] * len(head), *map(_row, runs)]
+    return "\n".join([*(f"| {' | '.join(map(str, line))} |" for line in lines), "", *spreads])
 
 
 def _row(run: Run) -> list[object]:
@@ -143,33 +138,27 @@ def _row(run: Run) -> list[object]:
 
 
 def _origin(runs: Sequence[Run]) -> str:
-    head = ("run", "weights, SHA-256", "commit", "bit-exact", "versions")
-    results = [(run.name, run.result) for run in runs if run.result]
-    return _table(head, [
-        (name, f"`{r.weights_sha256}`", f"`{r.git_commit}`", "yes" if r.bit_exact else "no",
-         ", ".join(f"{part} {version}" for part, version in r.versions.items()))
-        for name, r in results
-    ])  # fmt: skip
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    """A line per complete run: what its result is of."""
+    lines = []
+    for run in runs:
+        if result := run.result:
+            versions = ", ".join(f"{part} {version}" for part, version in result.versions.items())
+            exact = "bit-exact" if result.bit_exact else "not bit-exact"
+            weights, commit = f"weights `{result.weights_sha256}`", f"commit `{result.git_commit}`"
+            lines.append(f"- {run.name}: {weights}, {commit}, {exact}; {versions}")
+    return "\n".join(lines)
 
 
 def _curves() -> list[Any]:
     plots = [
-        ("Loss", "cross-entropy", "train/step", ["train/loss"]),
-        ("Validation accuracy", "share of the images", "validation/step", ["validation/accuracy"]),
-        ("Learning rate", "per step", "train/step", ["train/lr"]),
-        ("Throughput", "images/s", "train/step", ["train/samples_per_second"]),
-        ("Computed", "ms a step", "train/step",
-         ["ranks/computed_ms/slowest", "ranks/computed_ms/median"]),
-        ("Waited for other ranks", "ms a step", "train/step", ["ranks/waited_ms/median"]),
-    ]  # fmt: skip
+        ("Loss", "cross-entropy", "train/step", "train/loss"),
+        ("Validation accuracy", "share of the images", "validation/step", "validation/accuracy"),
+        ("Learning rate", "per step", "train/step", "train/lr"),
+        ("Throughput", "images/s", "train/step", "train/samples_per_second"),
+    ]
     return [
         wr.LinePlot(
-            title=title, x=x, y=y, title_x="step", title_y=unit, log_y=title == "Loss" or None
+            title=title, x=x, y=[y], title_x="step", title_y=unit, log_y=title == "Loss" or None
         )
         for title, unit, x, y in plots
     ]

@@ -156,13 +156,7 @@ def _remove(folder: Path) -> None:
         os.rename(folder, temporary)
         shutil.rmtree(temporary)
     except OSError as error:
-        if folder not in _kept:
-            print(f"warning: can't remove {folder}: {error.strerror}", file=sys.stderr, flush=True)
-        _kept.add(folder)
-
-
-_kept: set[Path] = set()
-"""Checkpoints that could not be removed: said once."""
+        print(f"warning: can't remove {folder}: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def _set_aside(folder: Path, why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import secrets
 from contextlib import suppress
@@ -15,7 +16,7 @@ from lenet_dist.files import is_special
 from lenet_dist.launchers import is_elastic
 from lenet_dist.request import load
 from lenet_dist.run_dir import lock
-from lenet_dist.run_dir.lines import LinesFile, read_object
+from lenet_dist.run_dir.lines import LinesFile
 
 _ELASTIC_PATIENCE_SECONDS = 60
 
@@ -52,14 +53,10 @@ class RunDirectory:
 
         Raises RequestError if it was run with another config, or if run.resume forbids it.
         """
-        try:
-            is_complete = self.result.exists()
-        except OSError as error:
-            raise RequestError(f"run.root={config.run.root}: can't read there: {error}") from None
-        if not is_complete:
+        if config.run.resume == "never" and self.config.exists():
+            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
+        if not self.result.exists():
             return None
-        if config.run.resume == "never":
-            raise RequestError(f"run.resume=never, but {self.path} holds a run that is complete")
         self.check_is_run()
         if changes := config_changes(load(self.config), config):
             raise RequestError(
@@ -71,9 +68,9 @@ class RunDirectory:
 
     def read_result(self) -> dict[str, Any]:
         """The content of result.json. Raises RequestError if it is damaged."""
-        with suppress(RequestError):
-            result = read_object(self.result)
-            if result.keys() >= {"test", "weights_sha256"}:
+        with suppress(ValueError):
+            result = json.loads(self.result.read_bytes())
+            if isinstance(result, dict) and result.keys() >= {"test", "weights_sha256"}:
                 return result
         raise RequestError(
             f"{self.result}: damaged; remove it, and start the run to have it evaluated"
@@ -109,8 +106,6 @@ class RunDirectory:
         run.resume forbids it, if another job is using this run, if it can't be written, or if it
         lacks its config.
         """
-        if config.run.resume == "never" and self.config.exists():
-            raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
         if config.run.resume == "must" and not self.config.exists():
             raise RequestError(f"run.resume=must, but {self.path} holds no run")
         try:

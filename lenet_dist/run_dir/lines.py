@@ -1,4 +1,4 @@
-"""JSON of a run: files of lines, one object each, and files of one object."""
+"""Files of lines, one JSON object each."""
 
 from __future__ import annotations
 
@@ -11,19 +11,6 @@ from lenet_dist.exits import RequestError
 from lenet_dist.files import failures_named, sync, write_atomically
 
 Line = dict[str, Any]
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises RequestError naming the file if there is none."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise RequestError(f"{path}: can't be read: {error.strerror}") from None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise RequestError(f"{path}: damaged: not a JSON object")
-    return content
 
 
 class LinesFile:
@@ -48,11 +35,13 @@ class LinesFile:
                 sync(file.fileno())
 
     def read(self) -> list[Line]:
-        """Every line, but for a last one that a kill cut short.
+        """Every line, but for a last one that a kill cut short; none if there is no file.
 
         Raises RequestError naming the file and the line if another one is damaged.
         """
-        return [line for line, _ in located(self.path)]
+        *whole, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        # A write that was cut short may lack no more than its newline.
+        return _parsed(self.path, [*whole, last] if _line(last) else whole)
 
     def keep(self, is_kept: Callable[[Line], bool]) -> None:
         """Remove all other lines, and what a kill has cut short."""
@@ -63,31 +52,17 @@ class LinesFile:
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
-def located(path: Path) -> list[tuple[Line, str]]:
-    """Each line of a file, and where it is; none if there is no file.
-
-    A last line that a kill cut short is left out. Raises RequestError saying where another one is
-    damaged.
-    """
-    try:
-        *whole, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    except OSError as error:
-        raise RequestError(f"{path}: {error.strerror}") from None
-    # A write that was cut short may lack no more than its newline.
-    return _parsed(path, [*whole, last] if _line(last) else whole)
-
-
-def _parsed(path: Path, texts: list[bytes], first: int = 1) -> list[tuple[Line, str]]:
+def _parsed(path: Path, texts: list[bytes], first: int = 1) -> list[Line]:
     """Lines that were written whole. `first`: the first one's number in the file."""
     lines = []
     for number, text in enumerate(texts, start=first):
-        line, where = _line(text), f"{path}, line {number}"
+        line = _line(text)
         if line is None:
             raise RequestError(
-                f"{where}: damaged; it and what follows it were left as they are:"
+                f"{path}, line {number}: damaged; it and what follows it were left as they are:"
                 " restore the file, or remove that line"
             )
-        lines.append((line, where))
+        lines.append(line)
     return lines
 
 
@@ -120,6 +95,5 @@ class Tail:
                 whole, newline, _ = file.read().rpartition(b"\n")
             self._bytes_read += len(whole + newline)
             texts = whole.split(b"\n") if newline else []
-            new = _parsed(self._path, texts, first=1 + len(self.lines))
-            self.lines += [line for line, _ in new]
+            self.lines += _parsed(self._path, texts, first=1 + len(self.lines))
         return self.lines

@@ -54,7 +54,8 @@ def hold(path: Path, patience_seconds: float = 0) -> None:
             " wait for it, or choose another run.name"
         )
     file.truncate(0)
-    file.write(json.dumps(_owner()))
+    job = os.environ.get("SLURM_JOB_ID")
+    file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "slurm_job": job}))
     file.flush()
     _held.append(file)
 
@@ -72,10 +73,3 @@ def _try_to_lock(file: IO[str]) -> bool:
             " could work on one run: mount it with locks, or choose a run.root on another one"
         ) from None
     return True
-
-
-def _owner() -> dict[str, str | int]:
-    owner: dict[str, str | int] = {"host": socket.gethostname(), "pid": os.getpid()}
-    if job := os.environ.get("SLURM_JOB_ID"):
-        owner["slurm_job"] = job
-    return owner

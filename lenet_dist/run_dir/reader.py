@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from lenet_dist.config import Config
 from lenet_dist.data.dataset import CLASS_NAMES, NAMES
@@ -17,8 +16,10 @@ from lenet_dist.plan import Plan, validate
 from lenet_dist.request import load
 from lenet_dist.run_dir.directory import RunDirectory, complete_checkpoints
 from lenet_dist.run_dir.evaluation import Evaluation
-from lenet_dist.run_dir.lines import located, read_object
+from lenet_dist.run_dir.lines import Line, LinesFile
 from lenet_dist.system import Place
+
+_Schema = TypeVar("_Schema")
 
 
 @dataclass(frozen=True)
@@ -160,58 +161,40 @@ def read(path: Path) -> Run:
     run = RunDirectory(path)
     run.check_is_run()
     config = load(run.config)
-    lines = located(run.metrics.path)
-    starts = [_typed(Start, *line) for line in located(run.starts.path)]
+    starts = _typed(Start, run.starts)
+    has_result = run.result.exists()
     return Run(
         path=path,
         config=config,
         plan=validate(config, 1, starts[0].own_images if starts else None),
-        train=[_typed(TrainLine, *line) for line in lines if line[0].get("kind") == "train"],
-        validation=[
-            _typed(EvaluationLine, *line) for line in lines if line[0].get("kind") == "validation"
-        ],
-        ranks=[_typed(RanksLine, *line) for line in located(run.ranks.path)],
+        train=_typed(TrainLine, run.metrics, "train"),
+        validation=_typed(EvaluationLine, run.metrics, "validation"),
+        ranks=_typed(RanksLine, run.ranks),
         starts=starts,
         saved_step=max((step for step, _ in complete_checkpoints(run.checkpoints)), default=0),
-        result=(
-            _typed(Result, read_object(run.result), str(run.result))
-            if run.result.exists()
-            else None
-        ),
+        result=_checked(TypeAdapter(Result), run.read_result(), run.result) if has_result else None,
     )
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """Parsed JSON as a type; of a dataclass, keys that it does not have are left out.
+def _typed(schema: type[_Schema], file: LinesFile, kind: str | None = None) -> list[_Schema]:
+    """A file's lines as dataclasses: all, or those of a kind."""
+    adapter = TypeAdapter(schema)
+    return [
+        _checked(adapter, line, f"{file.path}, line {number}")
+        for number, line in enumerate(file.read(), start=1)
+        if kind in (None, line.get("kind"))
+    ]
+
+
+def _checked(adapter: TypeAdapter[_Schema], content: Line, where: object) -> _Schema:
+    """Parsed JSON as a dataclass; keys that it does not have are left out.
 
     Raises RequestError saying where a value is missing or of the wrong type.
     """
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        fields = {
-            name: _typed(field_hint, value.get(name, default), f"{where}: {name}")
-            for name, default, field_hint in _fields(cast(type, hint))
-        }
-        rows = fields.get("confusion")
-        if rows is not None and {len(row) for row in rows} != {len(rows)}:
-            raise RequestError(f"{where}: confusion: damaged")
-        return cast(type, hint)(**fields)
-    container, parts = get_origin(hint), get_args(hint)
-    if container is list and isinstance(value, list):
-        return [_typed(parts[0], item, where) for item in value]
-    if container is dict and isinstance(value, dict):
-        return {name: _typed(parts[1], item, f"{where}: {name}") for name, item in value.items()}
-    if NoneType in parts:
-        return None if value is None else _typed(parts[0], value, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        missing = value is dataclasses.MISSING
-        raise RequestError(f"{where}: {'missing' if missing else 'damaged'}")
-    return value
-
-
-@functools.cache
-def _fields(schema: type) -> list[tuple[str, Any, Any]]:
-    """Name, default and type of a dataclass's fields."""
-    hints = get_type_hints(schema)
-    return [(f.name, f.default, hints[f.name]) for f in dataclasses.fields(schema)]
+    try:
+        return adapter.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ": ".join(map(str, first["loc"]))
+        why = "missing" if first["type"] == "missing" else "damaged"
+        raise RequestError(f"{where}: {place}: {why}") from None

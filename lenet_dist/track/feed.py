@@ -17,7 +17,6 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
-from lenet_dist.files import share_as_folder
 from lenet_dist.run_dir import lock
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.lines import Line, Tail
@@ -42,8 +41,7 @@ def catch_up(run: Path, config: Config, names: list[str]) -> None:
     Raises RequestError if another process is feeding them, RunFailed if they still lack something.
     """
     lock.hold(run / _LOCK)
-    feeds = _feed(run, config, names, None, print, lambda seconds: Ending("incomplete"))
-    if not all(feed.is_up_to_date for feed in feeds):
+    if not _feed(run, config, names, None, print, lambda seconds: Ending("incomplete")):
         raise RunFailed(f"{run}: not everything has been uploaded")
 
 
@@ -81,91 +79,66 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
 
 def _feed(
     run: Path, config: Config, names: list[str], pid: int | None, say: Say, wait: Wait
-) -> list[_Feed]:
-    """Pass lines on to the trackers until `wait` gives the run's ending. Gives their feeds."""
+) -> bool:
+    """Pass lines on to the trackers until `wait` gives the run's ending. Gives whether everything
+    has arrived at them."""
     directory = RunDirectory(run)
     metrics, ranks = Tail(directory.metrics.path), Tail(directory.ranks.path)
+    trackers: dict[str, Tracker] = {}
+    failed: set[str] = set()
+
+    def with_each(action: Callable[[Tracker], None]) -> None:
+        """Do something with each tracker, but for those that have failed for good."""
+        for name in names:
+            if name in failed:
+                continue
+            try:
+                if name not in trackers:
+                    trackers[name] = _open(name, run, config, pid, say)
+                action(trackers[name])
+            except Exception as error:  # Trackers may raise anything; none of it concerns the run.
+                failed.add(name)
+                say(f"{_LABELS[name]}: {one_line(error)}; {catch_up_advice(run)}")
+
+    def pass_on(is_complete: bool) -> None:
+        # A rank's line is written before its train line. A test line waits for the result:
+        # until that is written, the test may be run again.
+        ranks_by_step = {line["step"]: line for line in ranks.read()}
+        lines = [
+            line | {"ranks": ranks_by_step.get(line["step"])}
+            for line in metrics.read()
+            if is_complete or line["kind"] != "test"
+        ]
+        with_each(lambda tracker: _pass_on(lines, tracker))
+
     with redirect_stderr(io.StringIO()):  # Trackers are talkative; `say` prints what matters.
-        feeds = [_Feed(name, run, config, pid, say) for name in names]
-
-        def pass_on(is_complete: bool) -> None:
-            # A rank's line is written before its train line. A test line waits for the result:
-            # until that is written, the test may be run again.
-            ranks_by_step = {line["step"]: line for line in ranks.read()}
-            lines = [
-                line | {"ranks": ranks_by_step.get(line["step"])}
-                for line in metrics.read()
-                if is_complete or line["kind"] != "test"
-            ]
-            for feed in feeds:
-                feed.attempt(lambda tracker: _pass_on(lines, tracker))
-
         ending = None
         while ending is None:
-            pass_on(False)
+            pass_on(is_complete=False)
             ending = wait(_LOOK_EVERY_SECONDS)
             if directory.result.exists():  # Then it is complete, however the start ended.
                 wait(_COMPLETED_SECONDS)
                 ending = Ending("completed")
-        is_complete = ending.kind == "completed"
-        pass_on(is_complete)
-        result = directory.read_result() if is_complete else None
-        for feed in feeds:
-            feed.attempt(lambda tracker: tracker.finish(ending, result))
-        _share_files_of_wandb(run)
-    return feeds
+        result = directory.read_result() if ending.kind == "completed" else None
+        pass_on(is_complete=result is not None)
+        with_each(lambda tracker: tracker.finish(ending, result))
+    return not failed and all(tracker.is_up_to_date for tracker in trackers.values())
 
 
-def _share_files_of_wandb(run: Path) -> None:
-    """W&B writes some for one user only, and some for everyone."""
-    with suppress(OSError):
-        share_as_folder(run / "wandb")
+def _open(name: str, run: Path, config: Config, pid: int | None, say: Say) -> Tracker:
+    if name == "wandb":
+        from lenet_dist.track.wandb import WandbTracker
 
+        return WandbTracker(run, config, RunDirectory(run).starts.read()[-1], pid, say)
+    from lenet_dist.track.tensorboard import TensorBoardTracker
 
-class _Feed:
-    """A tracker that is left alone once it has failed for good."""
-
-    def __init__(self, name: str, run: Path, config: Config, pid: int | None, say: Say) -> None:
-        self._name, self._run, self._config, self._pid, self._say = name, run, config, pid, say
-        self._tracker: Tracker | None = None
-        self._has_failed = False
-
-    @property
-    def is_up_to_date(self) -> bool:
-        """Whether everything has arrived at the tracker."""
-        return not self._has_failed and self._tracker is not None and self._tracker.is_up_to_date
-
-    def attempt(self, action: Callable[[Tracker], None]) -> None:
-        """Do something with the tracker, opening it if need be, and say so once if it fails."""
-        if self._has_failed:
-            return
-        try:
-            self._tracker = self._tracker or self._open()
-            action(self._tracker)
-        except Exception as error:  # Trackers may raise anything; none of it concerns the run.
-            self._has_failed = True
-            self._say(f"{_LABELS[self._name]}: {one_line(error)}; {catch_up_advice(self._run)}")
-
-    def _open(self) -> Tracker:
-        if self._name == "wandb":
-            from lenet_dist.track.wandb import WandbTracker
-
-            start = RunDirectory(self._run).starts.read()[-1]
-            tracker = WandbTracker(self._run, self._config, start, self._pid, self._say)
-            _share_files_of_wandb(self._run)
-            return tracker
-        from lenet_dist.track.tensorboard import TensorBoardTracker
-
-        return TensorBoardTracker(self._run)
+    return TensorBoardTracker(run)
 
 
 def _pass_on(lines: list[Line], tracker: Tracker) -> None:
     """Give the tracker the lines that it lacks."""
     while tracker.lines < len(lines):
-        try:
-            tracker.log(lines[tracker.lines])
-        except Exception as error:
-            tracker.recover(error)
+        tracker.log(lines[tracker.lines])
 
 
 def _kill_children() -> None:

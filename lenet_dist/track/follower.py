@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Thread
 
 from lenet_dist.exits import RunFailed, Stopped, tell
+from lenet_dist.signals import heard
 from lenet_dist.track.tracker import Ending
 
 _GRACE_SECONDS = 1.5
@@ -25,8 +26,6 @@ _GRACE_SECONDS = 1.5
 
 _REASON_CHARACTERS = 500
 """A longer reason is cut, so that the line fits into any pipe even if nobody reads it."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextmanager
@@ -70,7 +69,7 @@ class _Follower:
         command = [sys.executable, "-m", "lenet_dist.track", str(run), "--follow", str(os.getpid())]
         # A signal to all processes of the job asks the run to stop, and the run tells its follower.
         # So these signals are blocked in the child, and in what W&B starts from it.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, heard())
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -19,8 +19,8 @@ _COUNT = 24
 _FILE = "wandb/sample-images.npz"
 
 SampleImages = dict[str, NDArray[Any]]
-"""The worst mistakes in the test set, the worst first: `mistakes` uint8 [n, 28, 28], `labels`,
-`predictions` and their `probabilities`; `augmented` uint8 [m, 28, 28], training images as the first
+"""The worst mistakes in the test set, the worst first: `mistake` uint8 [n, 28, 28], `label`,
+`prediction` and its `probability`; `augmented` uint8 [m, 28, 28], training images as the first
 epoch saw them."""
 
 
@@ -65,9 +65,9 @@ def _make(run: Path, config: Config) -> SampleImages | None:
     images, _, ids = training_set.batch_of(first_ids)
     augmented = Augmentation(config.augment, config.seed)(dataset.pixels(images), ids, 0)[:, 0]
     return {
-        "mistakes": test.images[[mistake.sample_id for mistake in worst]].numpy(),
-        "labels": np.array([mistake.label for mistake in worst]),
-        "predictions": np.array([mistake.prediction for mistake in worst]),
-        "probabilities": np.array([mistake.probability for mistake in worst]),
+        "mistake": test.images[[mistake.sample_id for mistake in worst]].numpy(),
+        "label": np.array([mistake.label for mistake in worst]),
+        "prediction": np.array([mistake.prediction for mistake in worst]),
+        "probability": np.array([mistake.probability for mistake in worst]),
         "augmented": augmented.mul(255).round().byte().numpy(),
     }

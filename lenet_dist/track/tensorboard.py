@@ -30,8 +30,5 @@ class TensorBoardTracker:
             self._writer.add_scalar(name, value, line["step"])
         self.lines += 1
 
-    def recover(self, error: Exception) -> None:
-        raise error
-
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         self._writer.close()

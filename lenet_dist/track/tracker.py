@@ -42,10 +42,7 @@ class Tracker(Protocol):
     """Whether everything has arrived, once `finish` has returned."""
 
     def log(self, line: Line) -> None:
-        """Take the next line. May raise anything."""
-
-    def recover(self, error: Exception) -> None:
-        """Restart after an error. Raises it, or another one, if that does not help."""
+        """Take the next line, or begin again at an earlier one. May raise anything."""
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         """Report how the run ended, and deliver what is still on its way."""

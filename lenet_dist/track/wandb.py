@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import wandb
-from numpy.typing import NDArray
 
 from lenet_dist.config import Config, as_dict
+from lenet_dist.files import share_as_folder
 from lenet_dist.run_dir.lines import Line
 from lenet_dist.track import sample_images
 from lenet_dist.track.environment import wandb_mode
@@ -68,41 +68,21 @@ class WandbTracker:
         self._run, self._config, self._start, self._pid, self._say = run, config, start, pid, say
         self._sweep = start.get("sweep") or {"id": None, "values": {}}
         self._errors = 0
-        self._mode, self._why_offline = wandb_mode(config), ""
+        self._mode, self._reason = wandb_mode(config), ""
         if self._mode == "auto":
-            self._mode, self._why_offline = _mode_of_wandbs_own()
-        try:
-            self._begin()
-        except Exception as error:
-            self.recover(error)
+            self._mode, self._reason = _mode_of_wandbs_own()
+        self._begin()
 
     def log(self, line: Line) -> None:
-        if self._mode != "disabled":
-            panels = self._test_panels(line) if line["kind"] == "test" else {}
-            self._wandb.log(_row(line) | panels)
-            free = shutil.disk_usage(self._run / "wandb").free
-            self._was_disk_full = self._was_disk_full or free < _LEAST_FREE
-        self.lines += 1
-
-    def recover(self, error: Exception) -> None:
-        """Restart; offline if the server is to blame or the first restart did not help."""
-        self._errors += 1
-        if self._errors > _MOST_ERRORS or _is_deleted(error):
-            raise self._explained(error)
-        reason = one_line(error)
-        with suppress(Exception):
-            wandb.teardown()
-        if self._errors > 1 or isinstance(error, wandb.errors.CommError):
-            self._mode, self._why_offline = "offline", reason
         try:
-            self._begin()
-        except Exception as again:
-            self.recover(again)
-            return
-        if self._mode == "online":
-            self._say(f"W&B: restarted after {reason}")
-        else:
-            self._why_offline = self._why_offline or f"restarted after {reason}"
+            if self._mode != "disabled":
+                panels = self._test_panels(line) if line["kind"] == "test" else {}
+                self._wandb.log(_row(line) | panels)
+                free = shutil.disk_usage(self._run / "wandb").free
+                self._was_disk_full = self._was_disk_full or free < _LEAST_FREE
+            self.lines += 1
+        except Exception as error:
+            self._restart(error)
 
     def finish(self, ending: Ending, result: dict[str, Any] | None) -> None:
         if self._mode == "disabled":
@@ -122,6 +102,7 @@ class WandbTracker:
                 wandb.teardown()  # Waits until W&B's own process has written everything.
         except TimeoutError:
             problem = f"not done in {_FINISH_SECONDS} s"
+        share_as_folder(self._run / "wandb")
         if self._was_disk_full:
             problem = f"can't write everything to {self._run / 'wandb'}: its disk is full"
         if self._mode == "online":
@@ -130,7 +111,7 @@ class WandbTracker:
         if problem:
             self._say(f"W&B: {problem}; {catch_up_advice(self._run)}")
         elif self._mode == "offline":
-            why = f" ({self._why_offline})" if self._why_offline else ""
+            why = f" ({self._reason})" if self._reason else ""
             folder = shlex.quote(str(self._run / "wandb"))
             self._say(f"W&B: kept offline{why}; upload later with: wandb sync {folder}")
 
@@ -152,20 +133,44 @@ class WandbTracker:
         self.lines = 0
         if self._mode == "disabled":
             return
-        _put_away_segments(self._run / "wandb")
-        self._wandb = wandb.init(settings=self._settings())
-        config = as_dict(self._config) | {"world_size": self._start["world_size"]}
-        self._wandb.config.update(self._sweep["values"] | config, allow_val_change=True)
-        for kind in ("train", "validation", "test"):
-            self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
-        self._wandb.define_metric("ranks/*", step_metric="train/step")
-        self.lines = self._wandb.starting_step
+        try:
+            _put_away_segments(self._run / "wandb")
+            self._wandb = wandb.init(settings=self._settings())
+            config = as_dict(self._config) | {"world_size": self._start["world_size"]}
+            self._wandb.config.update(self._sweep["values"] | config, allow_val_change=True)
+            for kind in ("train", "validation", "test"):
+                self._wandb.define_metric(f"{kind}/*", step_metric=f"{kind}/step")
+            self._wandb.define_metric("ranks/*", step_metric="train/step")
+            self.lines = self._wandb.starting_step
+            share_as_folder(self._run / "wandb")  # Some of its files W&B makes for one user only.
+        except Exception as error:
+            self._restart(error)
+            return
         if self._mode == "online":
             self._say(f"W&B: {self._wandb.url}")
+            if self._errors:
+                self._say(f"W&B: {self._reason}")
+
+    def _restart(self, error: Exception) -> None:
+        """Begin again; offline if the server is to blame or the first restart did not help."""
+        self._errors += 1
+        if _is_deleted(error):
+            raise wandb.errors.CommError(
+                f"run {self._start['wandb_id']} was deleted on W&B, and its id can't be used again;"
+                " to go on under a new id, add --new-id to the command"
+            )
+        if self._errors > _MOST_ERRORS:
+            raise error
+        with suppress(Exception, SystemExit):  # Where its own process was killed, it exits too.
+            wandb.teardown()
+        self._reason = f"restarted after {one_line(error)}"
+        if self._errors > 1 or isinstance(error, wandb.errors.CommError):
+            self._mode = "offline"
+        self._begin()
 
     def _settings(self) -> wandb.Settings:
         chosen = self._config.wandb
-        settings = wandb.Settings(
+        return wandb.Settings(
             mode=self._mode,  # type: ignore[arg-type]
             project=chosen.project,
             entity=chosen.entity,
@@ -181,18 +186,14 @@ class WandbTracker:
             program="-m lenet_dist.train",
             console="off",
             disable_code=True,
-            disable_job_creation=True,
             init_timeout=_INIT_SECONDS,
             finish_timeout=_FINISH_SECONDS,
             finish_timeout_raises=True,
             # A stop requested on W&B's page concerns only the tracker: training goes on.
             stop_fn=lambda: None,
+            x_disable_stats=self._pid is None,
+            x_stats_pid=self._pid or 0,
         )
-        if self._pid is None:
-            settings.x_disable_stats = True
-        else:
-            settings.x_stats_pid = self._pid
-        return settings
 
     def _describe_end(self, ending: Ending, result: dict[str, Any] | None) -> None:
         run, name = self._wandb, self._config.run.name
@@ -224,15 +225,6 @@ class WandbTracker:
     def _test_panels(self, line: Line) -> dict[str, Any]:
         images = sample_images.of_run(self._run, self._config)
         return _confusion(line) | (_image_panels(images) if images else {})
-
-    def _explained(self, error: Exception) -> Exception:
-        if not _is_deleted(error):
-            return error
-        wandb_id = self._start["wandb_id"]
-        return wandb.errors.CommError(
-            f"run {wandb_id} was deleted on W&B, and its id can't be used again; to go on under a"
-            " new id, add --new-id to the command"
-        )
 
 
 def _put_away_segments(folder: Path) -> None:
@@ -277,33 +269,21 @@ def _row(line: Line) -> dict[str, Any]:
 
 
 def _confusion(line: Line) -> dict[str, Any]:
-    names = ["Actual", "Predicted", "nPredictions"]
-    cells = [
-        [str(label), str(prediction), count]
-        for label, row in enumerate(line["confusion"])
-        for prediction, count in enumerate(row)
-    ]
-    table = wandb.Table([*names], cells)
-    fields = {name: name for name in names}
-    return {"test/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields)}
+    counts = np.array(line["confusion"])
+    truth, predictions = (
+        np.repeat(labels, counts.ravel()).tolist()
+        for labels in np.indices(counts.shape).reshape(2, -1)
+    )
+    names = [str(label) for label in range(len(counts))]
+    chart = wandb.plot.confusion_matrix(y_true=truth, preds=predictions, class_names=names)
+    return {"test/confusion": chart}
 
 
 def _image_panels(images: sample_images.SampleImages) -> dict[str, Any]:
-    columns = ("labels", "predictions", "probabilities")
-    values = zip(*(images[name].tolist() for name in columns), strict=True)
-    mistakes = [
-        [wandb.Image(image), *row] for image, row in zip(images["mistakes"], values, strict=True)
-    ]
-    sheet = _sheet(images["augmented"])
+    columns = ("label", "prediction", "probability")
+    values = (images[name].tolist() for name in columns)
+    mistakes = zip(map(wandb.Image, images["mistake"]), *values, strict=True)
     return {
-        "test/mistakes": wandb.Table(["image", "label", "prediction", "probability"], mistakes),
-        "examples/augmented": wandb.Image(sheet, caption="as epoch 1 saw them"),
+        "test/mistakes": wandb.Table(["image", *columns], list(map(list, mistakes))),
+        "examples/augmented": [wandb.Image(image) for image in images["augmented"]],
     }
-
-
-def _sheet(images: NDArray[np.uint8], columns: int = 8) -> NDArray[np.uint8]:
-    """The images [n, h, w] as one, in whole rows of `columns`."""
-    rows = len(images) // columns
-    height, width = images.shape[1:]
-    whole = images[: rows * columns].reshape(rows, columns, height, width)
-    return whole.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
