@@ -71,7 +71,6 @@ class Collector:
             driver=system.gpu_driver() if device.type == "cuda" else None,
             memory_free=free,
             memory_total=total,
-            host_memory_free=system.memory()[0],
             cores=system.cores(),
             threads=threads,
             kernels=native.variant() or "torch",
