@@ -75,10 +75,10 @@ def _predicted(named: list[str], weights_file: Path) -> list[dict[str, Any]]:
 def _line(entry: dict[str, Any]) -> str:
     from lenet_dist.model.prediction import SURE
 
-    probabilities, first = entry["probabilities"], entry["digit"]
+    probabilities = entry["probabilities"]
+    first, second, *_ = sorted(range(len(probabilities)), key=lambda n: -probabilities[n])
     line = f"{entry['image']}: {first} ({probabilities[first]:.1%})"
     if probabilities[first] < SURE:
-        second = max({*range(len(probabilities))} - {first}, key=probabilities.__getitem__)
         line += f", unsure: {first} or {second} ({probabilities[second]:.1%})"
     return f"{line}\n"
 
