@@ -183,21 +183,15 @@ def _path(key: str, typed: str) -> str:
     if unset := re.search(r"\$\w+", expanded):
         raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the path itself")
     # Not by Path, which would change what was typed in other ways too.
-    expanded = os.path.expanduser(expanded)  # noqa: PTH111
-    if expanded.startswith("~"):
-        raise RequestError(f"{key}={typed}: no such home folder; write the path itself")
-    return expanded
+    return os.path.expanduser(expanded)  # noqa: PTH111
 
 
 def check_name(name: str) -> None:
     """Raise RequestError if it can't be a run's name."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > _LONGEST_NAME:
         raise RequestError(
-            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.'"
-        )
-    if (size := len(name.encode())) > _LONGEST_NAME:
-        raise RequestError(
-            f"run.name={name[:20]}...: {size} bytes; must be no more than {_LONGEST_NAME}"
+            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.', of no"
+            f" more than {_LONGEST_NAME} bytes"
         )
 
 

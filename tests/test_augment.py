@@ -32,6 +32,11 @@ def distorted(ids: list[int], seed: int = 0, epoch: int = 0) -> Tensor:
     return Augmentation(STRONG, seed)(pictures(ids), torch.tensor(ids), epoch)
 
 
+def matrices(config: Augment, seed: int, ids: Tensor, epoch: int) -> Tensor:
+    augmentation = Augmentation(config, seed)
+    return augmentation.matrices(ids, augmentation.stream(epoch))
+
+
 def center_of_mass(images: Tensor) -> Tensor:
     """(right, down) of each image, in pixels from the middle of the image."""
     places = torch.arange(SIDE) - (SIDE - 1) / 2
@@ -54,7 +59,7 @@ def test_with_all_ranges_0_images_stay_as_they_are(seed: int, epoch: int, ids: l
     assert Augmentation(OFF, seed).is_identity
     assert torch.equal(Augmentation(OFF, seed)(images, torch.tensor(ids), epoch), images)
     still = torch.eye(2, 3, dtype=torch.float64).expand(len(ids), 2, 3)
-    assert torch.equal(Augmentation(OFF, seed).matrices(torch.tensor(ids), epoch), still)
+    assert torch.equal(matrices(OFF, seed, torch.tensor(ids), epoch), still)
 
 
 @PROPERTY
@@ -74,15 +79,10 @@ def test_an_image_is_distorted_alike_at_any_place_in_any_batch_of_that_size(
 
 def test_another_seed_epoch_or_id_is_another_distortion() -> None:
     ids = torch.tensor([5, 6])
-    same = Augmentation(STRONG, 1).matrices(ids, 2)
-    assert torch.equal(Augmentation(STRONG, 1).matrices(ids, 2), same)
-    for other in (
-        Augmentation(STRONG, 2).matrices(ids, 2),
-        Augmentation(STRONG, 1).matrices(ids, 3),
-        Augmentation(STRONG, 2).matrices(ids, 1),
-        Augmentation(STRONG, 1).matrices(ids + 2, 2),
-    ):
-        assert not (other == same).any()
+    same = matrices(STRONG, 1, ids, 2)
+    assert torch.equal(matrices(STRONG, 1, ids, 2), same)
+    for seed, others, epoch in ((2, ids, 2), (1, ids, 3), (2, ids, 1), (1, ids + 2, 2)):
+        assert not (matrices(STRONG, seed, others, epoch) == same).any()
     assert not (same[0] == same[1]).any()
 
 
@@ -124,7 +124,7 @@ def ranges() -> st.SearchStrategy[Augment]:
 
 def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tensor]:
     """What was drawn for each image, read off its matrix."""
-    m = Augmentation(config, seed).matrices(ids, epoch)
+    m = matrices(config, seed, ids, epoch)
     size = 1 / torch.hypot(m[:, 0, 0], m[:, 1, 0])
     angle = torch.atan2(m[:, 1, 0], m[:, 0, 0])
     # Turned back and sized back, the second column is (shear, 1).

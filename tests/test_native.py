@@ -6,6 +6,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -25,6 +27,15 @@ VARIANTS = native.variants()
 
 if not VARIANTS:
     pytest.skip(f"needs a compiled kernel: {native.reason()}", allow_module_level=True)
+
+
+@contextmanager
+def computing(threads: int, variant: str = VARIANTS[0]) -> Iterator[None]:
+    """The kernels' calls are on so many threads, by this variant."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native, "_threads", threads)
+        patch.setattr(native, "variant", lambda: variant)
+        yield
 
 
 @functools.cache
@@ -67,7 +78,8 @@ def same(a: Tensor, b: Tensor) -> bool:
 def test_a_shard_of_any_size_has_the_same_bits_alone_and_beside_others() -> None:
     for size in (*range(1, 35), 63, 64, 65, 100, 127, 128, 255, 256):
         pixels, labels = samples(3 * size, first=size)
-        together = rows(pixels, labels, 3, threads=2)
+        with computing(threads=2):
+            together = rows(pixels, labels, 3)
         for shard, part in enumerate(zip(pixels.split(size), labels.split(size), strict=True)):
             assert same(rows(*part), together[shard : shard + 1]), (size, shard)
 
@@ -75,14 +87,13 @@ def test_a_shard_of_any_size_has_the_same_bits_alone_and_beside_others() -> None
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_any_number_of_threads_gives_the_same_bits(variant: str) -> None:
     pixels, labels = samples(340)
-    expected = rows(pixels, labels, 17, threads=1)
-    expected_logits = native.logits(weights(), pixels, mean=MEAN, std=STD, threads=1)
+    expected = rows(pixels, labels, 17)
+    expected_logits = native.logits(weights(), pixels, mean=MEAN, std=STD)
     for threads in (1, 2, 3, 8, 17):
-        assert same(rows(pixels, labels, 17, threads=threads, variant=variant), expected)
-        found = native.logits(
-            weights(), pixels, mean=MEAN, std=STD, threads=threads, variant=variant
-        )
-        assert same(found, expected_logits)
+        with computing(threads, variant):
+            assert same(rows(pixels, labels, 17), expected)
+            found = native.logits(weights(), pixels, mean=MEAN, std=STD)
+            assert same(found, expected_logits)
 
 
 def exact(pixels: Tensor, labels: Tensor, smoothing: float, batch_size: int) -> Tensor:
@@ -125,7 +136,8 @@ def test_logits_are_those_of_float64(count: int) -> None:
 def test_the_tree_has_the_bits_of_torchs(count: int, variant: str) -> None:
     some = random_rows(count, 1100)
     for threads in (1, 2, 3):
-        assert same(native.tree_sum(some, threads=threads, variant=variant), tree_sum(some))
+        with computing(threads, variant):
+            assert same(native.tree_sum(some), tree_sum(some))
 
 
 @pytest.mark.parametrize("label", [-1, 10, 2**40])
@@ -171,24 +183,25 @@ def test_a_pixel_that_is_no_number_shows_in_the_loss(value: float) -> None:
 
 def test_a_process_forked_while_another_thread_computes_computes_as_well() -> None:
     pixels, labels = samples(64)
-    expected = rows(pixels, labels, 8, threads=2)
+    expected = rows(pixels, labels, 8)
     is_over = threading.Event()
 
     def compute() -> None:
         while not is_over.is_set():
-            rows(pixels, labels, 8, threads=2)
+            rows(pixels, labels, 8)
 
-    other = threading.Thread(target=compute)
-    other.start()
-    try:
-        for _ in range(5):
-            child = os.fork()
-            if child == 0:
-                os._exit(0 if same(rows(pixels, labels, 8, threads=2), expected) else 1)
-            assert os.waitpid(child, 0)[1] == 0
-    finally:
-        is_over.set()
-        other.join()
+    with computing(threads=2):
+        other = threading.Thread(target=compute)
+        other.start()
+        try:
+            for _ in range(5):
+                child = os.fork()
+                if child == 0:
+                    os._exit(0 if same(rows(pixels, labels, 8), expected) else 1)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            is_over.set()
+            other.join()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

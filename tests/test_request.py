@@ -139,7 +139,6 @@ REFUSED = [
     ("run.root=s3://bucket/runs", "run.root=s3://bucket/runs: a URL"),
     ("run.from=hf://me/lenet", "run.from=hf://me/lenet: a URL"),
     ("run.root=$NO_SUCH_VARIABLE/x", "$NO_SUCH_VARIABLE is not set"),
-    ("run.root=~nobody-of-that-name/x", "no such home folder"),
     # Not YAML.
     ("train.epochs=[", "train.epochs"),
     ("run.name=!!python/object:os.system x", "run.name"),
@@ -147,7 +146,7 @@ REFUSED = [
     ("run.name=\udcff", "run.name"),
     # Not a plain name.
     *[(f"run.name={name}", "run.name") for name in ("../x", ".", ".x", "-x", "a b", "''")],
-    (f"run.name={'x' * 300}", "300 bytes; must be no more than 255"),
+    (f"run.name={'x' * 300}", "of no more than 255 bytes"),
 ]
 
 

@@ -54,17 +54,16 @@ class Augmentation:
         if self.is_identity:
             return images
         height, width = images.shape[2:]
-        places = _places(self._matrices(ids, stream, magnitude).to(images.dtype), height, width)
+        places = _places(self.matrices(ids, stream, magnitude).to(images.dtype), height, width)
         if self.config.elastic:
             _add_smooth(places, self._knots(ids, stream, magnitude).to(images.dtype))
         grid = places.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
-    def matrices(self, ids: Tensor, epoch: int) -> Tensor:
+    def matrices(
+        self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor = 1.0
+    ) -> Tensor:
         """Sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
-        return self._matrices(ids, self.stream(epoch), 1.0)
-
-    def _matrices(self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor) -> Tensor:
         counters = ids[:, None] * _DRAWS + torch.arange(_DRAWS, device=ids.device)
         draws = (counter.uniform(stream, counters) * 2 - 1) * magnitude
         angle, right, down, scale, shear = draws.unbind(1)

@@ -31,7 +31,7 @@ _FLAGS = {
 
 _scratch = threading.local()
 _threads: int | None = None
-"""Threads of a call that names none; None: as many as torch's."""
+"""Threads that a call computes on; None: as many as torch's."""
 
 
 def use_threads(threads: int) -> None:
@@ -90,8 +90,6 @@ def shard_gradients(
     std: float,
     smoothing: float,
     batch_size: int,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
     """A row [P + 2] for each of `shards` equal shards in a row: [shards, P + 2].
 
@@ -104,11 +102,10 @@ def shard_gradients(
         raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
     if shards < 1 or images == 0 or images % shards:
         raise ValueError(f"{images} images do not make {shards} equal shards")
-    threads = threads or _threads or torch.get_num_threads()
     rows = torch.empty(shards, PARAMETERS + COUNTS)
-    is_right = _library(variant).lenet5_gradients(
+    is_right = _library().lenet5_gradients(
         weights.data_ptr(), pixels.data_ptr(), labels.data_ptr(), shards, images // shards,
-        mean, std, smoothing, batch_size, rows.data_ptr(), threads, _work(variant, threads),
+        mean, std, smoothing, batch_size, rows.data_ptr(), _thread_count(), _work(),
     )  # fmt: skip
     if not is_right:
         raise ValueError(f"labels must be from 0 to {CLASSES - 1}")
@@ -121,30 +118,26 @@ def logits(
     *,
     mean: float,
     std: float,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
     """Logits [n, 10] of `pixels` [n, 1, 28, 28]."""
     images = _checked(weights, pixels)
-    threads = threads or _threads or torch.get_num_threads()
     found = torch.empty(images, CLASSES)
-    _library(variant).lenet5_logits(
-        weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(), threads,
-        _work(variant, threads),
+    _library().lenet5_logits(
+        weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(),
+        _thread_count(), _work(),
     )  # fmt: skip
     return found
 
 
-def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = None) -> Tensor:
+def tree_sum(rows: Tensor) -> Tensor:
     """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
     last one without a partner is passed on."""
     if rows.dim() != 2 or not rows.shape[0] or not _is_plain(rows):
         raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
     total = torch.empty(rows.shape[1])
-    _library(variant).tree_sum(
-        rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(),
-        threads or _threads or torch.get_num_threads(),
-    )  # fmt: skip
+    _library().tree_sum(
+        rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(), _thread_count()
+    )
     return total
 
 
@@ -159,8 +152,6 @@ def distort(
     scale: float,
     shear: float,
     elastic: float,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
     """Pixels [n, 1, 28, 28] of uint8 `images` [n, 28, 28] with sample `ids` [n], each distorted by
     random numbers that depend on `stream` and its id, within ranges multiplied by `strength`.
@@ -173,10 +164,10 @@ def distort(
     if ids.shape != (count,) or not _is_plain(ids, torch.int64):
         raise ValueError(f"ids must be int64 [{count}], not {_told(ids)}")
     distorted = torch.empty(count, 1, 28, 28)
-    _library(variant).distort(
+    _library().distort(
         images.data_ptr(), ids.data_ptr(), count, stream, strength,
         math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
-        threads or _threads or torch.get_num_threads(),
+        _thread_count(),
     )  # fmt: skip
     return distorted
 
@@ -200,23 +191,26 @@ def _told(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}{strides}"
 
 
-def _work(variant: str | None, threads: int) -> int:
-    """The address of memory for a call on so many threads.
+def _thread_count() -> int:
+    return _threads or torch.get_num_threads()
+
+
+def _work() -> int:
+    """The address of memory for a call.
 
     Kept between calls, for fresh pages cost time; of a Python thread's own, for several may call.
     """
-    size = _library(variant).lenet5_scratch_bytes(threads)
+    size = _library().lenet5_scratch_bytes(_thread_count())
     kept = getattr(_scratch, "kept", None)
     if kept is None or len(kept) < size + 64:
         kept = _scratch.kept = torch.zeros(size + 64, dtype=torch.uint8)
     return -(-kept.data_ptr() // 64) * 64
 
 
-@functools.cache
-def _library(name: str | None) -> ctypes.CDLL:
-    chosen = name or variant()
-    assert chosen is not None, reason()
-    return _loaded(build.library(chosen))
+def _library() -> ctypes.CDLL:
+    name = variant()
+    assert name is not None, reason()
+    return _loaded(build.library(name))
 
 
 def _loads(path: Path) -> bool:
