@@ -42,15 +42,11 @@ def main(arguments: list[str]) -> None:
         card.check(request.out)
         replace_folder(request.out, card.folder_content(request.target, weights_file))
     else:
-        _check_file(request.out, weights_file)
+        check_file_can_be_written("--out", request.out)
+        if request.out.exists() and request.out.samefile(weights_file):
+            raise RequestError(f"--out {request.out}: is the weights file itself; name another")
         write_atomically(request.out, _file(request.format, weights_file, request.opset))
     print(request.out)
-
-
-def _check_file(out: Path, weights_file: Path) -> None:
-    check_file_can_be_written("--out", out)
-    if out.exists() and out.samefile(weights_file):
-        raise RequestError(f"--out {out}: is the weights file itself; name another file")
 
 
 def _file(form: str, weights_file: Path, opset: int | None) -> bytes:

@@ -33,10 +33,11 @@ _NOT_OURS = re.compile(
 
 def measure(groups: Sequence[str], rounds: int, steps: int | None, data_root: str) -> Report:
     """Measure some groups of ratios. Raises RunFailed if a trial fails."""
-    machine = _machine()
+    import torch
+
     figures: dict[str, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as folder:
-        conditions = Conditions(Path(folder), steps, machine["hardware"]["gpus"])
+        conditions = Conditions(Path(folder), steps, torch.cuda.device_count())
         ratios = ratios_of(groups, conditions)
         # A case that several ratios need is measured once a round.
         cases = list({case.name: case for r in ratios for case in (r.over, r.under)}.values())
@@ -52,7 +53,7 @@ def measure(groups: Sequence[str], rounds: int, steps: int | None, data_root: st
         {"title": r.title, "over": r.over.name, "under": r.under.name, "figure": r.figure}
         for r in ratios
     ]
-    return {"rounds": rounds, "ratios": shown_ratios, "figures": figures, **machine}
+    return {"rounds": rounds, "ratios": shown_ratios, "figures": figures, **_machine()}
 
 
 def take(arguments: list[str], name: str) -> dict[str, float]:
@@ -114,12 +115,9 @@ def provide_files(data_root: str, folder: Path) -> None:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from lenet_dist.system import cores, cpu_name, git_commit, versions
+    from lenet_dist.system import git_commit, processor, versions
 
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    hardware = {
-        "cpu": cpu_name(), "cores": cores(), "gpus": gpus,
-        "gpu": torch.cuda.get_device_name() if gpus else None,
-    }  # fmt: skip
+    gpus = torch.cuda.device_count()
+    hardware = processor() + (f", {gpus} x {torch.cuda.get_device_name()}" if gpus else "")
     software = {**versions(), "torchvision": version("torchvision")}
     return {"hardware": hardware, "versions": software, "git_commit": git_commit()}
