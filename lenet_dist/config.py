@@ -27,10 +27,6 @@ def _key(
     return field(default=default, metadata=metadata)
 
 
-def _section(schema: type) -> Any:
-    return field(default_factory=schema)
-
-
 @dataclass
 class Run:
     """Where the run lives and what to do if it is already there."""
@@ -188,18 +184,18 @@ class Config:
     """The whole config of a run. A run is a pure function of it."""
 
     seed: int = _key(0, "seed of weights, sample order, augmentation and split", low=0, below=2**63)
-    run: Run = _section(Run)
-    data: Data = _section(Data)
-    model: Model = _section(Model)
-    train: Train = _section(Train)
-    optimizer: Optimizer = _section(Optimizer)
-    schedule: Schedule = _section(Schedule)
-    augment: Augment = _section(Augment)
-    compute: Compute = _section(Compute)
-    evaluate: Evaluate = _section(Evaluate)
-    checkpoint: Checkpoint = _section(Checkpoint)
-    log: Log = _section(Log)
-    wandb: Wandb = _section(Wandb)
+    run: Run = field(default_factory=Run)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augment: Augment = field(default_factory=Augment)
+    compute: Compute = field(default_factory=Compute)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    log: Log = field(default_factory=Log)
+    wandb: Wandb = field(default_factory=Wandb)
 
 
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000}
@@ -278,11 +274,6 @@ class Key:
         """The types and words that the key takes: ``["int", "auto"]``, ``["fixed", "ddp"]``."""
         return _alternatives(self.type)
 
-    @property
-    def type_name(self) -> str:
-        """The type as ``--help`` shows it: ``int``, ``int or auto``, ``fixed or ddp``."""
-        return " or ".join(self.alternatives)
-
 
 def _alternatives(hint: Any) -> list[str]:
     if get_origin(hint) is Literal:
@@ -314,7 +305,10 @@ def _keys(schema: type, prefix: str) -> Iterator[Key]:
 
 def describe_keys() -> str:
     """The schema as ``--help`` prints it: key, type, default, meaning."""
-    rows = [(key.name, key.type_name, json.dumps(key.default), key.help) for key in keys()]
+    rows = [
+        (key.name, " or ".join(key.alternatives), json.dumps(key.default), key.help)
+        for key in keys()
+    ]
     name_width = max(len(name) for name, *_ in rows)
     return "\n".join(
         f"  {name:<{name_width}}  {help}\n  {'':<{name_width}}  ({kind}; default {default})"

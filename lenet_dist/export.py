@@ -20,14 +20,14 @@ from lenet_dist.run_dir.directory import locate_weights
 
 _OPSET = 13
 """The default opset, of 2020, which runtimes since then take. LeNet-5 needs nothing newer."""
-FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
 
 def main(arguments: list[str]) -> None:
     """Export as asked, and print the path."""
     parser = exits.ArgumentParser(prog="lenet_dist.export", description=__doc__)
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
-    parser.add_argument("--format", choices=FORMATS, required=True)
+    formats = ("safetensors", "torch-export", "onnx", "hub")
+    parser.add_argument("--format", choices=formats, required=True)
     parser.add_argument("--out", metavar="PATH", type=Path, required=True)
     parser.add_argument(
         "--opset", metavar="N", type=int, help=f"of ONNX's operators, for onnx; default {_OPSET}"

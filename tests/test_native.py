@@ -154,7 +154,7 @@ def test_a_label_out_of_range_is_refused(label: int) -> None:
     [
         (torch.zeros(8, 1, 28, 28).double(), torch.zeros(8).long(), 1, "pixels must be float32"),
         (torch.zeros(8, 28, 28), torch.zeros(8).long(), 1, "pixels must be float32"),
-        (torch.zeros(8, 1, 28, 56)[..., ::2], torch.zeros(8).long(), 1, "strides"),
+        (torch.zeros(8, 1, 28, 56)[..., ::2], torch.zeros(8).long(), 1, "contiguous"),
         (torch.zeros(8, 1, 28, 28), torch.zeros(8), 1, "labels must be int64"),
         (torch.zeros(8, 1, 28, 28), torch.zeros(8).long(), 3, "3 equal shards"),
     ],

@@ -70,13 +70,9 @@ def loader(
     return DataLoader(
         samples,
         batch_sampler=batch_ids,
-        collate_fn=_as_it_is,  # The data set gives whole batches.
+        collate_fn=lambda batch: batch,  # The data set gives whole batches.
         generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class PartitionedBatches:

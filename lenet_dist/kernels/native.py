@@ -29,6 +29,7 @@ _FLAGS = {
 }
 """What a processor must have for a variant, by Linux's names."""
 
+_PLAIN = ", contiguous, on the CPU"
 _scratch = threading.local()
 _threads: int | None = None
 """Threads that a call computes on; None: as many as torch's."""
@@ -62,9 +63,8 @@ def reason() -> str | None:
         return "this processor lacks AVX2 and fused multiply-add, which the compiled kernel needs"
     if not any(build.library(name).exists() for name in runnable):
         return "no compiled kernel: install g++ or clang++ and run `make setup` again"
-    for name in runnable:
-        if build.is_current(build.library(name)):
-            return f"{build.library(name)} can't be loaded: delete it and run `make setup` again"
+    if any(build.is_current(build.library(name)) for name in runnable):
+        return f"{build.FOLDER}/*.so can't be loaded: delete them and run `make setup` again"
     return "the compiled kernel is of another version of its source: run `make setup` again"
 
 
@@ -99,7 +99,7 @@ def shard_gradients(
     """
     images = _checked(weights, pixels)
     if labels.shape != (images,) or not _is_plain(labels, torch.int64):
-        raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
+        raise ValueError(f"labels must be int64 [{images}]{_PLAIN}")
     if shards < 1 or images == 0 or images % shards:
         raise ValueError(f"{images} images do not make {shards} equal shards")
     rows = torch.empty(shards, PARAMETERS + COUNTS)
@@ -132,8 +132,7 @@ def logits(
 def tree_sum(rows: Tensor) -> Tensor:
     """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
     last one without a partner is passed on."""
-    if rows.dim() != 2 or not rows.shape[0] or not _is_plain(rows):
-        raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
+    assert rows.dim() == 2 and len(rows) and _is_plain(rows)
     total = torch.empty(rows.shape[1])
     _library().tree_sum(
         rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(), _thread_count()
@@ -160,9 +159,9 @@ def distort(
     """
     count = images.shape[0]
     if images.shape[1:] != (28, 28) or not _is_plain(images, torch.uint8):
-        raise ValueError(f"images must be uint8 [n, 28, 28], not {_told(images)}")
+        raise ValueError(f"images must be uint8 [n, 28, 28]{_PLAIN}")
     if ids.shape != (count,) or not _is_plain(ids, torch.int64):
-        raise ValueError(f"ids must be int64 [{count}], not {_told(ids)}")
+        raise ValueError(f"ids must be int64 [{count}]{_PLAIN}")
     distorted = torch.empty(count, 1, 28, 28)
     _library().distort(
         images.data_ptr(), ids.data_ptr(), count, stream, strength,
@@ -175,20 +174,15 @@ def distort(
 def _checked(weights: Tensor, pixels: Tensor) -> int:
     """The number of images; C++ believes what it gets."""
     if weights.shape != (PARAMETERS,) or not _is_plain(weights):
-        raise ValueError(f"weights must be float32 [{PARAMETERS}], not {_told(weights)}")
+        raise ValueError(f"weights must be float32 [{PARAMETERS}]{_PLAIN}")
     if pixels.shape[1:] != (1, 28, 28) or not _is_plain(pixels):
-        raise ValueError(f"pixels must be float32 [n, 1, 28, 28], not {_told(pixels)}")
+        raise ValueError(f"pixels must be float32 [n, 1, 28, 28]{_PLAIN}")
     return pixels.shape[0]
 
 
 def _is_plain(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     """Whether C++ finds what it expects behind the tensor's address."""
     return tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
-
-
-def _told(tensor: Tensor) -> str:
-    strides = "" if tensor.is_contiguous() else f", strides {tensor.stride()}"
-    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}{strides}"
 
 
 def _thread_count() -> int:

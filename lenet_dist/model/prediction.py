@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -22,11 +23,10 @@ def probabilities(model: Callable[[Tensor], Tensor], temperature: float, image: 
     letter that is like a digit in one position alone loses its high probability.
     """
     matrices = []
-    for turn in map(math.radians, _TURNS):
+    for turn, slant in itertools.product(map(math.radians, _TURNS), _SLANTS):
         cosine, sine = math.cos(turn), math.sin(turn)
-        for slant in _SLANTS:
-            row = [cosine, cosine * slant - sine, 0.0], [sine, sine * slant + cosine, 0.0]
-            matrices.append(row)
+        first_row, second_row = [cosine, cosine * slant - sine, 0], [sine, sine * slant + cosine, 0]
+        matrices.append([first_row, second_row])
     views = image.expand(len(matrices), -1, -1, -1)
     with torch.no_grad():
         grid = F.affine_grid(torch.tensor(matrices), list(views.shape), align_corners=False)

@@ -76,7 +76,7 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
     size = _LINK_BYTES[accelerator.device.type] // 4
     outgoing = torch.zeros(size, device=accelerator.device)
     incoming = torch.empty_like(outgoing)
-    best: float | None = None
+    speeds = []
     for turn in range(1, _LINK_ROUNDS + 1):
         meet(accelerator)
         # The choice is mutual: the partner computes this process as its own partner.
@@ -87,10 +87,9 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
                 for _ in range(1 + _LINK_EXCHANGES)
             ]
             # The first call to a partner makes the connection.
-            speed = outgoing.nbytes / statistics.median(seconds[1:]) / 1e6
-            best = max(best or 0.0, speed)
+            speeds.append(outgoing.nbytes / statistics.median(seconds[1:]) / 1e6)
     meet(accelerator)
-    return best
+    return max(speeds, default=None)
 
 
 def partners(hosts: list[str], rank: int) -> list[int]:
