@@ -89,17 +89,6 @@ def test_files_are_taken_from_the_root_raw_or_zipped_or_as_torchvision_lays_them
     assert len(dataset.load(data, "test")) == 10_000
 
 
-def test_files_come_from_the_mirrors_first(
-    mirror: Mirror, tmp_path: Path, without_npm: None
-) -> None:
-    data = Data(root=str(tmp_path / "data"))
-    fetch.ensure(data)
-    assert sorted(mirror.asked) == sorted(f"{name}.gz" for name in fetch.SHA256["mnist"])
-    fetch.ensure(data)
-    assert len(mirror.asked) == 4
-    assert len(list((tmp_path / "data" / "mnist").glob("*ubyte"))) == 4
-
-
 def _ensure(root: str, url: str) -> None:
     datasets.MNIST.mirrors = [url]
     fetch.ensure(Data(root=root))

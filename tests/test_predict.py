@@ -18,7 +18,7 @@ from lenet_dist.config import Data
 from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
-from tests.commands import command, forked, refusal, user_environment
+from tests.commands import forked, loaded_by, refusal, user_environment
 from tests.processes import PATIENCE, ROOT
 
 pytestmark = pytest.mark.processes
@@ -113,21 +113,10 @@ def test_weights_whose_logits_overflow_are_refused_by_name(
     assert f"{file}: its loss is " in refusal(done)
 
 
-IMPORTED = """
-import sys
-from lenet_dist import predict
-assert "torch" not in sys.modules, "before the request is read"
-predict.main(sys.argv[1:])
-print(*{name.split(".")[0] for name in sys.modules})
-"""
-
-
 def test_predicting_does_not_wait_for_what_training_needs(pictures: list[Path]) -> None:
-    done = command("python", "-c", IMPORTED, str(pictures[0]))
-    assert done.returncode == 0, done.stderr
-    imported = set(done.stdout.splitlines()[-1].split())
-    assert "PIL" in imported
-    assert not {"accelerate", "matplotlib", "torchvision", "wandb"} & imported
+    loaded = loaded_by(f"from lenet_dist import predict; predict.main(['{pictures[0]}'])")
+    assert "PIL" in loaded
+    assert not {"accelerate", "matplotlib", "torchvision", "wandb"} & loaded
 
 
 def test_a_file_name_that_is_no_text_is_printed_as_it_is(

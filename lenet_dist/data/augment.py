@@ -47,9 +47,10 @@ class Augmentation:
         stream: int | Tensor,
         magnitude: float | Tensor = 1.0,
     ) -> Tensor:
-        """Distort by the epoch's `stream`, with all ranges multiplied by `magnitude` in [0, 1].
+        """Distort `images` [n, 1, h, w] of samples `ids` [n] by an epoch's `stream`.
 
-        Both are numbers, or scalars on the images' device.
+        All ranges are multiplied by `magnitude` in [0, 1]. It and the stream are numbers, or
+        scalars on the images' device.
         """
         if self.is_identity:
             return images

@@ -199,7 +199,7 @@ def _check(name: str, file: str, raw: bytes) -> None:
 
 
 def _download(url: str, deadline: float) -> bytes:
-    """What a server has at an address.
+    """The content at a URL.
 
     In a thread, because no timeout bounds a name server, or a server that trickles. A thread that is
     late is left behind.

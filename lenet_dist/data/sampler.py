@@ -87,7 +87,7 @@ class PartitionedBatches:
     def __init__(self, batches: GlobalBatches, samples_by_rank: Sequence[int]) -> None:
         self.batches = batches
         self.batch_size = len(samples_by_rank) * max(samples_by_rank)
-        """Padding included."""
+        """Samples in a batch, padding included."""
         ends = torch.tensor(samples_by_rank).cumsum(0)
         places = (
             torch.arange(max(samples_by_rank)) + (ends - torch.tensor(samples_by_rank))[:, None]

@@ -36,7 +36,7 @@ _threads: int | None = None
 
 
 def use_threads(threads: int) -> None:
-    """Compute on so many threads from now on, and let torch compute on one.
+    """Have the kernels compute on so many threads from now on, and torch on one.
 
     What torch has left to do is small, and its threads spin for a while after each operation, on
     the cores that the kernel's would have.
@@ -47,12 +47,12 @@ def use_threads(threads: int) -> None:
 
 
 def variant() -> str | None:
-    """The name of the variant in use; None where there is none, for the `reason` given there."""
+    """The name of the compiled variant that calls use; None where there is none: see `reason`."""
     return next(iter(variants()), None)
 
 
 def reason() -> str | None:
-    """Why there is no kernel here and what to do, in a line; None where there is one."""
+    """Why this machine has no compiled kernel and what to do, in a line; None where it has one."""
     if variants():
         return None
     of_machine = build.variants_of_machine()
@@ -91,9 +91,9 @@ def shard_gradients(
     smoothing: float,
     batch_size: int,
 ) -> Tensor:
-    """A row [P + 2] for each of `shards` equal shards in a row: [shards, P + 2].
+    """The gradients, losses and counts of `shards` equal shards of a batch: rows [shards, P + 2].
 
-    It holds the gradient of the shard's summed loss divided by `batch_size`, in the order of
+    A row holds the gradient of the shard's summed loss divided by `batch_size`, in the order of
     LeNet5's parameters, then the summed loss, then the number of images that are right. `weights`
     [P] are in the same order; `pixels` are [n, 1, 28, 28], `labels` [n].
     """
@@ -119,7 +119,7 @@ def logits(
     mean: float,
     std: float,
 ) -> Tensor:
-    """Logits [n, 10] of `pixels` [n, 1, 28, 28]."""
+    """LeNet-5's logits [n, 10] of `pixels` [n, 1, 28, 28]."""
     images = _checked(weights, pixels)
     found = torch.empty(images, CLASSES)
     _library().lenet5_logits(
@@ -172,7 +172,7 @@ def distort(
 
 
 def _checked(weights: Tensor, pixels: Tensor) -> int:
-    """The number of images; C++ believes what it gets."""
+    """The number of images in `pixels`. Raises ValueError for what C++ would misread."""
     if weights.shape != (PARAMETERS,) or not _is_plain(weights):
         raise ValueError(f"weights must be float32 [{PARAMETERS}]{_PLAIN}")
     if pixels.shape[1:] != (1, 28, 28) or not _is_plain(pixels):
@@ -190,7 +190,7 @@ def _thread_count() -> int:
 
 
 def _work() -> int:
-    """The address of memory for a call.
+    """The address of scratch memory for a call of the library.
 
     Kept between calls, for fresh pages cost time; of a Python thread's own, for several may call.
     """

@@ -24,7 +24,7 @@ HUB_FILES = {CARD, _CONFIG, _WEIGHTS}
 _BATCH = "images"
 """The name of the dimension that may have any size."""
 _OLDEST_OPSET = 9
-"""Before it these operators took other inputs."""
+"""The oldest opset that can be asked for: before it these operators took other inputs."""
 
 
 def torch_export(model: LeNet5) -> bytes:

@@ -13,7 +13,7 @@ from torch import Tensor
 SURE = 0.9
 """A prediction with a probability below this is called unsure."""
 _TURNS, _SLANTS = (-15.0, 0.0, 15.0), (-0.3, 0.0, 0.3)
-"""Degrees, and pixels to the side for each pixel down."""
+"""Turns in degrees, and slants in pixels to the side for each pixel down, of the views."""
 
 
 def probabilities(model: Callable[[Tensor], Tensor], temperature: float, image: Tensor) -> Tensor:
