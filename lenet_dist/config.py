@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -21,10 +22,7 @@ def _key(
 ) -> Any:  # fmt: skip
     """A schema key: its default, its ``--help`` text, and the range that a number must lie in."""
     bounds = {"low": low, "above": above, "high": high, "below": below}
-    metadata = {"help": help, **bounds}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+    return field(default_factory=lambda: copy.copy(default), metadata={"help": help, **bounds})
 
 
 @dataclass
@@ -298,8 +296,7 @@ def _keys(schema: type, prefix: str) -> Iterator[Key]:
         if dataclasses.is_dataclass(hint):
             yield from _keys(cast(type, hint), name + ".")
         else:
-            made = item.default_factory
-            default = item.default if made is dataclasses.MISSING else made()
+            default = getattr(schema(), item.name)
             yield Key(name, hint, default, item.metadata["help"], item.metadata)
 
 

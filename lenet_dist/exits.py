@@ -26,8 +26,6 @@ from lenet_dist.signals import Listener
 from lenet_dist.streams import OutputLost, guard_standard_streams
 
 DONE = 0
-FAILED = 1
-WRONG_REQUEST = 2
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again to continue."""
 _INTERRUPTED = 128 + signal.SIGINT
@@ -44,7 +42,7 @@ class RequestError(ValueError):
     """The user's mistake: config, arguments, data or environment. Its text is the whole message,
     on one line."""
 
-    label, code = "error: ", WRONG_REQUEST
+    label, code = "error: ", 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -57,7 +55,7 @@ class NodeError(RequestError):
 class RunFailed(RuntimeError):
     """Training can't go on. The text says why, for example divergence or a full disk."""
 
-    label, code = "failed: ", FAILED
+    label, code = "failed: ", 1
 
 
 class LostProcess(RunFailed):

@@ -98,17 +98,6 @@ def test_a_magnitude_narrows_all_ranges_alike(
     torch.testing.assert_close(weak, narrowed, rtol=0, atol=1e-4)
 
 
-def ranges() -> st.SearchStrategy[Augment]:
-    return st.builds(
-        Augment,
-        rotate=st.floats(0, 180),
-        translate=st.floats(0, 1),
-        scale=st.floats(0, 0.99),
-        shear=st.floats(0, 1),
-        elastic=st.floats(0, 1),
-    )
-
-
 def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tensor]:
     """What was drawn for each image, read off its matrix."""
     m = matrices(config, seed, ids, epoch)
@@ -125,22 +114,11 @@ def drawn(config: Augment, seed: int, epoch: int, ids: Tensor) -> dict[str, Tens
     }  # fmt: skip
 
 
-@PROPERTY
-@given(config=ranges(), seed=SEEDS, epoch=EPOCHS)
-def test_what_is_drawn_lies_within_its_range(config: Augment, seed: int, epoch: int) -> None:
-    values = drawn(config, seed, epoch, torch.arange(100))
-    limits = {
-        "rotate": config.rotate, "right": config.translate, "down": config.translate,
-        "scale": config.scale, "shear": config.shear,
-    }  # fmt: skip
-    for name, limit in limits.items():
-        assert values[name].abs().max() <= limit + 1e-9, name
-
-
-def test_what_is_drawn_fills_its_range_evenly_and_each_apart_from_the_others() -> None:
+def test_what_is_drawn_fills_its_range_evenly_and_apart_from_the_others() -> None:
     values = drawn(STRONG, 0, 0, torch.arange(20_000))
     limits = {"rotate": 30, "right": 0.2, "down": 0.2, "scale": 0.3, "shear": 0.3}
     table = torch.stack([values[name] / limit for name, limit in limits.items()])
+    assert table.abs().max() <= 1 + 1e-9
     # Of a uniform number in [-1, 1] the mean is 0 and the deviation 1/sqrt(3).
     torch.testing.assert_close(table.mean(1), torch.zeros(5).double(), rtol=0, atol=0.02)
     expected = torch.full((5,), 1 / math.sqrt(3)).double()

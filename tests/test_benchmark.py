@@ -38,9 +38,7 @@ def test_every_baseline_takes_a_trial_and_leaves_its_figures(
     process.join(PATIENCE)
     assert process.exitcode == 0
     figures = json.loads((tmp_path / "result.json").read_text())
-    assert all(
-        value["accuracy"] if name == "test" else value > 0 for name, value in figures.items()
-    )
+    assert figures and all(value > 0 for value in figures.values())
 
 
 def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def take(arguments: list[str], name: str) -> dict[str, float]:
     """The figures of a case: `python ARGUMENTS`, in a folder of its own, leaves TRIAL/result.json.
 
     `seconds`: from start to exit, without tests between epochs, which only a baseline has.
-    `images_per_second`: of training, or of evaluation. `accuracy`: on the test set. Raises
-    RunFailed, with the end of what it printed, if its exit code is not 0.
+    `images_per_second`: of training. `accuracy`: on the test set. Raises RunFailed, with the end of
+    what it printed, if its exit code is not 0.
     """
     with tempfile.TemporaryDirectory(prefix="lenet_dist.benchmark.") as folder:
         trial = Path(folder, TRIAL)
@@ -81,19 +81,16 @@ def take(arguments: list[str], name: str) -> dict[str, float]:
 
 def _figures(trial: Path, seconds: float) -> dict[str, float]:
     result: dict[str, Any] = json.loads((trial / "result.json").read_text())
-    figures = {
-        "seconds": seconds - result.get("tested_seconds", 0.0),
-        "images_per_second": result.get("samples_per_second", 0.0),
-    }
-    if "evaluated_per_second" in result:
-        figures["evaluated_per_second"] = result["evaluated_per_second"]
-    if "test" in result:
-        figures["accuracy"] = result["test"]["accuracy"]
     metrics = trial / "metrics.jsonl"
-    if metrics.exists():
-        evaluated = sum(line.get("count", 0) for line in map(json.loads, metrics.open()))
-        figures["evaluated_per_second"] = evaluated / result["seconds"]["evaluate"]
-    return figures
+    if not metrics.exists():  # A baseline's result has its figures by their names.
+        return {"seconds": seconds - result.pop("tested_seconds", 0.0), **result}
+    evaluated = sum(line.get("count", 0) for line in map(json.loads, metrics.open()))
+    return {
+        "seconds": seconds,
+        "images_per_second": result["samples_per_second"],
+        "evaluated_per_second": evaluated / result["seconds"]["evaluate"],
+        "accuracy": result["test"]["accuracy"],
+    }
 
 
 def clean_environment() -> dict[str, str]:

@@ -76,5 +76,5 @@ class Rank:
 
 def environment() -> dict[str, str]:
     """The variables that the network's and the kernels' libraries heed."""
-    names = [name for name in sorted(os.environ) if name.startswith(_NETWORK_VARIABLES)]
-    return {name: os.environ[name] for name in names} | kernel_variables()
+    of_network = (name for name in sorted(os.environ) if name.startswith(_NETWORK_VARIABLES))
+    return {name: os.environ[name] for name in of_network} | kernel_variables()
