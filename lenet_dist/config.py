@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -21,14 +22,7 @@ def _key(
 ) -> Any:  # fmt: skip
     """A schema key: its default, its ``--help`` text, and the range that a number must lie in."""
     bounds = {"low": low, "above": above, "high": high, "below": below}
-    metadata = {"help": help, **bounds}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def _section(schema: type) -> Any:
-    return field(default_factory=schema)
+    return field(default_factory=lambda: copy.copy(default), metadata={"help": help, **bounds})
 
 
 @dataclass
@@ -188,18 +182,18 @@ class Config:
     """The whole config of a run. A run is a pure function of it."""
 
     seed: int = _key(0, "seed of weights, sample order, augmentation and split", low=0, below=2**63)
-    run: Run = _section(Run)
-    data: Data = _section(Data)
-    model: Model = _section(Model)
-    train: Train = _section(Train)
-    optimizer: Optimizer = _section(Optimizer)
-    schedule: Schedule = _section(Schedule)
-    augment: Augment = _section(Augment)
-    compute: Compute = _section(Compute)
-    evaluate: Evaluate = _section(Evaluate)
-    checkpoint: Checkpoint = _section(Checkpoint)
-    log: Log = _section(Log)
-    wandb: Wandb = _section(Wandb)
+    run: Run = field(default_factory=Run)
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    augment: Augment = field(default_factory=Augment)
+    compute: Compute = field(default_factory=Compute)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    log: Log = field(default_factory=Log)
+    wandb: Wandb = field(default_factory=Wandb)
 
 
 TRAINING_IMAGES = {"mnist": 60_000, "fashion_mnist": 60_000, "synthetic": 12_000}
@@ -278,11 +272,6 @@ class Key:
         """The types and words that the key takes: ``["int", "auto"]``, ``["fixed", "ddp"]``."""
         return _alternatives(self.type)
 
-    @property
-    def type_name(self) -> str:
-        """The type as ``--help`` shows it: ``int``, ``int or auto``, ``fixed or ddp``."""
-        return " or ".join(self.alternatives)
-
 
 def _alternatives(hint: Any) -> list[str]:
     if get_origin(hint) is Literal:
@@ -307,14 +296,16 @@ def _keys(schema: type, prefix: str) -> Iterator[Key]:
         if dataclasses.is_dataclass(hint):
             yield from _keys(cast(type, hint), name + ".")
         else:
-            made = item.default_factory
-            default = item.default if made is dataclasses.MISSING else made()
+            default = getattr(schema(), item.name)
             yield Key(name, hint, default, item.metadata["help"], item.metadata)
 
 
 def describe_keys() -> str:
     """The schema as ``--help`` prints it: key, type, default, meaning."""
-    rows = [(key.name, key.type_name, json.dumps(key.default), key.help) for key in keys()]
+    rows = [
+        (key.name, " or ".join(key.alternatives), json.dumps(key.default), key.help)
+        for key in keys()
+    ]
     name_width = max(len(name) for name, *_ in rows)
     return "\n".join(
         f"  {name:<{name_width}}  {help}\n  {'':<{name_width}}  ({kind}; default {default})"

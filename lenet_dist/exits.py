@@ -26,8 +26,6 @@ from lenet_dist.signals import Listener
 from lenet_dist.streams import OutputLost, guard_standard_streams
 
 DONE = 0
-FAILED = 1
-WRONG_REQUEST = 2
 STOPPED = 75
 """EX_TEMPFAIL of sysexits.h: run the same command again to continue."""
 _INTERRUPTED = 128 + signal.SIGINT
@@ -44,6 +42,8 @@ class RequestError(ValueError):
     """The user's mistake: config, arguments, data or environment. Its text is the whole message,
     on one line."""
 
+    label, code = "error: ", 2
+
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
@@ -55,6 +55,8 @@ class NodeError(RequestError):
 class RunFailed(RuntimeError):
     """Training can't go on. The text says why, for example divergence or a full disk."""
 
+    label, code = "failed: ", 1
+
 
 class LostProcess(RunFailed):
     """A peer was killed, stopped, or never came."""
@@ -65,6 +67,8 @@ class Stopped(Exception):
 
     `for_good`: whoever requested it does not want a launcher to start the job again.
     """
+
+    label, code = "", STOPPED
 
     def __init__(self, message: str, *, for_good: bool = False) -> None:
         super().__init__(message)
@@ -161,7 +165,7 @@ def tell(outcome: Outcome) -> None:
     """Print an outcome's text, once. Call it early if there is still something to wait for."""
     everywhere = isinstance(outcome, NodeError | LostProcess)
     if outcome not in _told and (everywhere or is_main_process()):
-        print(_text_and_code(outcome)[0], file=sys.stderr, flush=True)
+        print(f"{outcome.label}{outcome}", file=sys.stderr, flush=True)
         if is_followed_by_traceback():
             what = "(the traceback below is accelerate launch's, and tells no more than this)"
             print(what, file=sys.stderr, flush=True)
@@ -174,25 +178,14 @@ _told: list[Exception] = []
 def _end(outcome: Outcome) -> int:
     """Print how the command ended, and end a launcher that would restart it in vain. Gives the exit
     code."""
-    text, code = _text_and_code(outcome)
     tell(outcome)
-    tell_torchrun(text)
+    tell_torchrun(f"{outcome.label}{outcome}")
     is_stop = isinstance(outcome, Stopped) and not outcome.for_good
     may_restart = is_stop or isinstance(outcome, LostProcess)
     if is_elastic() and not may_restart and (torchrun := find_torchrun()):
         with suppress(psutil.Error):
             torchrun.terminate()
-    return code
-
-
-def _text_and_code(outcome: Outcome) -> tuple[str, int]:
-    match outcome:
-        case RequestError():
-            return f"error: {outcome}", WRONG_REQUEST
-        case Stopped():
-            return str(outcome), STOPPED
-        case _:
-            return f"failed: {outcome}", FAILED
+    return outcome.code
 
 
 class ArgumentParser(argparse.ArgumentParser):

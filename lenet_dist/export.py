@@ -20,14 +20,14 @@ from lenet_dist.run_dir.directory import locate_weights
 
 _OPSET = 13
 """The default opset, of 2020, which runtimes since then take. LeNet-5 needs nothing newer."""
-FORMATS = ("safetensors", "torch-export", "onnx", "hub")
 
 
 def main(arguments: list[str]) -> None:
     """Export as asked, and print the path."""
     parser = exits.ArgumentParser(prog="lenet_dist.export", description=__doc__)
     parser.add_argument("target", metavar="RUN_OR_WEIGHTS", type=Path)
-    parser.add_argument("--format", choices=FORMATS, required=True)
+    formats = ("safetensors", "torch-export", "onnx", "hub")
+    parser.add_argument("--format", choices=formats, required=True)
     parser.add_argument("--out", metavar="PATH", type=Path, required=True)
     parser.add_argument(
         "--opset", metavar="N", type=int, help=f"of ONNX's operators, for onnx; default {_OPSET}"
@@ -42,15 +42,11 @@ def main(arguments: list[str]) -> None:
         card.check(request.out)
         replace_folder(request.out, card.folder_content(request.target, weights_file))
     else:
-        _check_file(request.out, weights_file)
+        check_file_can_be_written("--out", request.out)
+        if request.out.exists() and request.out.samefile(weights_file):
+            raise RequestError(f"--out {request.out}: is the weights file itself; name another")
         write_atomically(request.out, _file(request.format, weights_file, request.opset))
     print(request.out)
-
-
-def _check_file(out: Path, weights_file: Path) -> None:
-    check_file_can_be_written("--out", out)
-    if out.exists() and out.samefile(weights_file):
-        raise RequestError(f"--out {out}: is the weights file itself; name another file")
 
 
 def _file(form: str, weights_file: Path, opset: int | None) -> bytes:

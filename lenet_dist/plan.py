@@ -103,10 +103,11 @@ def validate(config: Config, world_size: int, images: int | None = None) -> Plan
     # Under ddp a process does one backward pass: its share of the batch is its only shard.
     shards = train.shards if train.reduction == "fixed" else world_size
     name = "train.shards" if train.reduction == "fixed" else "the number of processes"
-    if train.batch_size % shards:
+    if rest := train.batch_size % shards:
+        below = train.batch_size - rest
+        sizes = [str(size) for size in (below, below + shards) if 0 < size <= images]
         too_few = f"there are only {images} training images"
-        nearest = [n for n in _multiples_around(train.batch_size, shards) if n <= images]
-        advice = f"the nearest sizes that can: {_or(nearest)}" if nearest else too_few
+        advice = f"the nearest sizes that can: {' or '.join(sizes)}" if sizes else too_few
         raise RequestError(
             f"train.batch_size={train.batch_size} can't be cut into {name} = {shards} equal parts;"
             f" {advice}"
@@ -124,16 +125,6 @@ def validate(config: Config, world_size: int, images: int | None = None) -> Plan
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-
-
-def _multiples_around(number: int, divisor: int) -> list[int]:
-    below = number // divisor * divisor
-    return [n for n in (below, below + divisor) if n > 0]
-
-
-def _or(numbers: list[int]) -> str:
-    *head, last = map(str, numbers)
-    return f"{', '.join(head)} or {last}" if head else last
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:

@@ -15,10 +15,10 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from lenet_dist import exits
 from lenet_dist.exits import RequestError
-from lenet_dist.model.prediction import Prediction
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "lenet5.safetensors"
 
@@ -33,25 +33,20 @@ def main(arguments: list[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON list")
     request = parser.parse_args(arguments)
-    outcomes = _predicted(request.images, request.weights)
-    refused = {name: why for name, why in outcomes if isinstance(why, str)}
+    entries = _predicted(request.images, request.weights)
     if request.json:
-        entries = [
-            {"image": name, "error": outcome} if isinstance(outcome, str) else outcome.fields()
-            for name, outcome in outcomes
-        ]
         print(json.dumps(entries))
     else:
-        lines = "".join(f"{outcome}\n" for _, outcome in outcomes if not isinstance(outcome, str))
+        lines = "".join(map(_line, (entry for entry in entries if "digit" in entry)))
         # Bytes, because a file name need not be valid text.
         sys.stdout.buffer.write(os.fsencode(lines))
     sys.stdout.flush()
-    if refused:
-        raise RequestError("; ".join(f"{name}: {why}" for name, why in refused.items()))
+    if refused := [f"{entry['image']}: {entry['error']}" for entry in entries if "error" in entry]:
+        raise RequestError("; ".join(refused))
 
 
-def _predicted(named: list[str], weights_file: Path) -> list[tuple[str, Prediction | str]]:
-    """Each picture's name, and its prediction or why it can't be read."""
+def _predicted(named: list[str], weights_file: Path) -> list[dict[str, Any]]:
+    """What `--json` prints of each picture: its prediction, or the error if it can't be read."""
     import torch
 
     from lenet_dist.data import picture
@@ -61,18 +56,31 @@ def _predicted(named: list[str], weights_file: Path) -> list[tuple[str, Predicti
 
     model = forward_of(weights.read(weights_file))
     temperature = weights.temperature(weights_file)
-    outcomes: list[tuple[str, Prediction | str]] = []
-    for name in [each for image in named for each in picture.named(image)]:
+    entries: list[dict[str, Any]] = []
+    for name in [each for path in named for each in picture.named(path)]:
         try:
-            digit = torch.from_numpy(picture.read(Path(name)))
+            image = torch.from_numpy(picture.read(Path(name)))
         except RequestError as error:
-            outcomes.append((name, str(error).removeprefix(f"{name}: ")))
+            entries.append({"image": name, "error": str(error).removeprefix(f"{name}: ")})
             continue
-        probabilities = prediction.probabilities(model, temperature, pixels(digit[None]))
+        probabilities = prediction.probabilities(model, temperature, pixels(image[None]))
         if not probabilities.isfinite().all():
             raise RequestError(f"{weights_file}: its logits are not finite")
-        outcomes.append((name, Prediction(name, probabilities.tolist())))
-    return outcomes
+        probability, digit = (found.item() for found in probabilities.max(0))
+        entry = {"image": name, "digit": digit, "probability": probability}
+        entries.append(entry | {"probabilities": probabilities.tolist()})
+    return entries
+
+
+def _line(entry: dict[str, Any]) -> str:
+    from lenet_dist.model.prediction import SURE
+
+    probabilities = entry["probabilities"]
+    first, second, *_ = sorted(range(len(probabilities)), key=lambda n: -probabilities[n])
+    line = f"{entry['image']}: {first} ({probabilities[first]:.1%})"
+    if probabilities[first] < SURE:
+        line += f", unsure: {first} or {second} ({probabilities[second]:.1%})"
+    return f"{line}\n"
 
 
 if __name__ == "__main__":

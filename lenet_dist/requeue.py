@@ -12,19 +12,14 @@ import os
 from lenet_dist import exits
 from lenet_dist.distributed import slurm
 from lenet_dist.exits import RequestError, Stopped
-from lenet_dist.request import load
+from lenet_dist.request import config_parser, load
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.track.sweep import named_after_trial
 
 
 def main(arguments: list[str]) -> None:
     """Requeue the job, or raise Stopped with the reason not to."""
-    parser = exits.ArgumentParser(
-        prog="lenet_dist.requeue",
-        usage="%(prog)s [-h] [--config FILE] [--most N] [key=value ...]",
-        description=__doc__,
-    )
-    parser.add_argument("--config", metavar="FILE", help="as for lenet_dist.train")
+    parser = config_parser("lenet_dist.requeue", "[--most N]", __doc__)
     parser.add_argument(
         "--most", type=int, default=50, metavar="N", help="requeues allowed (default 50)"
     )

@@ -11,11 +11,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-
-import psutil
 
 import lenet_dist
 
@@ -87,26 +86,15 @@ def processor() -> str:
     return f"{cpu_name()}, {cores()} cores"
 
 
-def memory() -> tuple[int, int]:
-    """This machine's available and total memory, in bytes."""
-    found = psutil.virtual_memory()
-    return found.available, found.total
-
-
 def gpu_driver() -> str | None:
     """Version of the NVIDIA driver; None where nvidia-smi is missing, fails or hangs."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
         shown = subprocess.run(
-            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, check=False, timeout=_DRIVER_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return None
-    lines = shown.stdout.splitlines()
-    return lines[0].strip() if shown.returncode == 0 and lines else None
+            command, capture_output=True, text=True, check=True, timeout=_DRIVER_SECONDS
+        )
+        return shown.stdout.partition("\n")[0].strip() or None
+    return None
 
 
 def is_notebook() -> bool:

@@ -14,6 +14,8 @@ import torch
 from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
+from lenet_dist.model import lenet5, weights
+from lenet_dist.model.lenet5 import LeNet5
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
@@ -182,6 +184,21 @@ def without_slurm(tmp_path_factory: pytest.TempPathFactory) -> object:
     """What RUN ends with on two processes without SLURM, uninterrupted."""
     with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
         return outcome(jobs.run(base=RUN, world_size=2).directory)
+
+
+@pytest.fixture(scope="session")
+def scaled_model() -> LeNet5:
+    """A model with a mean and a std of its own."""
+    return lenet5.build(3, 0.13, 0.31).eval()
+
+
+@pytest.fixture(scope="session")
+def scaled_file(scaled_model: LeNet5, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That model's weights file."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    model = scaled_model
+    path.write_bytes(weights.to_bytes(dict(model.state_dict()), model.mean, model.std))
+    return path
 
 
 @pytest.fixture

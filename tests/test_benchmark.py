@@ -38,9 +38,7 @@ def test_every_baseline_takes_a_trial_and_leaves_its_figures(
     process.join(PATIENCE)
     assert process.exitcode == 0
     figures = json.loads((tmp_path / "result.json").read_text())
-    assert all(
-        value["accuracy"] if name == "test" else value > 0 for name, value in figures.items()
-    )
+    assert figures and all(value > 0 for value in figures.values())
 
 
 def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) -> None:
@@ -64,10 +62,10 @@ def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) 
             assert all(of[ratio["figure"]] > 0 for of in report["figures"][ratio[side]])
 
 
-def test_a_trial_that_fails_is_named_with_what_it_printed(tmp_path: Path) -> None:
+def test_a_trial_that_fails_is_named_with_what_it_printed() -> None:
     program = "print('the reason', flush=True); raise SystemExit(3)"
     with pytest.raises(RunFailed, match="the case ended with exit code 3:\nthe reason"):
-        rounds.take(["-c", program], tmp_path / "trial", "the case")
+        rounds.take(["-c", program], "the case")
 
 
 @pytest.mark.parametrize(
@@ -87,5 +85,4 @@ def test_a_wrong_argument_is_one_line_and_exit_code_2(
 def test_the_jobs_keys_are_the_schemas(data: Path) -> None:
     for ratio in ratios_of(tuple(set(GROUPS) - {"own_model"}), Conditions(data, None, 0)):
         for case in (ratio.over, ratio.under):
-            words = case.arguments(Path("runs/name"))
-            load(None, [word for word in words if re.match(r"[a-z_.]+=", word)])
+            load(None, [word for word in case.arguments if re.match(r"[a-z_.]+=", word)])

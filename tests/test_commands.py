@@ -12,7 +12,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from lenet_dist.config import keys
 from lenet_dist.kernels import native
-from tests.commands import LaunchedJobs, command, forked, refusal
+from tests.commands import LaunchedJobs, command, refusal
 from tests.outcome import outcome, result
 from tests.processes import ROOT, SMALL, Job, free_port
 
@@ -134,12 +134,6 @@ def test_evaluate_takes_a_file_and_overrides(uninterrupted: Job, tmp_path: Path)
     shown = command("python", "-m", "lenet_dist.evaluate", str(file), *overrides)
     test = result(uninterrupted.directory)["test"]
     assert f"accuracy {test['accuracy']:.4f}, correct {test['correct']}, count 2000" in shown.stdout
-
-
-def test_evaluate_refuses_what_is_no_run_and_no_weights() -> None:
-    for target in ("nowhere", "README.md", "configs"):
-        done = forked("lenet_dist.evaluate", target, "data.name=synthetic")
-        assert refusal(done).startswith(f"error: {target}: ")
 
 
 def test_make_help_lists_the_targets_of_the_contract() -> None:

@@ -120,15 +120,6 @@ def test_ctrl_c_ends_a_command_without_a_word() -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_a_command_may_lack_either_stream_that_it_prints_to(closed: str) -> None:
-    asked = f"{sys.executable} -m lenet_dist.train --print-config {closed}"
-    done = command("bash", "-c", asked)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert ("optimizer:" in done.stdout) == (closed != ">&-")
-
-
-@pytest.mark.processes
 def test_a_name_that_the_terminals_encoding_lacks_is_printed_as_far_as_it_goes() -> None:
     ascii_alone = {"PYTHONIOENCODING": "ascii"}
     asked = ("lenet_dist.train", "--print-config", "run.name=größe")

@@ -14,7 +14,7 @@ from tests.properties import PROPERTY
 
 SOUND = Rank(
     rank=0, host="n0", local_rank=0, device="H200", driver="580.1",
-    memory_free=10**11, memory_total=15 * 10**10, host_memory_free=10**11, cores=16, threads=8,
+    memory_free=10**11, memory_total=15 * 10**10, cores=16, threads=8,
     kernels="x86-64-v4",
     versions={"torch": "2.15.0", "cuda": None}, git_commit="c0ffee", config_hash="1",
     data_sha256="ab" * 32, run_root="/runs", environment={"NCCL_DEBUG": "WARN"}, gigaflops=5e4,

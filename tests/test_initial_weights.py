@@ -13,7 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from lenet_dist.config import config_hash
 from lenet_dist.model import weights
 from lenet_dist.predict import PRETRAINED
 from lenet_dist.request import load
@@ -90,9 +89,7 @@ def test_it_has_the_same_bits_on_two_processes_and_over_a_stop_once_the_source_i
     assert "complete; nothing to do" in jobs.run(*TUNED, begin).text()
 
 
-def test_the_weights_are_recorded_with_their_hash_which_decides_the_result(
-    tuned: Job, uninterrupted: Job
-) -> None:
+def test_the_weights_are_recorded_with_their_hash(tuned: Job, uninterrupted: Job) -> None:
     source = uninterrupted.directory
     name = f"{source}@sha256:{digest(source)}"
     (started,) = (tuned.directory / "starts.jsonl").read_text().splitlines()
@@ -101,13 +98,6 @@ def test_the_weights_are_recorded_with_their_hash_which_decides_the_result(
         assert record["from"] == name
     assert digest(source) in (tuned.directory / "report.html").read_text()
     assert result(source)["from"] is None
-    written = load(tuned.directory / "config.yaml")
-    same, moved, other, none = (
-        config_hash(load(tuned.directory / "config.yaml", [f"run.from={what}"]))
-        for what in (name, f"elsewhere@sha256:{digest(source)}", f"{source}@sha256:00", "null")
-    )
-    assert same == moved == config_hash(written)
-    assert len({same, other, none}) == 3
 
 
 def test_other_weights_at_the_same_path_are_refused_or_recorded(
@@ -187,18 +177,6 @@ def test_weights_for_pixels_of_another_scale_are_refused(jobs: Jobs, tmp_path: P
     scaled = "model.mean=0.13 model.std=0.31"
     assert f"its weights are for {scaled}; ask for that" in refused(jobs, f"run.from={file}")
     jobs.run("train.max_steps=3", f"run.from={file}", *scaled.split())
-
-
-def test_fashion_mnist_is_learnt_from_the_packages_own_weights(jobs: Jobs) -> None:
-    if not Path("/usr/share/datasets/fashion-mnist").exists():
-        pytest.skip("needs Debian's package dataset-fashion-mnist")
-    fashion = ("data.name=fashion_mnist", "data.validation=500", "train.max_steps=24")
-    scale = weights.tensors(PRETRAINED)[1]
-    scaled = [f"model.{name}={value}" for name, value in scale.items()]
-    one = jobs.run(*fashion, *scaled, f"run.from={PRETRAINED}", name="one")
-    two = jobs.run(*fashion, *scaled, f"run.from={PRETRAINED}", name="two", world_size=2)
-    assert outcome(two.directory) == outcome(one.directory)
-    assert result(one.directory)["test"]["accuracy"] > 0.5
 
 
 def test_another_head_of_a_task_of_ones_own_is_refused_by_name_and_the_docs_say_how_it_is_done(

@@ -17,56 +17,36 @@ from lenet_dist.model import weights
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
 from tests.commands import command
-from tests.exporting import COUNTS, exported, model_with_scale, pixels, weights_file
+from tests.exporting import COUNTS, exported, pixels
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def model() -> LeNet5:
-    return model_with_scale()
-
-
-@pytest.fixture(scope="module")
-def file(model: LeNet5, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model's weights file."""
-    return weights_file(model, tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def program(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(scaled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The exported model, alone in a folder."""
-    return exported(file, "onnx", tmp_path_factory.mktemp("program") / "lenet5.onnx")
+    return exported(scaled_file, "onnx", tmp_path_factory.mktemp("program") / "lenet5.onnx")
 
 
 @torch.no_grad()
-def test_it_gives_the_logits_to_1e_5(program: Path, model: LeNet5) -> None:
+def test_it_gives_the_logits_of_any_number_of_images_to_1e_5(
+    program: Path, scaled_model: LeNet5
+) -> None:
     assert list(program.parent.iterdir()) == [program], "it is one file"
     session = onnxruntime.InferenceSession(str(program))
-    for count in COUNTS:
+    for count in (0, *COUNTS, 10_000):
         (logits,) = session.run(["logits"], {"pixels": pixels(count).numpy()})
-        assert np.abs(logits - model(pixels(count)).numpy()).max() <= 1e-5
-
-
-@torch.no_grad()
-def test_it_takes_no_image_and_as_many_as_a_test_set_has(program: Path, model: LeNet5) -> None:
-    session = onnxruntime.InferenceSession(str(program))
-    (logits,) = session.run(None, {"pixels": pixels(0).numpy()})
-    assert logits.shape == (0, 10)
-    images = pixels(10_000)
-    (logits,) = session.run(None, {"pixels": images.numpy()})
-    assert logits.shape == (10_000, 10)
-    some = slice(None, None, 999)
-    assert np.abs(logits[some] - model(images[some]).numpy()).max() <= 1e-5
+        assert logits.shape == (count, 10)
+        assert np.abs(logits - scaled_model(pixels(count)).numpy()).max(initial=0) <= 1e-5
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("opset", [9, 13, onnx.defs.onnx_opset_version()])
 def test_it_is_of_the_opset_asked_for_in_the_oldest_format_that_has_it(
-    file: Path, model: LeNet5, tmp_path: Path, opset: int
+    scaled_file: Path, scaled_model: LeNet5, tmp_path: Path, opset: int
 ) -> None:
     asked = () if opset == 13 else ("--opset", str(opset))
-    made = onnx.load(exported(file, "onnx", tmp_path / "lenet5.onnx", *asked))
+    made = onnx.load(exported(scaled_file, "onnx", tmp_path / "lenet5.onnx", *asked))
     onnx.checker.check_model(made, full_check=True)
     assert [entry.version for entry in made.opset_import] == [opset]
     assert made.ir_version == onnx.helper.find_min_ir_version_for(list(made.opset_import))
@@ -75,7 +55,7 @@ def test_it_is_of_the_opset_asked_for_in_the_oldest_format_that_has_it(
     # The newest opset may be newer than the runtime's.
     again = ReferenceEvaluator(made)
     (logits,) = again.run(None, {"pixels": pixels(7).numpy()})
-    assert np.abs(logits - model(pixels(7)).numpy()).max() <= 1e-5
+    assert np.abs(logits - scaled_model(pixels(7)).numpy()).max() <= 1e-5
 
 
 @torch.no_grad()
@@ -100,12 +80,12 @@ def test_it_says_what_it_takes_and_gives(program: Path) -> None:
     assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["images", 10])
 
 
-def test_without_its_package_the_command_says_which(file: Path, tmp_path: Path) -> None:
+def test_without_its_package_the_command_says_which(scaled_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "lenet5.onnx"
     # A package that is there and can't be found is what a missing one looks like.
     hide = "import sys; sys.modules['onnx'] = None; import runpy;"
     run = f"{hide} runpy.run_module('lenet_dist.export', run_name='__main__')"
-    done = command("python", "-c", run, str(file), "--format", "onnx", "--out", str(out))
+    done = command("python", "-c", run, str(scaled_file), "--format", "onnx", "--out", str(out))
     assert done.returncode == 2, done.stderr
     assert "pip install 'lenet_dist[onnx]'" in done.stderr
     assert not out.exists()

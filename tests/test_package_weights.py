@@ -24,7 +24,6 @@ pytestmark = pytest.mark.processes
 
 PACKAGE = ("python", "scripts/package-weights")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "package-weights"))
-fit_temperature = SCRIPT["fit_temperature"]
 expected_calibration_error = SCRIPT["expected_calibration_error"]
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,69 +35,60 @@ class Trial:
     """What to measure: `steps` steps of a batch size, after some others that are not timed."""
 
     data: Path
-    folder: Path
     batch_size: int
     steps: int
-    _seconds: float = 0.0
-    """Between steps 0 and `steps`; until then, when step 0 was done."""
-    _step: int = -_WARM_UP_STEPS
+    seconds: float = 0.0
+    """How long the steps took."""
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
-        """An epoch's batches, up to the last step."""
-        for batch in loader:
-            yield batch
-            self.step_done()
-            if self.is_over:
-                return
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the last step is done."""
-        return self._step >= self.steps
-
-    def step_done(self) -> None:
-        """Count a step; the clock starts after the last that warms up."""
-        self._step += 1
-        if self._step in (0, self.steps):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self._seconds = time.perf_counter() - self._seconds
+        """Batches for all steps, epoch after epoch."""
+        endless = chain.from_iterable(repeat(loader))
+        yield from islice(endless, _WARM_UP_STEPS)
+        began = _now()
+        yield from islice(endless, self.steps)
+        self.seconds = _now() - began
 
     def result(self) -> dict[str, float]:
         """The speed, by its name in result.json."""
-        return {"samples_per_second": self.steps * self.batch_size / self._seconds}
+        return {"images_per_second": self.steps * self.batch_size / self.seconds}
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def document_loop(trial: Trial) -> dict[str, float]:
     """The loop of the document this project grew from, to the letter: it loads single images."""
-    model, optimizer = DocumentLeNet(), None
-    loader = _train_loader(trial)
-    while not trial.is_over:
-        optimizer = _train_as_the_document(model, optimizer, trial.batches(loader), trial)
+    model = DocumentLeNet().to(_device())
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    _train_as_the_document(model, optimizer, trial.batches(_train_loader(trial)), trial)
     return trial.result()
 
 
-def document_loop_to_accuracy(trial: Trial) -> dict[str, Any]:
+def document_loop_to_accuracy(trial: Trial) -> dict[str, float]:
     """The document's loop until it reaches 99.0% on the test images, tried after each epoch."""
     test_loader = DataLoader(_torchvision_mnist(trial, train=False), batch_size=1000)
     loader = _train_loader(trial)
-    model, optimizer = DocumentLeNet(), None
+    model = DocumentLeNet().to(_device())
+    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
     tested_seconds = accuracy = 0.0
-    while accuracy < _ACCURACY and not trial.is_over:
-        optimizer = _train_as_the_document(model, optimizer, trial.batches(loader), trial)
+    for step in range(0, trial.steps, len(loader)):
+        _train_as_the_document(model, optimizer, islice(loader, trial.steps - step), trial)
         began = time.perf_counter()
         accuracy = _count_correct(model, test_loader) / 10_000
         tested_seconds += time.perf_counter() - began
-    return {"tested_seconds": tested_seconds, "test": {"accuracy": accuracy}}
+        if accuracy >= _ACCURACY:
+            break
+    return {"tested_seconds": tested_seconds, "accuracy": accuracy}
 
 
 def document_evaluation(trial: Trial) -> dict[str, float]:
     """The document's evaluation, over torchvision's MNIST."""
     loader = DataLoader(_torchvision_mnist(trial, train=False), batch_size=trial.batch_size)
-    model = DocumentLeNet().to(_device())
-    while not trial.is_over:
-        _count_correct(model, trial.batches(loader))
-    return {"evaluated_per_second": trial.result()["samples_per_second"]}
+    _count_correct(DocumentLeNet().to(_device()), trial.batches(loader))
+    return {"evaluated_per_second": trial.result()["images_per_second"]}
 
 
 def accelerate_loop(trial: Trial) -> dict[str, float]:
@@ -108,28 +100,25 @@ def accelerate_loop(trial: Trial) -> dict[str, float]:
     model = DocumentLeNet()
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
     model, optimizer, train_loader = accelerator.prepare(model, optimizer, train_loader)
-    while not trial.is_over:
-        model.train()
-        for inputs, targets in trial.batches(train_loader):
-            outputs = model(inputs)
-            loss = F.cross_entropy(outputs, targets)
-            accelerator.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
+    model.train()
+    for inputs, targets in trial.batches(train_loader):
+        outputs = model(inputs)
+        loss = F.cross_entropy(outputs, targets)
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
     return trial.result()
 
 
 def bare_loop(trial: Trial) -> dict[str, float]:
     """PyTorch's own layers and autograd over float batches that lie in memory, and nothing else:
     no shuffling, no augmentation, no metrics, no checkpoints."""
-    batches = _batches_in_memory(trial)
     model = DocumentLeNet().to(_device())
     optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
-    while not trial.is_over:
-        for x, y in trial.batches(batches):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
+    for x, y in trial.batches(_batches_in_memory(trial)):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
     return trial.result()
 
 
@@ -137,7 +126,7 @@ def arithmetic_limit(trial: Trial) -> dict[str, float]:
     """Images a second if training were nothing but matrix products at this machine's best rate."""
     from lenet_dist.preflight.device import measure_gigaflops
 
-    return {"samples_per_second": measure_gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
+    return {"images_per_second": measure_gigaflops(_device()) * 1e3 / MFLOP_PER_IMAGE}
 
 
 def gradients_alone(trial: Trial) -> dict[str, float]:
@@ -160,14 +149,12 @@ def gradients_alone(trial: Trial) -> dict[str, float]:
         if is_native
         else ManyAtOnce(initial, LENET5.loss, config, 16, size=16)
     )
-    batches = _batches_in_memory(trial)
-    while not trial.is_over:
-        for x, y in trial.batches(batches):
-            gradients_of(x, y, range(16), 0)
+    for x, y in trial.batches(_batches_in_memory(trial)):
+        gradients_of(x, y, range(16), 0)
     return trial.result()
 
 
-BASELINES: dict[str, Callable[[Trial], dict[str, Any]]] = {
+BASELINES: dict[str, Callable[[Trial], dict[str, float]]] = {
     baseline.__name__: baseline
     for baseline in (
         document_loop, document_loop_to_accuracy, document_evaluation, accelerate_loop, bare_loop,
@@ -203,13 +190,11 @@ class DocumentLeNet(nn.Module):
 
 
 def _train_as_the_document(
-    model: nn.Module, optimizer: Any, train_loader: Iterable[Any], trial: Trial
-) -> torch.optim.Optimizer:
-    """One epoch of it, printed lines and all."""
+    model: nn.Module, optimizer: torch.optim.Optimizer, train_loader: Iterable[Any], trial: Trial
+) -> None:
+    """Train on some batches as the document does, printed lines and all."""
     loss_function = nn.CrossEntropyLoss()
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    model.to(device)
-    optimizer = optimizer or torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
+    device = _device()
     torch.set_grad_enabled(True)
     model.train()
     running_loss = 0.0
@@ -231,7 +216,6 @@ def _train_as_the_document(
             print(f"step {step + 1} | {loss_avg:.4f} |{acc_avg:.4f}")
 
         optimizer.step()
-    return optimizer
 
 
 def _count_correct(model: nn.Module, batches: Iterable[Any]) -> int:
@@ -273,9 +257,8 @@ def _device() -> torch.device:
 
 def main(name: str, data: str, folder: str, batch_size: str, steps: str) -> None:
     """Take one trial."""
-    trial = Trial(Path(data), Path(folder), int(batch_size), int(steps))
-    measured = BASELINES[name](trial)
-    (trial.folder / "result.json").write_text(json.dumps(measured))
+    measured = BASELINES[name](Trial(Path(data), int(batch_size), int(steps)))
+    Path(folder, "result.json").write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from lenet_dist.config import TRAINING_IMAGES
 from lenet_dist.exits import RequestError
 
 REPOSITORY = Path(__file__).parents[2]
+TRIAL = "trial"
+"""The folder, in the working directory of a trial, that gets its result.json."""
 
 _IMAGES = TRAINING_IMAGES["mnist"]
 _FAST, _SLOW = 5 * _IMAGES, _IMAGES // 3
@@ -39,10 +41,10 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Case:
-    """A command that is measured: `arguments` gives those of `python`, for a trial in a folder."""
+    """A command that is measured: the arguments of a `python` that leaves TRIAL/result.json."""
 
     name: str
-    arguments: Callable[[Path], list[str]]
+    arguments: list[str]
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,8 @@ class Ratio:
 
 def ratios_of(groups: Sequence[str], conditions: Conditions) -> list[Ratio]:
     """The ratios of these groups that can be measured here."""
-    for file in ("configs/seed.yaml", "configs/fast.yaml", "docs/your_own.py"):
-        if not (REPOSITORY / file).is_file():
-            raise RequestError(f"{file}: not found; run the benchmark in a clone of the repository")
+    if not (REPOSITORY / "configs").is_dir():
+        raise RequestError("configs: not found; run the benchmark in a clone of the repository")
     return [ratio for group in groups for ratio in GROUPS[group](conditions)]
 
 
@@ -99,7 +100,7 @@ def _processes(at: Conditions) -> Iterator[Ratio]:
 def _accuracy(at: Conditions) -> Iterator[Ratio]:
     keys = ["log.report=false"]  # The document's loop makes no page either.
     keys += [f"train.max_steps={at.steps}"] if at.steps else []
-    job = Case("job, fast recipe", lambda folder: _train(at, "fast", folder, *keys))
+    job = Case("job, fast recipe", _train(at, "fast", *keys))
     document = _baseline(at, "document_loop_to_accuracy", at.steps or 20 * (_IMAGES // 64), 64)
     title = "seconds to 99.0% test accuracy, start to exit: document's loop / job"
     yield Ratio(title, document, job, "seconds")
@@ -110,21 +111,19 @@ def _evaluation(at: Conditions) -> Iterator[Ratio]:
         "data.validation=50000", "train.batch_size=1000", "train.max_steps=100",
         "train.epochs=10", "evaluate.every_epochs=1", "log.report=false",
     )  # fmt: skip
-    job = Case("job, evaluation", lambda folder: _train(at, "seed", folder, *keys))
+    job = Case("job, evaluation", _train(at, "seed", *keys))
     document = _baseline(at, "document_evaluation", at.steps or 20, 1000)
     title = "images/s evaluated: job / document's loop"
     yield Ratio(title, job, document, "evaluated_per_second")
 
 
 def _own_model(at: Conditions) -> Iterator[Ratio]:
-    steps = at.steps_of(_SLOW, 256)
-
-    def resnet(name: str, shards_at_once: str) -> Case:
-        keys = (*_document_keys(256, steps), f"train.shards_at_once={shards_at_once}")
-        program = [str(REPOSITORY / "docs" / "your_own.py")]
-        return Case(name, lambda folder: _train(at, "seed", folder, *keys, program=program))
-
-    many, one = resnet("own ResNet, many at once", "auto"), resnet("own ResNet, one by one", "1")
+    program = [str(REPOSITORY / "docs" / "your_own.py")]
+    keys = _document_keys(256, at.steps_of(_SLOW, 256))
+    many, one = (
+        Case(name, _train(at, "seed", *keys, f"train.shards_at_once={number}", program=program))
+        for name, number in (("own ResNet, many at once", "auto"), ("own ResNet, one by one", "1"))
+    )
     yield Ratio("images/s of your_own.py: many shards at once / one by one", many, one)
 
 
@@ -152,7 +151,7 @@ def _job(at: Conditions, size: int, *keys: str, processes: int = 1) -> Case:
     """The job with the document's recipe, tracked offline, without its page."""
     name = ", ".join([f"job, batch {size}", *keys, *["2 processes"] * (processes > 1)])
     keys = (*_document_keys(size, at.steps_of(_FAST, size)), *keys)
-    return Case(name, lambda folder: _train(at, "seed", folder, *keys, processes=processes))
+    return Case(name, _train(at, "seed", *keys, processes=processes))
 
 
 def _document_keys(size: int, steps: int) -> tuple[str, ...]:
@@ -164,7 +163,7 @@ def _document_keys(size: int, steps: int) -> tuple[str, ...]:
 
 
 def _train(
-    at: Conditions, config: str, folder: Path, *keys: str, processes: int = 1,
+    at: Conditions, config: str, *keys: str, processes: int = 1,
     program: Sequence[str] = ("-m", "lenet_dist.train"),
 ) -> list[str]:  # fmt: skip
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -172,16 +171,12 @@ def _train(
         *(launcher if processes > 1 else ()), *program,
         "--config", str(REPOSITORY / "configs" / f"{config}.yaml"),
         f"data.root={at.data}", "data.download=false", "wandb.mode=offline",
-        f"run.root={folder.parent}", f"run.name={folder.name}", *keys,
+        "run.root=.", f"run.name={TRIAL}", *keys,
     ]  # fmt: skip
 
 
 def _baseline(at: Conditions, name: str, steps: int, batch_size: int) -> Case:
     """A loop of baselines.py, by its name."""
-    return Case(
-        f"{name.replace('_', ' ')}, batch {batch_size}",
-        lambda folder: [
-            "-m", "lenet_dist.benchmark.baselines", name, str(at.data), str(folder),
-            str(batch_size), str(steps),
-        ],
-    )  # fmt: skip
+    program = ["-m", "lenet_dist.benchmark.baselines", name]
+    shown = f"{name.replace('_', ' ')}, batch {batch_size}"
+    return Case(shown, [*program, str(at.data), TRIAL, str(batch_size), str(steps)])

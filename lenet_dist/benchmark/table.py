@@ -35,11 +35,10 @@ def _row(ratio: dict[str, Any], figures: dict[str, list[dict[str, float]]]) -> l
 
 
 def _conditions(report: dict[str, Any]) -> str:
-    hardware, versions = report["hardware"], report["versions"]
-    gpu = f", {hardware['gpus']} x {hardware['gpu']}" if hardware["gpus"] else ""
+    versions = report["versions"]
     packages = ("torch", "torchvision", "accelerate", "python")
     software = ", ".join(f"{name} {versions[name]}" for name in packages if name in versions)
     return (
         f"`{report['command']}`: medians and ranges of n = {report['rounds']} rounds, taken in"
-        f" turn. {hardware['cpu']}, {hardware['cores']} cores{gpu}; {software}."
+        f" turn. {report['hardware']}; {software}."
     )

@@ -12,6 +12,7 @@ from lenet_dist.config import Augment
 from lenet_dist.data import counter
 from lenet_dist.exits import RequestError
 
+_RANGES = ("rotate", "translate", "scale", "shear", "elastic")
 _DRAWS = 5
 """Random numbers per image: rotation, shift right, shift down, scale, shear."""
 _KNOTS = 4
@@ -28,9 +29,7 @@ class Augmentation:
     def __init__(self, config: Augment, seed: int) -> None:
         self.config = config
         self.seed = seed
-        self.is_identity = not (
-            config.rotate or config.translate or config.scale or config.shear or config.elastic
-        )
+        self.is_identity = not any(getattr(config, name) for name in _RANGES)
 
     def __call__(self, images: Tensor, ids: Tensor, epoch: int) -> Tensor:
         """Distort `images` [n, 1, h, w] of samples `ids` [n] as in `epoch` (from 0), in full."""
@@ -47,24 +46,24 @@ class Augmentation:
         stream: int | Tensor,
         magnitude: float | Tensor = 1.0,
     ) -> Tensor:
-        """Distort by the epoch's `stream`, with all ranges multiplied by `magnitude` in [0, 1].
+        """Distort `images` [n, 1, h, w] of samples `ids` [n] by an epoch's `stream`.
 
-        Both are numbers, or scalars on the images' device.
+        All ranges are multiplied by `magnitude` in [0, 1]. It and the stream are numbers, or
+        scalars on the images' device.
         """
         if self.is_identity:
             return images
         height, width = images.shape[2:]
-        places = _places(self._matrices(ids, stream, magnitude).to(images.dtype), height, width)
+        places = _places(self.matrices(ids, stream, magnitude).to(images.dtype), height, width)
         if self.config.elastic:
             _add_smooth(places, self._knots(ids, stream, magnitude).to(images.dtype))
         grid = places.permute(0, 2, 3, 1)
         return F.grid_sample(images, grid, mode="bilinear", align_corners=False)
 
-    def matrices(self, ids: Tensor, epoch: int) -> Tensor:
+    def matrices(
+        self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor = 1.0
+    ) -> Tensor:
         """Sampling matrices [n, 2, 3], float64: output coordinates to input, both in [-1, 1]."""
-        return self._matrices(ids, self.stream(epoch), 1.0)
-
-    def _matrices(self, ids: Tensor, stream: int | Tensor, magnitude: float | Tensor) -> Tensor:
         counters = ids[:, None] * _DRAWS + torch.arange(_DRAWS, device=ids.device)
         draws = (counter.uniform(stream, counters) * 2 - 1) * magnitude
         angle, right, down, scale, shear = draws.unbind(1)
@@ -89,8 +88,7 @@ class Augmentation:
 def check(config: Augment, inputs: Tensor) -> None:
     """Raise RequestError if the config asks to distort inputs that are no images [n, c, h, w]."""
     if inputs.dim() != 4 and not Augmentation(config, 0).is_identity:
-        names = ("rotate", "translate", "scale", "shear", "elastic")
-        off = " ".join(f"augment.{name}=0" for name in names if getattr(config, name))
+        off = " ".join(f"augment.{name}=0" for name in _RANGES if getattr(config, name))
         raise RequestError(
             f"augment: only images [n, channels, height, width] can be distorted, and these samples"
             f" are {['n', *inputs.shape[1:]]}; write {off}".replace("'n'", "n")

@@ -18,14 +18,14 @@ from lenet_dist.data import counter, fetch
 
 CLASSES = 10
 NAMES = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "synthetic": "synthetic images"}
-"""As people write them."""
+"""The data sets' names as people write them."""
 CLASS_NAMES = {
     "fashion_mnist": (
         "T-shirt", "trouser", "pullover", "dress", "coat",
         "sandal", "shirt", "sneaker", "bag", "ankle boot",
     )
 }  # fmt: skip
-"""For the data sets whose classes are not just numbers."""
+"""The names of the classes, of data sets whose classes are not just numbers."""
 Split = Literal["train", "test"]
 
 _SYNTHETIC_TEST_IMAGES = 2_000
@@ -69,7 +69,7 @@ class Images(Dataset[Batch]):
 
 
 class SampleIds(Dataset[Tensor]):
-    """Only sample ids, for a step that fetches the images itself."""
+    """A data set of sample ids alone, for a step that fetches the images itself."""
 
     def __getitems__(self, ids: Tensor) -> Tensor:
         return ids
@@ -117,7 +117,7 @@ def hash_of(splits: Sequence[Images]) -> str:
 
 @functools.cache
 def synthetic(split: Split) -> Images:
-    """Ten blocky patterns, shifted and noisy: learnable, made from counters, no download."""
+    """A split of the synthetic images: ten blocky patterns, shifted and noisy, from counters."""
     count = TRAINING_IMAGES["synthetic"] if split == "train" else _SYNTHETIC_TEST_IMAGES
     blocks = counter.bits(counter.stream("synthetic", "patterns"), torch.arange(CLASSES * 49)) & 1
     patterns = blocks.to(torch.uint8).view(CLASSES, 7, 7) * 128

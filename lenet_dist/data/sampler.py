@@ -70,13 +70,9 @@ def loader(
     return DataLoader(
         samples,
         batch_sampler=batch_ids,
-        collate_fn=_as_it_is,  # The data set gives whole batches.
+        collate_fn=lambda batch: batch,  # The data set gives whole batches.
         generator=torch.Generator(),  # Otherwise DataLoader draws from the global one.
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 class PartitionedBatches:
@@ -91,7 +87,7 @@ class PartitionedBatches:
     def __init__(self, batches: GlobalBatches, samples_by_rank: Sequence[int]) -> None:
         self.batches = batches
         self.batch_size = len(samples_by_rank) * max(samples_by_rank)
-        """Padding included."""
+        """Samples in a batch, padding included."""
         ends = torch.tensor(samples_by_rank).cumsum(0)
         places = (
             torch.arange(max(samples_by_rank)) + (ends - torch.tensor(samples_by_rank))[:, None]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 from torch import Tensor
 
 from lenet_dist.data import picture
@@ -23,7 +19,9 @@ from lenet_dist.model.lenet5 import LeNet5
 
 SIDE = 140
 """Pixels of a drawing's side: a byte each, 0 for paper to 255 for ink."""
-HOSTS = ("127.0.0.1", "localhost")
+ADDRESS = "127.0.0.1"
+_HOSTS = (ADDRESS, "localhost")
+_PATIENCE_SECONDS = 10
 _PAGE = Path(__file__).parent / "page.html"
 _HEADERS = {
     # Only what the page itself contains, and nothing from anywhere else.
@@ -33,52 +31,59 @@ _HEADERS = {
 }
 
 
-def application(model: LeNet5, temperature: float, hosts: Sequence[str] = HOSTS) -> Starlette:
-    """The page at /, and at /look what the model makes of a drawing.
+def page_server(port: int, model: LeNet5, temperature: float) -> ThreadingHTTPServer:
+    """A server, for this machine only, of the page at /, and at /look of what the model makes of a
+    drawing."""
 
-    Host names other than `hosts` are refused: another site could point its own name at a server
-    that is for this machine only.
-    """
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _PATIENCE_SECONDS
 
-    async def page(request: Request) -> Response:
-        return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers=_HEADERS)
+        def do_GET(self) -> None:
+            self._respond("/", "text/html; charset=utf-8", _PAGE.read_bytes)
 
-    async def look(request: Request) -> Response:
-        drawing = bytearray()
-        async for part in request.stream():
-            drawing += part
-            if len(drawing) > SIDE * SIDE:
-                break
-        if len(drawing) != SIDE * SIDE:
-            return PlainTextResponse(f"a drawing has {SIDE} x {SIDE} bytes", status_code=400)
-        levels = np.frombuffer(bytes(drawing), np.uint8).reshape(SIDE, SIDE)
-        return JSONResponse(_seen(model, temperature, levels.astype(np.float32)))
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"] or 0)
+            drawing = np.frombuffer(self.rfile.read(min(length, SIDE * SIDE)), np.uint8)
+            if length != SIDE * SIDE:
+                self.send_error(400, f"a drawing has {SIDE} x {SIDE} bytes")
+                return
+            levels = drawing.reshape(SIDE, SIDE).astype(np.float32)
+            self._respond("/look", "application/json", lambda: _seen(model, temperature, levels))
 
-    return Starlette(
-        routes=[Route("/", page), Route("/look", look, methods=["POST"])],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
-    )
+        def _respond(self, path: str, kind: str, content: Callable[[], bytes]) -> None:
+            # Another site could point its own name at this server.
+            if (self.headers["Host"] or "").partition(":")[0] not in _HOSTS:
+                self.send_error(400, "another name of this machine is asked for")
+            elif self.path != path:
+                self.send_error(404)
+            else:
+                self.send_response(200)
+                for name, value in (*_HEADERS.items(), ("Content-Type", kind)):
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content())
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Print nothing."""
+
+    return ThreadingHTTPServer((ADDRESS, port), Handler)
 
 
 @torch.no_grad()
-def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> dict[str, Any] | None:
-    """Probabilities of the ten digits, and the drawing as the model, C1 and C3 see it.
+def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> bytes:
+    """Probabilities of the ten digits, and the drawing as the model, C1 and C3 see it, in JSON.
 
-    None if nothing is drawn.
+    null if nothing is drawn.
     """
     try:
         digit = picture.as_mnist(levels)
     except ValueError:
-        return None
+        return b"null"
     image = pixels(torch.from_numpy(digit)[None])
     probabilities = prediction.probabilities(model, temperature, image)
     c1, c3 = inspect.convolved(model, image[0])
-    return {
-        "probabilities": probabilities.tolist(),
-        "input": _grey(image[0]),
-        "c1": _grey(c1),
-        "c3": _grey(c3),
-    }
+    maps = {"input": _grey(image[0]), "c1": _grey(c1), "c3": _grey(c3)}
+    return json.dumps({"probabilities": probabilities.tolist(), **maps}).encode()
 
 
 def _grey(maps: Tensor) -> list[list[int]]:

@@ -32,22 +32,22 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 
 
 class BuildError(Exception):
-    """There is no compiler, or it failed."""
+    """A kernel can't be compiled: there is no compiler, or it failed."""
 
 
 def variants_of_machine() -> dict[str, list[str]]:
-    """The variants for machines of this kind; not each of them can run all."""
+    """The variants for machines of this kind, and their flags; not each machine can run all."""
     machine = platform.machine().lower()
     return VARIANTS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), {})
 
 
 def library(variant: str, folder: Path = FOLDER) -> Path:
-    """Where the library of a variant lies."""
+    """The path of a variant's library."""
     return folder / f"lenet5-{variant}.so"
 
 
 def fingerprint() -> str:
-    """A hash of all that makes a library; each has that of its own inside."""
+    """A hash of the sources and of this file; a library holds that of what it was made from."""
     files = [*SOURCES, *sorted(FOLDER.glob("*.h")), Path(__file__)]
     parts = [file.read_bytes() for file in files]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -91,7 +91,7 @@ def is_current(path: Path) -> bool:
 
 
 def main() -> None:
-    """Compile, beside the source, what is missing or of another source."""
+    """Compile the libraries that are missing or were made from another source."""
     for variant in variants_of_machine():
         try:
             if not is_current(library(variant)):

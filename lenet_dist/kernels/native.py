@@ -29,13 +29,14 @@ _FLAGS = {
 }
 """What a processor must have for a variant, by Linux's names."""
 
+_PLAIN = ", contiguous, on the CPU"
 _scratch = threading.local()
 _threads: int | None = None
-"""Threads of a call that names none; None: as many as torch's."""
+"""Threads that a call computes on; None: as many as torch's."""
 
 
 def use_threads(threads: int) -> None:
-    """Compute on so many threads from now on, and let torch compute on one.
+    """Have the kernels compute on so many threads from now on, and torch on one.
 
     What torch has left to do is small, and its threads spin for a while after each operation, on
     the cores that the kernel's would have.
@@ -46,12 +47,12 @@ def use_threads(threads: int) -> None:
 
 
 def variant() -> str | None:
-    """The name of the variant in use; None where there is none, for the `reason` given there."""
+    """The name of the compiled variant that calls use; None where there is none: see `reason`."""
     return next(iter(variants()), None)
 
 
 def reason() -> str | None:
-    """Why there is no kernel here and what to do, in a line; None where there is one."""
+    """Why this machine has no compiled kernel and what to do, in a line; None where it has one."""
     if variants():
         return None
     of_machine = build.variants_of_machine()
@@ -62,9 +63,8 @@ def reason() -> str | None:
         return "this processor lacks AVX2 and fused multiply-add, which the compiled kernel needs"
     if not any(build.library(name).exists() for name in runnable):
         return "no compiled kernel: install g++ or clang++ and run `make setup` again"
-    for name in runnable:
-        if build.is_current(build.library(name)):
-            return f"{build.library(name)} can't be loaded: delete it and run `make setup` again"
+    if any(build.is_current(build.library(name)) for name in runnable):
+        return f"{build.FOLDER}/*.so can't be loaded: delete them and run `make setup` again"
     return "the compiled kernel is of another version of its source: run `make setup` again"
 
 
@@ -90,25 +90,22 @@ def shard_gradients(
     std: float,
     smoothing: float,
     batch_size: int,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
-    """A row [P + 2] for each of `shards` equal shards in a row: [shards, P + 2].
+    """The gradients, losses and counts of `shards` equal shards of a batch: rows [shards, P + 2].
 
-    It holds the gradient of the shard's summed loss divided by `batch_size`, in the order of
+    A row holds the gradient of the shard's summed loss divided by `batch_size`, in the order of
     LeNet5's parameters, then the summed loss, then the number of images that are right. `weights`
     [P] are in the same order; `pixels` are [n, 1, 28, 28], `labels` [n].
     """
     images = _checked(weights, pixels)
     if labels.shape != (images,) or not _is_plain(labels, torch.int64):
-        raise ValueError(f"labels must be int64 [{images}], not {_told(labels)}")
+        raise ValueError(f"labels must be int64 [{images}]{_PLAIN}")
     if shards < 1 or images == 0 or images % shards:
         raise ValueError(f"{images} images do not make {shards} equal shards")
-    threads = threads or _threads or torch.get_num_threads()
     rows = torch.empty(shards, PARAMETERS + COUNTS)
-    is_right = _library(variant).lenet5_gradients(
+    is_right = _library().lenet5_gradients(
         weights.data_ptr(), pixels.data_ptr(), labels.data_ptr(), shards, images // shards,
-        mean, std, smoothing, batch_size, rows.data_ptr(), threads, _work(variant, threads),
+        mean, std, smoothing, batch_size, rows.data_ptr(), _thread_count(), _work(),
     )  # fmt: skip
     if not is_right:
         raise ValueError(f"labels must be from 0 to {CLASSES - 1}")
@@ -121,30 +118,25 @@ def logits(
     *,
     mean: float,
     std: float,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
-    """Logits [n, 10] of `pixels` [n, 1, 28, 28]."""
+    """LeNet-5's logits [n, 10] of `pixels` [n, 1, 28, 28]."""
     images = _checked(weights, pixels)
-    threads = threads or _threads or torch.get_num_threads()
     found = torch.empty(images, CLASSES)
-    _library(variant).lenet5_logits(
-        weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(), threads,
-        _work(variant, threads),
+    _library().lenet5_logits(
+        weights.data_ptr(), pixels.data_ptr(), images, mean, std, found.data_ptr(),
+        _thread_count(), _work(),
     )  # fmt: skip
     return found
 
 
-def tree_sum(rows: Tensor, *, threads: int | None = None, variant: str | None = None) -> Tensor:
+def tree_sum(rows: Tensor) -> Tensor:
     """The sum [width] of `rows` [n, width] as a binary tree: 0 + 1, 2 + 3, ..., then their sums; a
     last one without a partner is passed on."""
-    if rows.dim() != 2 or not rows.shape[0] or not _is_plain(rows):
-        raise ValueError(f"rows must be float32 [n, width], n at least 1, not {_told(rows)}")
+    assert rows.dim() == 2 and len(rows) and _is_plain(rows)
     total = torch.empty(rows.shape[1])
-    _library(variant).tree_sum(
-        rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(),
-        threads or _threads or torch.get_num_threads(),
-    )  # fmt: skip
+    _library().tree_sum(
+        rows.data_ptr(), rows.shape[0], rows.shape[1], total.data_ptr(), _thread_count()
+    )
     return total
 
 
@@ -159,8 +151,6 @@ def distort(
     scale: float,
     shear: float,
     elastic: float,
-    threads: int | None = None,
-    variant: str | None = None,
 ) -> Tensor:
     """Pixels [n, 1, 28, 28] of uint8 `images` [n, 28, 28] with sample `ids` [n], each distorted by
     random numbers that depend on `stream` and its id, within ranges multiplied by `strength`.
@@ -169,24 +159,24 @@ def distort(
     """
     count = images.shape[0]
     if images.shape[1:] != (28, 28) or not _is_plain(images, torch.uint8):
-        raise ValueError(f"images must be uint8 [n, 28, 28], not {_told(images)}")
+        raise ValueError(f"images must be uint8 [n, 28, 28]{_PLAIN}")
     if ids.shape != (count,) or not _is_plain(ids, torch.int64):
-        raise ValueError(f"ids must be int64 [{count}], not {_told(ids)}")
+        raise ValueError(f"ids must be int64 [{count}]{_PLAIN}")
     distorted = torch.empty(count, 1, 28, 28)
-    _library(variant).distort(
+    _library().distort(
         images.data_ptr(), ids.data_ptr(), count, stream, strength,
         math.radians(rotate), translate, scale, shear, elastic, distorted.data_ptr(),
-        threads or _threads or torch.get_num_threads(),
+        _thread_count(),
     )  # fmt: skip
     return distorted
 
 
 def _checked(weights: Tensor, pixels: Tensor) -> int:
-    """The number of images; C++ believes what it gets."""
+    """The number of images in `pixels`. Raises ValueError for what C++ would misread."""
     if weights.shape != (PARAMETERS,) or not _is_plain(weights):
-        raise ValueError(f"weights must be float32 [{PARAMETERS}], not {_told(weights)}")
+        raise ValueError(f"weights must be float32 [{PARAMETERS}]{_PLAIN}")
     if pixels.shape[1:] != (1, 28, 28) or not _is_plain(pixels):
-        raise ValueError(f"pixels must be float32 [n, 1, 28, 28], not {_told(pixels)}")
+        raise ValueError(f"pixels must be float32 [n, 1, 28, 28]{_PLAIN}")
     return pixels.shape[0]
 
 
@@ -195,28 +185,26 @@ def _is_plain(tensor: Tensor, dtype: torch.dtype = torch.float32) -> bool:
     return tensor.dtype == dtype and tensor.device.type == "cpu" and tensor.is_contiguous()
 
 
-def _told(tensor: Tensor) -> str:
-    strides = "" if tensor.is_contiguous() else f", strides {tensor.stride()}"
-    return f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}{strides}"
+def _thread_count() -> int:
+    return _threads or torch.get_num_threads()
 
 
-def _work(variant: str | None, threads: int) -> int:
-    """The address of memory for a call on so many threads.
+def _work() -> int:
+    """The address of scratch memory for a call of the library.
 
     Kept between calls, for fresh pages cost time; of a Python thread's own, for several may call.
     """
-    size = _library(variant).lenet5_scratch_bytes(threads)
+    size = _library().lenet5_scratch_bytes(_thread_count())
     kept = getattr(_scratch, "kept", None)
     if kept is None or len(kept) < size + 64:
         kept = _scratch.kept = torch.zeros(size + 64, dtype=torch.uint8)
     return -(-kept.data_ptr() // 64) * 64
 
 
-@functools.cache
-def _library(name: str | None) -> ctypes.CDLL:
-    chosen = name or variant()
-    assert chosen is not None, reason()
-    return _loaded(build.library(chosen))
+def _library() -> ctypes.CDLL:
+    name = variant()
+    assert name is not None, reason()
+    return _loaded(build.library(name))
 
 
 def _loads(path: Path) -> bool:

@@ -32,9 +32,7 @@ def on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():
-        is_shared = tensor.numel() > 0 and tensor.data_ptr() in seen
-        found[name] = tensor.detach().cpu().contiguous()
-        if is_shared:
-            found[name] = found[name].clone()
+        plain = tensor.detach().cpu().contiguous()
+        found[name] = plain.clone() if tensor.data_ptr() in seen else plain
         seen.add(tensor.data_ptr())
     return found

@@ -12,8 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from lenet_dist.exits import RequestError
 from lenet_dist.model.lenet5 import LeNet5
@@ -25,13 +24,18 @@ HUB_FILES = {CARD, _CONFIG, _WEIGHTS}
 _BATCH = "images"
 """The name of the dimension that may have any size."""
 _OLDEST_OPSET = 9
-"""Before it these operators took other inputs."""
+"""The oldest opset that can be asked for: before it these operators took other inputs."""
 
 
 def torch_export(model: LeNet5) -> bytes:
     """A program for `torch.export.load`, which needs torch alone; any number of images."""
+    pixels, batch = torch.zeros(2, 1, 28, 28), Dim(_BATCH, min=1)
+    program = torch.export.export(model.eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
+    # Stack traces name this machine's folders, which do not belong in a published file.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     content = io.BytesIO()
-    torch.export.save(_program(model), content)
+    torch.export.save(program, content)
     return content.getvalue()
 
 
@@ -47,17 +51,16 @@ def onnx(model: LeNet5, opset: int) -> bytes:
     newest = defs.onnx_opset_version()
     if not _OLDEST_OPSET <= opset <= newest:
         raise RequestError(f"--opset {opset}: must be {_OLDEST_OPSET} to {newest}")
-    tensors = dict(model.state_dict())
+    scale = {"mean": torch.tensor(model.mean), "std": torch.tensor(model.std)}
+    tensors = scale | dict(model.state_dict())
     pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
     layers: list[tuple[str, str, dict[str, Any]]] = [
+        ("Sub", "mean", {}), ("Div", "std", {}),
         ("Conv", "C1", {"pads": [2, 2, 2, 2]}), ("MaxPool", "S2", pool), ("Relu", "S2.relu", {}),
         ("Conv", "C3", {}), ("MaxPool", "S4", pool), ("Relu", "S4.relu", {}),
         ("Conv", "C5", {}), ("Relu", "C5.relu", {}), ("Flatten", "flat", {}),
         ("Gemm", "F6", {"transB": 1}), ("Relu", "F6.relu", {}), ("Gemm", "OUT", {"transB": 1}),
     ]  # fmt: skip
-    if (model.mean, model.std) != (0, 1):
-        tensors |= {"mean": torch.tensor(model.mean), "std": torch.tensor(model.std)}
-        layers = [("Sub", "mean", {}), ("Div", "std", {}), *layers]
     nodes, given = [], "pixels"
     for operator, name, attributes in layers:
         takes = [given, *(entry for entry in tensors if entry.split(".")[0] == name)]
@@ -84,13 +87,3 @@ def hub(model: LeNet5, weights: bytes, card: str) -> dict[str, bytes]:
     """
     scale = json.dumps({"mean": model.mean, "std": model.std})
     return {_WEIGHTS: weights, _CONFIG: scale.encode(), CARD: card.encode()}
-
-
-def _program(model: LeNet5) -> ExportedProgram:
-    pixels: Tensor = torch.zeros(2, 1, 28, 28)
-    batch = Dim(_BATCH, min=1)
-    program = torch.export.export(model.eval(), (pixels,), dynamic_shapes={"pixels": {0: batch}})
-    # Stack traces name this machine's folders, which do not belong in a published file.
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)
-    return program

@@ -19,9 +19,9 @@ class Mistake:
     label: int
     prediction: int
     probability: float
-    """What the model gives its prediction, in [0, 1]."""
+    """The probability that the model gives its prediction, in [0, 1]."""
     image: Tensor
-    """As given, on the CPU: uint8 [28, 28] for images of the data set."""
+    """The image as it was given, on the CPU: uint8 [28, 28] for images of the data set."""
 
 
 def worst_mistakes(logits: Tensor, labels: Tensor, images: Tensor, count: int) -> list[Mistake]:

@@ -11,7 +11,7 @@ PARAMETERS = 61_706
 
 
 class LeNet5(nn.Module):
-    """Logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1].
+    """LeNet-5: logits [n, 10] of pixels [n, 1, 28, 28] in [0, 1].
 
     LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
     1998, section II.B; layers carry the paper's names. Here C3 sees all maps of S2, S2 and S4 take
@@ -30,7 +30,10 @@ class LeNet5(nn.Module):
         self.OUT = nn.Linear(84, 10)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits [n, 10]. C5 covers its whole 5x5 input, so it is a matrix product."""
+        """Logits [n, 10] of pixels [n, 1, 28, 28].
+
+        C5 covers its whole 5x5 input, so it is a matrix product.
+        """
         _, x = self.feature_maps(pixels)
         x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
         x = F.relu(self.F6(x))

@@ -2,71 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    Forward = Callable[[Tensor], Tensor]
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 SURE = 0.9
 """A prediction with a probability below this is called unsure."""
 _TURNS, _SLANTS = (-15.0, 0.0, 15.0), (-0.3, 0.0, 0.3)
-"""Degrees, and pixels to the side for each pixel down."""
+"""Turns in degrees, and slants in pixels to the side for each pixel down, of the views."""
 
 
-def probabilities(model: Forward, temperature: float, image: Tensor) -> Tensor:
+def probabilities(model: Callable[[Tensor], Tensor], temperature: float, image: Tensor) -> Tensor:
     """The probability of each digit, [10], for pixels [1, 1, 28, 28].
 
     It is the mean over the image turned and slanted a little. That leaves a digit what it is; a
     letter that is like a digit in one position alone loses its high probability.
     """
-    import torch
-    import torch.nn.functional as F
-
     matrices = []
-    for turn in map(math.radians, _TURNS):
+    for turn, slant in itertools.product(map(math.radians, _TURNS), _SLANTS):
         cosine, sine = math.cos(turn), math.sin(turn)
-        for slant in _SLANTS:
-            row = [cosine, cosine * slant - sine, 0.0], [sine, sine * slant + cosine, 0.0]
-            matrices.append(row)
+        first_row, second_row = [cosine, cosine * slant - sine, 0], [sine, sine * slant + cosine, 0]
+        matrices.append([first_row, second_row])
     views = image.expand(len(matrices), -1, -1, -1)
     with torch.no_grad():
         grid = F.affine_grid(torch.tensor(matrices), list(views.shape), align_corners=False)
         logits = model(F.grid_sample(views, grid, align_corners=False)).double()
     return (logits / temperature).softmax(1).mean(0)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A picture's file, and the probability of each digit."""
-
-    image: str
-    """As it was named."""
-    probabilities: list[float]
-
-    @property
-    def ranked(self) -> list[int]:
-        """The digits, the likeliest first."""
-        digits = range(len(self.probabilities))
-        return sorted(digits, key=lambda digit: -self.probabilities[digit])
-
-    def fields(self) -> dict[str, object]:
-        """For JSON."""
-        digit = self.ranked[0]
-        return {
-            "image": self.image,
-            "digit": digit,
-            "probability": self.probabilities[digit],
-            "probabilities": self.probabilities,
-        }
-
-    def __str__(self) -> str:
-        first, second, *_ = self.ranked
-        line = f"{self.image}: {first} ({self.probabilities[first]:.1%})"
-        if self.probabilities[first] < SURE:
-            line += f", unsure: {first} or {second} ({self.probabilities[second]:.1%})"
-        return line

@@ -43,13 +43,10 @@ def read(path: Path) -> LeNet5:
     Raises RequestError naming the file if it does not hold LeNet-5's weights.
     """
     with _refusals(path):
-        scale = _header(path)
-        scale.pop(_TEMPERATURE, None)
+        found, scale = _content(path)
         model = LeNet5(**scale)
-        weights = safetensors.torch.load_file(path)
-        model.load_state_dict(weights)
-        is_scaled = math.isfinite(model.mean) and 0 < model.std < math.inf
-        if not is_scaled or not all(w.isfinite().all() for w in weights.values()):
+        model.load_state_dict(found)
+        if not math.isfinite(model.mean) or not 0 < model.std < math.inf:
             raise ValueError("a value in it is not finite, or its std is not above 0")
     return model
 
@@ -72,9 +69,13 @@ def tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
     Raises RequestError naming the file if it holds no finite weights.
     """
     with _refusals(path, "weights"):
-        found, scale = safetensors.torch.load_file(path), _header(path)
-        if not all(tensor.isfinite().all() for tensor in found.values()):
-            raise ValueError("a value in it is not finite")
+        return _content(path)
+
+
+def _content(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
+    scale, found = _header(path), safetensors.torch.load_file(path)
+    if not all(tensor.isfinite().all() for tensor in found.values()):
+        raise ValueError("a value in it is not finite")
     scale.pop(_TEMPERATURE, None)
     return found, scale
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from argparse import Namespace
 from pathlib import Path
 
-from lenet_dist.config import Config
 from lenet_dist.exits import RequestError, RunFailed
 from lenet_dist.files import check_file_can_be_written
 from lenet_dist.request import config_parser, load
@@ -38,29 +36,23 @@ def main(arguments: list[str]) -> None:
         raise RequestError(f"--slow {request.slow:g}: must be a number above 1")
     config = load(request.config, overrides)
     from lenet_dist.distributed import ranks
-    from lenet_dist.track.environment import active_trackers
-
-    active_trackers(config)
-    ranks.adopt_ranks()
-    _preflight(config, request, started)
-
-
-def _preflight(config: Config, request: Namespace, started: float) -> None:
     from lenet_dist.distributed.accelerator import on_main, peer_watch, say, start_accelerator
     from lenet_dist.preflight.collect import Collector
     from lenet_dist.preflight.findings import findings
     from lenet_dist.preflight.printout import Report
+    from lenet_dist.track.environment import active_trackers
 
-    file: Path | None = request.json
+    active_trackers(config)
+    ranks.adopt_ranks()
     accelerator = start_accelerator(config.compute)
     with peer_watch(config.compute.timeout_seconds):
-        on_main(accelerator, lambda: check_file_can_be_written("--json", file))
+        on_main(accelerator, lambda: check_file_can_be_written("--json", request.json))
         collector = Collector(config, accelerator)
-        ranks, all_reduces = collector.ranks(), collector.all_reduces()
-        wrong = findings(ranks, request.slow)
-        report = Report(ranks, all_reduces, wrong, request.slow, time.monotonic() - started)
+        reports, all_reduces = collector.ranks(), collector.all_reduces()
+        wrong = findings(reports, request.slow)
+        report = Report(reports, all_reduces, wrong, request.slow, time.monotonic() - started)
         say(accelerator, report)
-        on_main(accelerator, lambda: report.write(file))
+        on_main(accelerator, lambda: report.write(request.json))
     if wrong:
         raise RunFailed("\n        ".join(finding.text for finding in wrong))
     accelerator.end_training()

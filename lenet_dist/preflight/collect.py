@@ -18,7 +18,6 @@ from lenet_dist.data import dataset, fetch
 from lenet_dist.distributed.accelerator import auto_threads, meet, on_each_that_can, say
 from lenet_dist.exits import RequestError
 from lenet_dist.kernels import native
-from lenet_dist.model import lenet5
 from lenet_dist.preflight import disk, network
 from lenet_dist.preflight.device import measure_gigaflops, memory, model_name
 from lenet_dist.preflight.network import AllReduce
@@ -26,9 +25,6 @@ from lenet_dist.preflight.rank import DATA, Rank, environment
 from lenet_dist.preflight.single_rank import train_alone
 
 T = TypeVar("T")
-
-_MESSAGE_BYTES = (4, 4 * 2**10, lenet5.PARAMETERS * 4, 2**20, 16 * 2**20, 64 * 2**20)
-"""Sizes of the all-reduces that are measured, the model's gradient among them."""
 
 
 class Collector:
@@ -43,7 +39,7 @@ class Collector:
     def all_reduces(self) -> list[AllReduce]:
         """Latency and bandwidth by size of message."""
         self._announce("all-reduce")
-        return network.all_reduces(self.accelerator, list(_MESSAGE_BYTES))
+        return network.all_reduces(self.accelerator)
 
     def ranks(self) -> list[Rank]:
         """Every rank's report, in order. Raises only what fails on every rank."""
@@ -71,7 +67,6 @@ class Collector:
             driver=system.gpu_driver() if device.type == "cuda" else None,
             memory_free=free,
             memory_total=total,
-            host_memory_free=system.memory()[0],
             cores=system.cores(),
             threads=threads,
             kernels=native.variant() or "torch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import psutil
 import torch
 
 from lenet_dist import system
@@ -21,7 +22,10 @@ def model_name(device: torch.device) -> str:
 
 def memory(device: torch.device) -> tuple[int, int]:
     """Bytes free and in total, of the GPU or the machine."""
-    return torch.cuda.mem_get_info(device) if device.type == "cuda" else system.memory()
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
 
 
 def wait_for(device: torch.device) -> None:

@@ -75,14 +75,11 @@ def token(folder: Path) -> Iterator[tuple[str, str]]:
     Raises RunFailed naming the file and the reason.
     """
     text = secrets.token_hex()
-    with _temporary(folder) as path:
-        with failures_named(path):
-            write_durably(path, text.encode())
-            sync_folder(folder)
-            file = open(path, "r+b")  # noqa: SIM115 (closed below)
-        with file:
-            with failures_named(path):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with _temporary(folder) as path, failures_named(path):
+        write_durably(path, text.encode())
+        sync_folder(folder)
+        with open(path, "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path.name, text
 
 

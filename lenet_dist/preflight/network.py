@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, distributed
 
 from lenet_dist.distributed.accelerator import meet
+from lenet_dist.model import lenet5
 from lenet_dist.preflight.device import wait_for
 
 _CALLS_SECONDS = 0.2
@@ -21,6 +22,8 @@ _FEWEST_CALLS, _MOST_CALLS = 3, 200
 _LINK_BYTES = {"cpu": 8 * 10**6, "cuda": 64 * 10**6}
 _LINK_ROUNDS = 3
 _LINK_EXCHANGES = 5
+_MESSAGE_BYTES = (4, 4 * 2**10, lenet5.PARAMETERS * 4, 2**20, 16 * 2**20, 64 * 2**20)
+"""Sizes of the all-reduces that are measured, ascending, the model's gradient among them."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ class AllReduce:
     bus_mb_s: float
 
 
-def all_reduces(accelerator: Accelerator, sizes: list[int]) -> list[AllReduce]:
-    """A float32 all-reduce of each of these sizes in bytes, ascending; none for one process.
+def all_reduces(accelerator: Accelerator) -> list[AllReduce]:
+    """A float32 all-reduce of each size of message; none for one process.
 
     Once a call takes longer than a tenth of a second, larger sizes are left out.
     """
     world_size, device = accelerator.num_processes, accelerator.device
     measured: list[AllReduce] = []
-    for size in sizes if world_size > 1 else []:
+    for size in _MESSAGE_BYTES if world_size > 1 else ():
         if measured and measured[-1].slowest_us > _LONG_CALL_SECONDS * 1e6:
             break
         message = torch.zeros(size // 4, device=device)
@@ -76,7 +79,7 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
     size = _LINK_BYTES[accelerator.device.type] // 4
     outgoing = torch.zeros(size, device=accelerator.device)
     incoming = torch.empty_like(outgoing)
-    best: float | None = None
+    speeds = []
     for turn in range(1, _LINK_ROUNDS + 1):
         meet(accelerator)
         # The choice is mutual: the partner computes this process as its own partner.
@@ -87,10 +90,9 @@ def link_speed(accelerator: Accelerator, hosts: list[str]) -> float | None:
                 for _ in range(1 + _LINK_EXCHANGES)
             ]
             # The first call to a partner makes the connection.
-            speed = outgoing.nbytes / statistics.median(seconds[1:]) / 1e6
-            best = max(best or 0.0, speed)
+            speeds.append(outgoing.nbytes / statistics.median(seconds[1:]) / 1e6)
     meet(accelerator)
-    return best
+    return max(speeds, default=None)
 
 
 def partners(hosts: list[str], rank: int) -> list[int]:

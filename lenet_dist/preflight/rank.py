@@ -26,7 +26,6 @@ class Rank:
     driver: str | None
     memory_free: int
     memory_total: int
-    host_memory_free: int
     cores: int
     threads: int
     kernels: str
@@ -52,18 +51,10 @@ class Rank:
 
     def computes_by(self) -> dict[str, object]:
         """What decides the bits that a rank computes, by name."""
-        return {
-            "device": self.device,
-            "driver": self.driver,
-            "threads": self.threads,
-            "kernels": self.kernels,
-            **{f"version of {name}": self.versions.get(name) for name in DECIDE_BITS},
-            **{
-                name: value
-                for name, value in self.environment.items()
-                if not name.startswith(_NETWORK_VARIABLES)
-            },
-        }
+        names = {"device", "driver", "threads", "kernels"}
+        names |= {f"version of {name}" for name in DECIDE_BITS}
+        names |= {name for name in self.environment if not name.startswith(_NETWORK_VARIABLES)}
+        return {name: value for name, value in self.facts().items() if name in names}
 
     def facts(self) -> dict[str, object]:
         """What must be the same on every rank, by name."""
@@ -85,5 +76,5 @@ class Rank:
 
 def environment() -> dict[str, str]:
     """The variables that the network's and the kernels' libraries heed."""
-    names = [name for name in sorted(os.environ) if name.startswith(_NETWORK_VARIABLES)]
-    return {name: os.environ[name] for name in names} | kernel_variables()
+    of_network = (name for name in sorted(os.environ) if name.startswith(_NETWORK_VARIABLES))
+    return {name: os.environ[name] for name in of_network} | kernel_variables()
