@@ -58,22 +58,23 @@ def trained(captured: bool, *overrides: str) -> list[Tensor]:
     plan, accelerator, state, images = pieces(*overrides, captured=captured)
     ids = torch.arange(len(images), device=accelerator.device)
     stopwatch = Stopwatch(accelerator.device)
-    trainer = bare_trainer(plan, accelerator, state, stopwatch, ids)
+    trainer = bare_trainer(plan, accelerator, state, stopwatch, images, ids)
     captured_step = CapturedStep(
-        trainer.train_step, state.optimizer, images, plan.batch_size, lambda _: False, stopwatch
+        trainer.train_step, state, images, plan.batch_size, lambda _: False, stopwatch
     )
+    if captured:
+        captured_step.capture(trainer.step_params.set(0), plan.config.compute, accelerator)
+    assert (captured_step.graph is not None) == captured
     batches = trainer.audit.batches
     for step in range(STEPS):
-        is_capture_due = captured_step.graph is None and captured_step.steps_to_warm_up == 0
-        may_wait = step < 2 or (captured and is_capture_due)  # Capturing itself does.
-        torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
+        torch.cuda.set_sync_debug_mode("error" if captured or step > 1 else "default")
         batch_ids, params = batches.of_step(step), trainer.step_params.set(step)
         if captured:
             metrics = captured_step(batch_ids, step, params)
         else:
             metrics = trainer.train_step(images.batch_of(batch_ids), step, params)
     torch.cuda.set_sync_debug_mode("default")
-    assert (captured_step.graph is not None) == captured
+    captured_step.release()
     weights = [p.detach() for p in state.model.parameters()]
     return weights + list(state.weights_to_evaluate().values()) + list(metrics)
 
@@ -207,10 +208,10 @@ def test_two_processes_on_one_gpu_are_refused_with_the_reason(jobs: Jobs) -> Non
 
 
 # NCCL's collectives become part of the graph: all_gather takes its output from the graph's
-# memory, works on the current stream and is not put before the watchdog. The 11 steps before have
-# connected the processes, and DDP has settled its buckets and stopped timing its steps. A peer
-# that is lost while graphs are replayed is noticed by the next agreement, every 8 steps, which is
-# no part of them.
+# memory, works on the current stream and is not put before the watchdog. The 11 steps that were
+# rehearsed have connected the processes, and DDP has settled its buckets and stopped timing its
+# steps. A communicator counts the graphs that have work of it, and is not destroyed before they
+# are: these runs would not end if the graph were not given back.
 @pytest.mark.parametrize(
     "keys",
     [
