@@ -7,6 +7,7 @@ have it.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -199,12 +200,27 @@ def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(jobs: Jobs) -> None:
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05, abs=0.02)
 
 
-# NCCL compares bus numbers when it connects, and refuses. There is nothing to fall back on: gloo
-# would take every gradient through the CPU's memory, and that can't be captured.
+# NCCL compares bus numbers when it connects, and refuses; the processes compare UUIDs before. There
+# is nothing to fall back on: gloo would take every gradient through the CPU's memory, and that
+# can't be captured.
 def test_two_processes_on_one_gpu_are_refused_with_the_reason(jobs: Jobs) -> None:
     job = jobs.start(world_size=2, environment={"CUDA_VISIBLE_DEVICES": "0"}).expect(2)
-    assert "has the same GPU as another process" in job.text()
+    assert "ranks 0 and 1 have the same GPU on " in job.text()
     assert "Traceback" not in job.text()
+
+
+# The collectives of a graph are not put before NCCL's watchdog, so nothing but the thread that
+# counts how long the main one waits ends a process whose peer is frozen.
+@pytest.mark.parametrize("captured", ["true", "false"])
+def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs, captured: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    keys = ("compute.timeout_seconds=5", f"compute.cuda_graph={captured}", "train.max_steps=100000")
+    job = jobs.start(*keys, world_size=2)
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGSTOP)
+    assert job.main.wait(80) == 1
+    assert "lost another process, or waited for it longer" in job.main.text()
 
 
 # NCCL's collectives become part of the graph: all_gather takes its output from the graph's
