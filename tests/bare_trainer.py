@@ -16,7 +16,7 @@ from lenet_dist.train.shard_gradients import COUNTS, ManyAtOnce
 from lenet_dist.train.state import TrainState
 from lenet_dist.train.step_params import StepParamsOnDevice
 from lenet_dist.train.stopwatch import Stopwatch
-from lenet_dist.train.task import LENET5
+from lenet_dist.train.task import LENET5, cross_entropy_of_classes
 from lenet_dist.train.task_check import Traits
 from lenet_dist.train.trainer import Trainer
 from lenet_dist.train.tree_allreduce import TreeAllReduce
@@ -37,7 +37,11 @@ def bare_trainer(
         trainer.ddp_gradient.warm_up(images.batch_of(ids[: plan.shard_size]))
     else:
         at_once = min(16, plan.shards)
-        gradients = ManyAtOnce(state, LENET5.loss, config, at_once, size=at_once)
+        loss = LENET5.loss
+        if ids.device.type != "cpu":
+            smoothing = config.train.label_smoothing
+            loss = cross_entropy_of_classes(10, smoothing, ids.device)
+        gradients = ManyAtOnce(state, loss, config, at_once, size=at_once)
         trainer.local_sums = LocalSums(plan, gradients)
     width = state.flat.numel() + COUNTS
     trainer.tree_all_reduce = TreeAllReduce(

@@ -14,7 +14,6 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_dist.train import cuda_graph, step_params
-from lenet_dist.train.step_params import StepParams
 
 
 class Tape(TorchDispatchMode):
@@ -78,9 +77,7 @@ class ScalarParams(step_params.StepParamsOnDevice):
 
     def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
-        lrs = torch.zeros(len(self._state.peak_lrs))
-        magnitude, weight = torch.zeros(2)
-        self._scalars = StepParams(lrs, torch.zeros((), dtype=torch.int64), magnitude, weight)
+        self._is_on_cpu = False
 
 
 def install(capture: type[Capture] = Capture) -> None:

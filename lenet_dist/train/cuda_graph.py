@@ -114,8 +114,7 @@ class CapturedStep:
         self.ids.copy_(ids)
         self.graph.replay()
         self.stopwatch.add_replay()
-        # The next replay overwrites them.
-        return StepMetrics(*(number.clone() for number in self.metrics))
+        return StepMetrics(*torch.stack(self.metrics))  # A copy: the next replay overwrites them.
 
     def capture(self, params: StepParams, compute: Compute, accelerator: Accelerator) -> None:
         """Capture a step before the first one, which leaves the state as it was. A collective: if
