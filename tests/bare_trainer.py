@@ -16,15 +16,16 @@ from lenet_dist.train.shard_gradients import COUNTS, ManyAtOnce
 from lenet_dist.train.state import TrainState
 from lenet_dist.train.step_params import StepParamsOnDevice
 from lenet_dist.train.stopwatch import Stopwatch
-from lenet_dist.train.task import LENET5
+from lenet_dist.train.task import LENET5, cross_entropy_of_classes
 from lenet_dist.train.task_check import Traits
 from lenet_dist.train.trainer import Trainer
 from lenet_dist.train.tree_allreduce import TreeAllReduce
 
 
 def bare_trainer(
-    plan: Plan, accelerator: Accelerator, state: TrainState, stopwatch: Stopwatch, ids: Tensor
-) -> Trainer:
+    plan: Plan, accelerator: Accelerator, state: TrainState, stopwatch: Stopwatch,
+    images: dataset.Images, ids: Tensor,
+) -> Trainer:  # fmt: skip
     """What `train_step` needs on one process, for LeNet-5; `ids` are the training samples'."""
     trainer = Trainer.__new__(Trainer)
     config = trainer.config = plan.config
@@ -33,9 +34,14 @@ def bare_trainer(
     if config.train.reduction == "ddp":
         traits = Traits(classes=10, draws_random_numbers=False)
         trainer.ddp_gradient = DdpGradient(state, LENET5.loss, config, 0, stopwatch, traits)
+        trainer.ddp_gradient.warm_up(images.batch_of(ids[: plan.shard_size]))
     else:
         at_once = min(16, plan.shards)
-        gradients = ManyAtOnce(state, LENET5.loss, config, at_once, size=at_once)
+        loss = LENET5.loss
+        if ids.device.type != "cpu":
+            smoothing = config.train.label_smoothing
+            loss = cross_entropy_of_classes(10, smoothing, ids.device)
+        gradients = ManyAtOnce(state, loss, config, at_once, size=at_once)
         trainer.local_sums = LocalSums(plan, gradients)
     width = state.flat.numel() + COUNTS
     trainer.tree_all_reduce = TreeAllReduce(
@@ -44,7 +50,6 @@ def bare_trainer(
     batches = sampler.GlobalBatches(
         ids, batch_size=plan.batch_size, seed=0, first_step=0, last_step=plan.total_steps
     )
-    images = dataset.Images(ids, ids)  # No step is audited.
     trainer.audit = Audit(
         plan, accelerator, state, trainer.local_sums, images, batches, Path(), trusted_step=0
     )

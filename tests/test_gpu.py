@@ -7,6 +7,7 @@ have it.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,22 +59,23 @@ def trained(captured: bool, *overrides: str) -> list[Tensor]:
     plan, accelerator, state, images = pieces(*overrides, captured=captured)
     ids = torch.arange(len(images), device=accelerator.device)
     stopwatch = Stopwatch(accelerator.device)
-    trainer = bare_trainer(plan, accelerator, state, stopwatch, ids)
+    trainer = bare_trainer(plan, accelerator, state, stopwatch, images, ids)
     captured_step = CapturedStep(
-        trainer.train_step, state.optimizer, images, plan.batch_size, lambda _: False, stopwatch
+        trainer.train_step, state, images, plan.batch_size, lambda _: False, stopwatch
     )
+    if captured:
+        captured_step.capture(trainer.step_params.set(0), plan.config.compute, accelerator)
+    assert (captured_step.graph is not None) == captured
     batches = trainer.audit.batches
     for step in range(STEPS):
-        is_capture_due = captured_step.graph is None and captured_step.steps_to_warm_up == 0
-        may_wait = step < 2 or (captured and is_capture_due)  # Capturing itself does.
-        torch.cuda.set_sync_debug_mode("default" if may_wait else "error")
+        torch.cuda.set_sync_debug_mode("error" if captured or step > 1 else "default")
         batch_ids, params = batches.of_step(step), trainer.step_params.set(step)
         if captured:
             metrics = captured_step(batch_ids, step, params)
         else:
             metrics = trainer.train_step(images.batch_of(batch_ids), step, params)
     torch.cuda.set_sync_debug_mode("default")
-    assert (captured_step.graph is not None) == captured
+    captured_step.release()
     weights = [p.detach() for p in state.model.parameters()]
     return weights + list(state.weights_to_evaluate().values()) + list(metrics)
 
@@ -198,19 +200,34 @@ def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(jobs: Jobs) -> None:
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.05, abs=0.02)
 
 
-# NCCL compares bus numbers when it connects, and refuses. There is nothing to fall back on: gloo
-# would take every gradient through the CPU's memory, and that can't be captured.
+# NCCL compares bus numbers when it connects, and refuses; the processes compare UUIDs before. There
+# is nothing to fall back on: gloo would take every gradient through the CPU's memory, and that
+# can't be captured.
 def test_two_processes_on_one_gpu_are_refused_with_the_reason(jobs: Jobs) -> None:
     job = jobs.start(world_size=2, environment={"CUDA_VISIBLE_DEVICES": "0"}).expect(2)
-    assert "has the same GPU as another process" in job.text()
+    assert "ranks 0 and 1 have the same GPU on " in job.text()
     assert "Traceback" not in job.text()
 
 
+# The collectives of a graph are not put before NCCL's watchdog, so nothing but the thread that
+# counts how long the main one waits ends a process whose peer is frozen.
+@pytest.mark.parametrize("captured", ["true", "false"])
+def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs, captured: str) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    keys = ("compute.timeout_seconds=5", f"compute.cuda_graph={captured}", "train.max_steps=100000")
+    job = jobs.start(*keys, world_size=2)
+    job.until_step(14)
+    job.ranks[1].send(signal.SIGSTOP)
+    assert job.main.wait(80) == 1
+    assert "lost another process, or waited for it longer" in job.main.text()
+
+
 # NCCL's collectives become part of the graph: all_gather takes its output from the graph's
-# memory, works on the current stream and is not put before the watchdog. The 11 steps before have
-# connected the processes, and DDP has settled its buckets and stopped timing its steps. A peer
-# that is lost while graphs are replayed is noticed by the next agreement, every 8 steps, which is
-# no part of them.
+# memory, works on the current stream and is not put before the watchdog. The 11 steps that were
+# rehearsed have connected the processes, and DDP has settled its buckets and stopped timing its
+# steps. A communicator counts the graphs that have work of it, and is not destroyed before they
+# are: these runs would not end if the graph were not given back.
 @pytest.mark.parametrize(
     "keys",
     [

@@ -6,31 +6,54 @@ others or reads a number fails, as it would wait for a GPU. torch's fused update
 
 from __future__ import annotations
 
+import gc
+import json
 import sys
+import time
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.amp import GradScaler
+from torch.distributed import HashStore, TCPStore
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lenet_dist.data.dataset import Images
-from lenet_dist.distributed.accelerator import peer_watch
-from lenet_dist.exits import NodeError
+from lenet_dist.config import Compute
+from lenet_dist.data.dataset import Images, synthetic
+from lenet_dist.distributed import accelerator, waiting
+from lenet_dist.distributed.accelerator import peer_watch, start_accelerator
+from lenet_dist.distributed.shared_gpu import refuse_shared_gpus
+from lenet_dist.distributed.stop import Action, StopConsensus, StopRequest
+from lenet_dist.exits import NodeError, RequestError
 from lenet_dist.plan import validate
 from lenet_dist.request import load
+from lenet_dist.system import Place
+from lenet_dist.train import process_state
 from lenet_dist.train.clock import Clock
-from lenet_dist.train.optimizer import build_optimizer
-from lenet_dist.train.state import build_state
+from lenet_dist.train.optimizer import build_optimizer, state_tensors
+from lenet_dist.train.rehearsal import REHEARSED, rehearsal
+from lenet_dist.train.state import TrainState, build_state
 from lenet_dist.train.stopwatch import Stopwatch
 from lenet_dist.train.task import LENET5
 from tests.bare_trainer import bare_trainer
 from tests.commands import command
+from tests.outcome import outcome
+from tests.processes import Jobs
 
+ENVIRONMENT_OF_TWO = {
+    "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+}  # fmt: skip
+TAPED: dict[str, Any] = {"module": "tests.taped"}
 GPU = torch.device("meta")
 
 
@@ -45,11 +68,15 @@ class WithoutFusedUpdate(TorchDispatchMode):
 class OnlyOnGpu(TorchDispatchMode):
     """Fails at an operation that takes or makes a tensor elsewhere than on the GPU."""
 
+    def __init__(self, device: torch.device = GPU) -> None:
+        super().__init__()
+        self.device = device
+
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
         result = operation(*args, **(kwargs or {}))
         for value in _pytree.tree_leaves((args, kwargs, result)):
             is_number = not isinstance(value, Tensor) or not value.dim()  # As torch.func has them.
-            assert is_number or value.device == GPU, operation
+            assert is_number or value.device == self.device, operation
         return result
 
 
@@ -76,7 +103,8 @@ def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
         images = Images(torch.zeros(9000, 28, 28, dtype=torch.uint8), torch.zeros(9000).long())
         ids = torch.zeros(plan.batch_size, dtype=torch.int64)
         state = build_state(LENET5, config, on_gpu(), Clock(0.0), capturable=True)
-        trainer = bare_trainer(plan, on_gpu(), state, Stopwatch(torch.device("cpu")), ids)
+        stopwatch = Stopwatch(torch.device("cpu"))
+        trainer = bare_trainer(plan, on_gpu(), state, stopwatch, images, ids)
     # The first step makes what is kept.
     trainer.train_step(images.batch_of(ids), 0, trainer.step_params.set(0))
     with OnlyOnGpu():
@@ -91,6 +119,111 @@ def on_gpu() -> Accelerator:
     return accelerator
 
 
+CAPTURED = ("compute.cuda_graph=true", "compute.kernels=torch")
+GIVEN_BACK, LEFT = "the graph is given back", "the process group is left"
+
+
+@pytest.mark.processes
+def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_its_graph_back(
+    jobs: Jobs,
+) -> None:
+    plain = jobs.run("compute.kernels=torch", "compute.cuda_graph=false", name="plain", **TAPED)
+    whole = jobs.run(*CAPTURED, name="whole", **TAPED)
+    assert "replays: 57" in whole.text(), "of 60 steps three are audited, and all others replayed"
+    said = whole.text()
+    assert said.index(GIVEN_BACK) < said.index(LEFT), "or NCCL waits for the graph for ever"
+    jobs.start(*CAPTURED, name="parts", **TAPED).stop_at(28)
+    again = jobs.run(*CAPTURED, name="parts", **TAPED)
+    assert "replays: " in again.text()
+    assert outcome(again.directory) == outcome(whole.directory) == outcome(plain.directory)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("asked", "stream"), [("auto", ""), ("true", "warning: ")])
+def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
+    jobs: Jobs, asked: str, stream: str
+) -> None:
+    keys, how = ("compute.kernels=torch",), {"world_size": 2, **TAPED}
+    plain = jobs.run(*keys, "compute.cuda_graph=false", name="plain", **how)
+    failing = {"FAILING": "1"}
+    job = jobs.run(*keys, f"compute.cuda_graph={asked}", name="failed", environment=failing, **how)
+    told = [line for line in job.text().splitlines() if "not captured" in line]
+    because = "it failed on rank 1: CUDA error: operation failed due to an error during capture"
+    assert told == [f"{stream}compute.cuda_graph={asked}: steps are not captured: {because}"]
+    assert job.text().count("replays: 0") == 2
+    assert outcome(job.directory) == outcome(plain.directory)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "muon", "sgd"])
+@pytest.mark.parametrize("steps_before", [0, 2])
+def test_steps_that_are_rehearsed_leave_every_bit_of_the_state_as_it_was(
+    optimizer: str, steps_before: int
+) -> None:
+    keys = ["data.name=synthetic", f"optimizer.name={optimizer}", "compute.audit_every=0"]
+    rehearsed, plain = (Stepper(*keys) for _ in range(2))
+    for step in range(steps_before):
+        rehearsed(step), plain(step)
+    before = bits_of(rehearsed.state)
+    with rehearsal(rehearsed.state):
+        for _ in range(3):
+            rehearsed(REHEARSED)
+        assert bits_of(rehearsed.state) != before
+    after = bits_of(rehearsed.state)
+    assert {name: after[name] for name in before} == before
+    for step in range(steps_before, steps_before + 3):
+        rehearsed(step), plain(step)
+    assert bits_of(rehearsed.state) == bits_of(plain.state)
+
+
+class Stepper:
+    """Steps of LeNet-5 under a gradient scaler, on synthetic images."""
+
+    def __init__(self, *overrides: str) -> None:
+        config = load(None, list(overrides))
+        plan, self.images = validate(config, 1), synthetic("train")
+        accelerator = Accelerator(cpu=True)
+        self.state = build_state(LENET5, config, accelerator, Clock(0.0), capturable=True)
+        self.state.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+        self.ids = torch.arange(plan.batch_size)
+        stopwatch = Stopwatch(torch.device("cpu"))
+        self.trainer = bare_trainer(plan, accelerator, self.state, stopwatch, self.images, self.ids)
+
+    def __call__(self, step: int) -> None:
+        batch = self.images.batch_of(self.ids + max(step, 0))
+        self.trainer.train_step(batch, step, self.trainer.step_params.set(max(step, 0)))
+
+
+class Kept(Stopwatch):
+    """A stopwatch whose marks can be seen to die."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.marks: list[weakref.ref[Any]] = []
+
+    def mark(self) -> Any:
+        moment: set[int] = set()  # What can be referred to weakly.
+        self.marks.append(weakref.ref(moment))
+        return moment
+
+
+def test_ddp_marks_two_moments_of_a_step_and_both_live_as_long_as_a_graph_needs_them() -> None:
+    step = Stepper("data.name=synthetic", "train.reduction=ddp", "compute.audit_every=0")
+    assert step.trainer.ddp_gradient
+    step.trainer.ddp_gradient.stopwatch = kept = Kept()
+    step(0)
+    gc.collect()
+    assert [mark() is not None for mark in kept.marks] == [True, True]
+
+
+def bits_of(state: TrainState) -> dict[str, bytes]:
+    """Every tensor that a checkpoint holds, and the scaler's."""
+    kept = state_tensors(state.optimizer, state.trainable) | state.weights_to_evaluate()
+    kept |= {f"weight {name}": weight for name, weight in state.model.state_dict().items()}
+    scaler = state.scaler.state_dict()
+    kept |= {name: torch.tensor(scaler[name]) for name in ("scale", "_growth_tracker")}
+    return {name: tensor.detach().numpy().tobytes() for name, tensor in kept.items()}
+
+
 def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped() -> None:
     config = load(None, ["optimizer.name=sgd", "optimizer.weight_decay=0"]).optimizer
     weights = torch.nn.Parameter(torch.zeros(1000))
@@ -102,10 +235,99 @@ def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped
     assert torch.equal(weights.detach(), torch.full((1000,), -config.lr))
 
 
-def test_processes_with_the_same_gpu_are_told_so_and_not_that_one_was_lost() -> None:
-    said = "NCCL error in: init.cpp:7, invalid usage\nncclInvalidUsage: ...\nLast error:\n"
-    said += "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000"
-    refused = torch.distributed.DistBackendError(said)
+def test_an_agreement_is_sent_without_a_wait_for_the_gpu() -> None:
+    def send(row: Tensor) -> Tensor:
+        sent.append(row)
+        raise InterruptedError
+
+    sent: list[Tensor] = []
+    gpu = torch.device("cuda", 0)  # On the meta device a tensor of numbers is made in place.
+    here = SimpleNamespace(num_processes=2, device=gpu)
+    with FakeTensorMode():
+        consensus = StopConsensus(StopRequest(), cast(Accelerator, here), send)
+        with OnlyOnGpu(gpu), pytest.raises(InterruptedError):
+            consensus.reach(8, Action.SAVE)
+    assert sent[0].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [
+        (["GPU-1", "GPU-2", "GPU-1"], "ranks 0 and 2 have the same GPU on node1 (H200, GPU-1)"),
+        (["GPU-1", "GPU-2", "GPU-3"], None),
+    ],
+)
+def test_processes_with_the_same_gpu_are_named_before_nccl_connects_them(
+    gpus: list[str], said: str | None
+) -> None:
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def meet(rank: int) -> None:
+        store = TCPStore("127.0.0.1", server.port)
+        refuse_shared_gpus(store, Place(rank, "node1", f"H200, {gpus[rank]}"), len(gpus))
+
+    with ThreadPoolExecutor() as pool:
+        starts = [pool.submit(meet, rank) for rank in range(len(gpus))]
+        errors = [start.exception() for start in starts]
+    assert all(str(error).startswith(str(said)) for error in errors)
+
+
+def test_a_start_on_gpus_looks_for_shared_ones_and_ends_before_nccl_would_abort_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: dict[str, Any] = {}
+    here = SimpleNamespace(num_processes=2, process_index=0, device=torch.device("cuda", 0))
+    store = HashStore()
+    monkeypatch.setattr(accelerator, "Accelerator", lambda **how: asked.update(how) or here)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    c10d = torch.distributed.distributed_c10d
+    monkeypatch.setattr(c10d, "_get_default_store", lambda: store)
+    place = Place(0, "node1", "H200, GPU-1")
+    monkeypatch.setattr(accelerator, "place_of", lambda _: place)
+    monkeypatch.setattr(waiting, "limit_waits", lambda *how, **more: asked.update(more))
+    for name, value in ENVIRONMENT_OF_TWO.items():
+        monkeypatch.setenv(name, value)
+    with process_state.put_back():
+        store.set("lenet_dist/gpu/1", json.dumps([place.host, place.device]))
+        with pytest.raises(RequestError, match="ranks 0 and 1 have the same GPU on node1"):
+            start_accelerator(Compute())
+        monkeypatch.setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1")
+        start_accelerator(Compute())
+    of_group, _ = asked["kwargs_handlers"]
+    assert asked["on_gpu"] and of_group.timeout.total_seconds() == Compute().timeout_seconds + 60
+
+
+@pytest.mark.processes
+def test_a_process_that_waits_for_the_gpu_for_ever_ends_by_itself(jobs: Jobs) -> None:
+    record = jobs.folder / "record-"
+    environment = {"FROZEN_AT": "20", "TORCH_FR_DUMP_TEMP_FILE": str(record)}
+    how: dict[str, Any] = {"environment": environment, "module": "tests.frozen", "world_size": 2}
+    began = time.monotonic()
+    job = jobs.start("compute.timeout_seconds=2", **how).expect(1)
+    assert time.monotonic() - began < 60
+    for rank in job.ranks:
+        assert "lost another process, or waited for it longer than" in rank.text()
+    assert all(record.with_name(f"record-{rank}").stat().st_size for rank in range(2))
+    assert "Traceback" not in job.text()
+
+
+@pytest.mark.processes
+def test_a_process_whose_every_step_waits_for_the_gpu_for_a_while_goes_on(jobs: Jobs) -> None:
+    slow = ("compute.timeout_seconds=1", "train.max_steps=12", "compute.audit_every=0")
+    jobs.run(*slow, environment={"SECONDS": "0.6"}, module="tests.frozen", world_size=2)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
+        "Multiple Ranks are using the same GPU/Partition. Set NCCL_MULTI_RANK_GPU_ENABLE=1 to",
+    ],
+)
+def test_processes_with_the_same_gpu_are_told_so_and_not_that_one_was_lost(said: str) -> None:
+    text = f"NCCL error in: init.cpp:7, invalid usage\nncclInvalidUsage: ...\nLast error:\n{said}"
+    refused = torch.distributed.DistBackendError(text)
     with pytest.raises(NodeError, match="has the same GPU as another process"), peer_watch(120):
         raise refused
 

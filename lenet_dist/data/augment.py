@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -113,8 +114,9 @@ def _places(matrices: Tensor, height: int, width: int) -> Tensor:
     part to a row's part gives the same, whatever the number of images.
     """
     across, down, shift = matrices.unsqueeze(3).unbind(2)
-    by_column = across * _centers(width, matrices)
-    by_row = down * _centers(height, matrices) + shift
+    kind = matrices.dtype, matrices.device
+    by_column = across * _centers(width, *kind)
+    by_row = down * _centers(height, *kind) + shift
     return by_column[:, :, None, :] + by_row[:, :, :, None]
 
 
@@ -123,7 +125,8 @@ def _add_smooth(places: Tensor, knots: Tensor) -> None:
 
     F.interpolate makes the same surface but takes ten times as long.
     """
-    down, across = (_bicubic(side, knots) for side in places.shape[2:])
+    kind = knots.shape[3], knots.dtype, knots.device
+    down, across = (_bicubic(side, *kind) for side in places.shape[2:])
     columns = torch.zeros_like(places[:, :, :, : knots.shape[3]])
     for row, weights in zip(knots.unbind(2), down.T, strict=True):
         columns.addcmul_(row[:, :, None, :], weights[:, None])
@@ -131,13 +134,15 @@ def _add_smooth(places: Tensor, knots: Tensor) -> None:
         places.addcmul_(column[:, :, :, None], weights)
 
 
-def _bicubic(side: int, knots: Tensor) -> Tensor:
-    """The weight of each knot at each pixel of a side [side, k]."""
-    count = knots.shape[3]
-    each = torch.eye(count, device=knots.device, dtype=knots.dtype)[None, None]
+@functools.lru_cache(8)
+def _bicubic(side: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The weight of each of `count` knots at each pixel of a side [side, count]. Always the same
+    tensor: a GPU would spend as long on making it as on using it."""
+    each = torch.eye(count, device=device, dtype=dtype)[None, None]
     return F.interpolate(each, (side, count), mode="bicubic")[0, 0]
 
 
-def _centers(count: int, like: Tensor) -> Tensor:
-    """The centres of `count` adjacent pixels that span -1 to 1."""
-    return (torch.arange(count, device=like.device, dtype=like.dtype) * 2 + 1) / count - 1
+@functools.lru_cache(8)
+def _centers(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The centres of `count` adjacent pixels that span -1 to 1. Always the same tensor."""
+    return (torch.arange(count, device=device, dtype=dtype) * 2 + 1) / count - 1

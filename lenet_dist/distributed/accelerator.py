@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -24,8 +23,8 @@ from accelerate.utils import (
 from lenet_dist.config import Compute
 from lenet_dist.distributed import launch, slurm, waiting
 from lenet_dist.distributed.roll_call import roll_call
+from lenet_dist.distributed.shared_gpu import refuse_shared_gpus
 from lenet_dist.exits import (
-    LostProcess,
     NodeError,
     RequestError,
     RunFailed,
@@ -36,6 +35,10 @@ from lenet_dist.launchers import is_elastic
 from lenet_dist.system import Place, cores, cpu_name
 
 T = TypeVar("T")
+
+_NCCL_WAITS_LONGER = timedelta(seconds=60)
+_SHARED_GPU = ("Duplicate GPU", "using the same GPU")
+"""In NCCL's messages, until 2.29 and from 2.30 on."""
 
 _LOST_PEER_PATTERN = re.compile(
     r"connection (closed|reset|refused|was aborted)|time(d |-)?out|broken pipe|not connected"
@@ -110,9 +113,10 @@ def start_accelerator(compute: Compute) -> Accelerator:
     # Otherwise Accelerate sets the threads itself, and warns; compute.threads sets them later.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     timeout = timedelta(seconds=compute.timeout_seconds)
-    if on_cpu and world_size > 1:
-        waiting.limit_waits(compute.timeout_seconds)
-        timeout = waiting.NO_LIMIT
+    if world_size > 1:
+        waiting.limit_waits(compute.timeout_seconds, on_gpu=not on_cpu)
+        # NCCL's own end is SIGABRT, and no word of why.
+        timeout = waiting.NO_LIMIT if on_cpu else timeout + _NCCL_WAITS_LONGER
     obstacle = None if wants_cpu else _missing_gpu()
     seconds = compute.timeout_seconds
     with peer_watch(seconds), roll_call(obstacle, world_size, seconds):
@@ -128,6 +132,8 @@ def start_accelerator(compute: Compute) -> Accelerator:
                 DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
+        if not on_cpu and world_size > 1:
+            _refuse_shared_gpus(accelerator)
     if accelerator.num_processes != world_size:
         raise RequestError(
             f"WORLD_SIZE={world_size} but Accelerate made {accelerator.num_processes} processes"
@@ -146,6 +152,13 @@ def _missing_gpu() -> NodeError | None:
         f"SLURM gave this task GPU {gpus} on {slurm.node_name()}, but torch {torch.__version__}"
         " sees none there: look at nvidia-smi and at torch's CUDA version, or ask for no GPUs"
     )
+
+
+def _refuse_shared_gpus(accelerator: Accelerator) -> None:
+    may_share = os.environ.get("NCCL_MULTI_RANK_GPU_ENABLE") == "1"  # From NCCL 2.30 on.
+    if torch.distributed.get_backend() == "nccl" and not may_share:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        refuse_shared_gpus(store, place_of(accelerator), accelerator.num_processes)
 
 
 def auto_threads() -> int:
@@ -261,13 +274,13 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
         text = " ".join(str(error).split())
         if isinstance(error, RunFailed):
             raise
-        rank = f"rank {os.environ.get('RANK', '0')} on {socket.gethostname()}"
+        rank = waiting.this_rank()
         if "gloo" in text and "Unable to find" in text:
             raise NodeError(f"{rank} can't use its network: {text[:300]}") from None
         is_of_gloo = "gloo" in text and _LOST_PEER_PATTERN.search(text)
         if not (is_of_gloo or isinstance(error, torch.distributed.DistError)):
             raise
-        if "Duplicate GPU" in text:
+        if any(words in text for words in _SHARED_GPU):
             raise NodeError(
                 f"{rank} has the same GPU as another process, which NCCL refuses: start"
                 " one process per GPU at most, and let each see all GPUs or one of its own"
@@ -278,11 +291,7 @@ def peer_watch(timeout_seconds: int) -> Iterator[None]:
                 f"{rank} can't listen on MASTER_PORT={os.environ['MASTER_PORT']}, which another"
                 " program there does: choose another port"
             ) from None
-        raise LostProcess(
-            f"{rank} lost another process, or waited for it longer than"
-            f" compute.timeout_seconds={timeout_seconds} ({text[:300]}); run the same command"
-            " again: a run resumes from its last checkpoint"
-        ) from None
+        raise waiting.lost(timeout_seconds, text[:300]) from None
 
 
 def _check_environment(compute: Compute) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_dist import exits
-from lenet_dist.distributed import slurm
+from lenet_dist.distributed import slurm, waiting
 from lenet_dist.exits import RunFailed, Stopped
 from lenet_dist.launchers import MPI_RANKS
 from lenet_dist.signals import Listener, heard
@@ -145,8 +145,10 @@ class StopConsensus:
 
     def __init__(self, request: StopRequest, accelerator: Accelerator, gather: Gather) -> None:
         self.request = request
+        import torch
+
         self._world_size = accelerator.num_processes
-        self._device = accelerator.device
+        self._row = torch.zeros(1, 2, device=accelerator.device)
         self._gather = gather
         self._next_step = 0
         self._last: tuple[int, float] | None = None
@@ -164,13 +166,15 @@ class StopConsensus:
         proposal = max(proposal, self.request.action())
         if self._world_size == 1:
             return proposal
-        import torch
-
         step_seconds = 0.0
         if self._last is not None and self._last[0] < step:
             step_seconds = (time.monotonic() - self._last[1]) / (step - self._last[0])
-        row = torch.tensor([[proposal, step_seconds]], dtype=torch.float32, device=self._device)
-        strongest, slowest = self._gather(row).amax(0).tolist()
+        # Filled, because a tensor made of numbers would wait for the GPU: with a process lost, this
+        # one would not even ask.
+        for place, number in zip(self._row[0], (proposal, step_seconds), strict=True):
+            place.fill_(number)
+        strongest, slowest = self._gather(self._row).amax(0).tolist()
+        waiting.agreed()
         if slowest:
             # Of what all have gathered, so that they agree at the same steps.
             steps = int(_AGREE_EVERY_SECONDS / slowest)

@@ -35,9 +35,9 @@ class LeNet5(nn.Module):
         C5 covers its whole 5x5 input, so it is a matrix product.
         """
         _, x = self.feature_maps(pixels)
-        x = F.relu(F.linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
-        x = F.relu(self.F6(x))
-        return self.OUT(x)
+        x = F.relu(_linear(x.flatten(1), self.C5.weight.flatten(1), self.C5.bias))
+        x = F.relu(_linear(x, self.F6.weight, self.F6.bias))
+        return _linear(x, self.OUT.weight, self.OUT.bias)
 
     def feature_maps(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """The maps of S2 [n, 6, 14, 14] and S4 [n, 16, 5, 5], after ReLU.
@@ -50,6 +50,12 @@ class LeNet5(nn.Module):
     def standardised(self, pixels: Tensor) -> Tensor:
         """The pixels minus their mean, in standard deviations."""
         return pixels if (self.mean, self.std) == (0, 1) else (pixels - self.mean) / self.std
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear`. On a GPU in two kernels, because torch.func makes three of F.linear."""
+    assert bias is not None
+    return F.linear(x, weight, bias) if x.device.type == "cpu" else x @ weight.T + bias
 
 
 def build(seed: int, mean: float, std: float) -> LeNet5:

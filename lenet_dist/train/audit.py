@@ -30,6 +30,7 @@ from lenet_dist.system import Place
 from lenet_dist.train.local_sums import LocalSums
 from lenet_dist.train.majority_vote import Vote, majority_vote
 from lenet_dist.train.metrics import not_finite
+from lenet_dist.train.rehearsal import REHEARSED
 from lenet_dist.train.state import TrainState
 from lenet_dist.train.step_params import StepParams
 from lenet_dist.train.tree_allreduce import Sums
@@ -90,9 +91,13 @@ class Audit:
 
     def is_due(self, step: int) -> bool:
         """Whether step number `step` (from 0) is audited."""
-        if not self.every:
+        if not self.every or step == REHEARSED:
             return False
         return (step + 1) % self.every == 0 or step == self._requested_step
+
+    def recomputes(self, step: int) -> bool:
+        """Whether shards of step number `step` (from 0) are computed again."""
+        return self.local_sums is not None and self.is_due(step)  # DDP's all-reduce has none.
 
     def is_overdue(self) -> bool:
         """Whether this process has waited long for an audit, because its steps are slow."""

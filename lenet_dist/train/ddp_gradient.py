@@ -14,7 +14,7 @@ from lenet_dist.train.local_sums import model_inputs
 from lenet_dist.train.shard_gradients import correct, flat_row, random_numbers_of
 from lenet_dist.train.state import TrainState
 from lenet_dist.train.step_params import StepParams
-from lenet_dist.train.stopwatch import Stopwatch
+from lenet_dist.train.stopwatch import Mark, Stopwatch
 from lenet_dist.train.task import Loss
 from lenet_dist.train.task_check import Traits
 
@@ -40,6 +40,10 @@ class DdpGradient:
         self.rank = rank
         self.draws_random_numbers = traits.draws_random_numbers
         self.stopwatch = stopwatch
+        self._arrived = 0
+        self._expected = 0
+        """How many gradients a backward pass gives, once that is known."""
+        self._last_gradient: Mark | None = None
         for parameter in self.parameters:
             parameter.register_post_accumulate_grad_hook(self._note_gradient)
 
@@ -50,7 +54,7 @@ class DdpGradient:
         order: without this, a start's first step would have other bits than the same step later.
         """
         self._backward(pixels(batch.images), batch.labels, 0)
-        self.stopwatch.read()
+        self._expected = self._arrived
 
     def __call__(self, batch: Batch, step: int, params: StepParams) -> Tensor:
         """The global batch's gradient, and this process's loss and number of correct predictions,
@@ -58,12 +62,14 @@ class DdpGradient:
         return self._backward(model_inputs(self.augmentation, batch, params), batch.labels, step)
 
     def _backward(self, inputs: Tensor, labels: Tensor, step: int) -> Tensor:
+        self._arrived, self._last_gradient = 0, None
         random_numbers = random_numbers_of(self.config.seed, step, self.rank, inputs.device)
         with random_numbers if self.draws_random_numbers else nullcontext():
             logits = self.model(inputs)
             loss_sum = self.loss(logits, labels, self.config.train.label_smoothing)
             self.scaler.scale(loss_sum / len(labels)).backward()
-        self.stopwatch.add_wait(self._last_gradient)
+        if self._last_gradient is not None:
+            self.stopwatch.add_wait(self._last_gradient)
         gradients = tuple(
             torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters
         )
@@ -73,5 +79,10 @@ class DdpGradient:
         return total
 
     def _note_gradient(self, _: Tensor) -> None:
-        """Called for each gradient: after the last one, DDP waits for the other processes."""
-        self._last_gradient = self.stopwatch.mark()
+        """Called for each gradient: after the last one, DDP waits for the other processes.
+
+        Only that one is marked, because an event of a graph must live as long as the graph.
+        """
+        self._arrived += 1
+        if self._arrived == self._expected:
+            self._last_gradient = self.stopwatch.mark()

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lenet_dist.config import Config
+from lenet_dist.data import dataset
 from lenet_dist.data.dataset import Images, pixels
 from lenet_dist.distributed.accelerator import say
 from lenet_dist.exits import RequestError
@@ -28,7 +29,7 @@ from lenet_dist.train.shard_gradients import (
     is_bit_equal,
 )
 from lenet_dist.train.state import TrainState
-from lenet_dist.train.task import Task, cross_entropy
+from lenet_dist.train.task import Task, cross_entropy, cross_entropy_of_classes
 from lenet_dist.train.task_check import Traits
 from lenet_dist.train.threads import check_threads_of_fork
 
@@ -102,7 +103,11 @@ def build_shard_gradients(
         draws = traits.draws_random_numbers
         return OneByOne(state, task.loss, config, draws_random_numbers=draws)
     size = min(at_once, plan.shards) if accelerator.device.type == "cuda" else None
-    gradients = ManyAtOnce(state, task.loss, config, at_once, size)
+    loss = task.loss
+    if size and _is_lenet5(task, state):
+        smoothing = config.train.label_smoothing
+        loss = cross_entropy_of_classes(dataset.CLASSES, smoothing, accelerator.device)
+    gradients = ManyAtOnce(state, loss, config, at_once, size)
     rank = accelerator.process_index if plan.world_size > 1 else 0
     mine = parts(plan.shards_by_rank[rank], at_once)
     rows_of = _rows_of(gradients, plan, samples)

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lenet_dist.config import Config
@@ -62,16 +62,25 @@ class ManyAtOnce:
         self.is_bit_equal = True
         """Whether many shards have the bits of few on this machine; if not, few are computed."""
         self.parameters = {name: p.detach() for name, p in state.trainable.items()}
-        batch_size, smoothing = config.train.batch_size, config.train.label_smoothing
+        self.scaler = state.scaler
+        self.share = state.flat.new_ones(()) / config.train.batch_size
+        """Of a shard's summed loss in the loss whose gradient is taken."""
 
-        def loss_of_shard(
-            parameters: dict[str, Tensor], pixels: Tensor, labels: Tensor
-        ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            logits = functional_call(state.prepared, parameters, (pixels,))
-            loss_sum = loss(logits, labels, smoothing)
-            return state.scaler.scale(loss_sum / batch_size), (loss_sum, correct(logits, labels))
+        def row_of_shard(
+            parameters: dict[str, Tensor], pixels: Tensor, labels: Tensor, share: Tensor
+        ) -> tuple[Tensor, ...]:
+            def summed_loss(parameters: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+                logits = functional_call(state.prepared, parameters, (pixels,))
+                loss_sum = loss(logits, labels, config.train.label_smoothing)
+                return loss_sum, correct(logits, labels)
 
-        self.gradients = vmap(grad_and_value(loss_of_shard, has_aux=True), in_dims=(None, 0, 0))
+            loss_sum, gradient_of, right = vjp(  # type: ignore[misc]  # Three, with has_aux.
+                summed_loss, parameters, has_aux=True
+            )
+            (gradients,) = gradient_of(share.to(loss_sum.dtype))
+            return (*gradients.values(), loss_sum, right)
+
+        self.rows = vmap(row_of_shard, in_dims=(None, 0, 0, None))
 
     def __call__(self, pixels: Tensor, labels: Tensor, shards: range, step: int) -> Tensor:
         """The rows of consecutive shards."""
@@ -90,8 +99,7 @@ class ManyAtOnce:
             )
         # torch's fused attention on a CPU can't be transformed.
         with sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext():
-            gradients, (_, counts) = self.gradients(self.parameters, pixels, labels)
-        parts = (*gradients.values(), *counts)
+            parts = self.rows(self.parameters, pixels, labels, self.scaler.scale(self.share))
         return torch.cat([part.reshape(len(labels), -1) for part in parts], 1)[:count]
 
 
@@ -169,7 +177,7 @@ def random_numbers_of(
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
     """How many of logits [n, C] are greatest at their label, a float32 scalar."""
-    return (logits.detach().argmax(1) == labels).sum().float()
+    return (logits.detach().argmax(1) == labels).sum(dtype=torch.float32)
 
 
 def flat_row(gradients: tuple[Tensor, ...], loss_sum: Tensor, right: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class TrainState:
             for parameter, piece in zip(parameters, pieces(gradient, parameters), strict=True):
                 parameter.grad = piece
 
+    def drop_gradient(self) -> None:
+        """Forget the last step's gradient."""
+        self.flat.grad = None
+        self.optimizer.zero_grad()
+
     def weights_to_evaluate(self) -> dict[str, Tensor]:
         """The weights to evaluate and to publish, by name, with buffers and frozen parameters.
 

@@ -14,6 +14,9 @@ from lenet_dist.plan import Plan
 from lenet_dist.train.schedule import learning_rate
 from lenet_dist.train.state import TrainState
 
+_AHEAD = 1024
+"""Steps whose parameters go to a GPU at once."""
+
 
 @dataclass
 class StepParams:
@@ -51,23 +54,32 @@ class StepParamsOnDevice:
         self._plan = plan
         self._state = state
         device = state.flat.device
-        self._scalars: StepParams | None = None
-        if device.type != "cpu":
-            magnitude, weight = torch.zeros(2, device=device)
-            stream = torch.zeros((), dtype=torch.int64, device=device)
-            lrs = torch.zeros(len(state.peak_lrs), device=device)
-            self._scalars = StepParams(lrs, stream, magnitude, weight)
+        self._is_on_cpu = device.type == "cpu"
+        self._numbers = torch.zeros(len(state.peak_lrs) + 2, device=device)
+        self._stream = torch.zeros((), dtype=torch.int64, device=device)
+        self._known = range(0)
+        """Steps whose numbers [steps, lrs + 2] are on the device already."""
+        self._rows: Tensor
+        self._streams: list[int]
+        self._filled: int | None = None
 
     def set(self, step: int) -> StepParams:
         """The parameters of step number `step` (from 0). On a GPU: always the same scalars, given
-        new values without waiting for it."""
-        params = params_of_step(self._plan, self._state, step)
-        if self._scalars is None:
-            return params
-        for scalar, number in zip(_flat(self._scalars), _flat(params), strict=True):
-            scalar.fill_(number)
-        return self._scalars
+        new values by one kernel, without waiting for it but every `_AHEAD` steps."""
+        if self._is_on_cpu:
+            return params_of_step(self._plan, self._state, step)
+        if step not in self._known:
+            self._look_ahead(step)
+        place = step - self._known.start
+        self._numbers.copy_(self._rows[place])
+        if self._streams[place] != self._filled:  # A new epoch.
+            self._filled = self._streams[place]
+            self._stream.fill_(self._filled)
+        return StepParams(self._numbers[:-2], self._stream, self._numbers[-2], self._numbers[-1])
 
-
-def _flat(params: StepParams) -> list[Any]:
-    return [*params.lrs, params.stream, params.magnitude, params.ema_weight]
+    def _look_ahead(self, step: int) -> None:
+        self._known = range(step, step + _AHEAD)
+        ahead = [params_of_step(self._plan, self._state, number) for number in self._known]
+        rows = [[*params.lrs, params.magnitude, params.ema_weight] for params in ahead]
+        self._rows = torch.tensor(rows, dtype=torch.float32).to(self._numbers.device)
+        self._streams = [int(params.stream) for params in ahead]

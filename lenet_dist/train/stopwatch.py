@@ -64,12 +64,18 @@ class Stopwatch:
 
         Events in a graph keep the times of the last replay alone: they stand for all replays.
         """
-        waited = _seconds(self._waits) + self._replays * _seconds(self._waits_of_graph)
+        waited = _seconds(self._waits)
+        if self._replays:  # Before the first one, a graph's events can't be read.
+            waited += self._replays * _seconds(self._waits_of_graph)
         in_steps = _seconds(self._steps)
+        self.reset()
+        return Seconds(in_steps - waited, waited)
+
+    def reset(self) -> None:
+        """Begin anew, without a reading."""
         self._steps.clear()
         self._waits.clear()
         self._replays = 0
-        return Seconds(in_steps - waited, waited)
 
     def read_all(self, gather: Gather) -> list[Seconds]:
         """What each process reads now, by rank. A collective."""

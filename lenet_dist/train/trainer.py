@@ -22,7 +22,7 @@ from torch import nn
 
 from lenet_dist.data import sampler
 from lenet_dist.data.dataset import Batch, Images, SampleIds
-from lenet_dist.distributed.accelerator import on_each, on_main, place_of, say
+from lenet_dist.distributed.accelerator import on_each, on_main, place_of
 from lenet_dist.distributed.shm_gather import choose_gather
 from lenet_dist.distributed.stop import Action, StopConsensus, StopRequest
 from lenet_dist.exits import RunFailed, Stopped
@@ -36,7 +36,7 @@ from lenet_dist.run_dir.evaluation import Evaluation
 from lenet_dist.track.progress import Progress
 from lenet_dist.train.audit import Audit
 from lenet_dist.train.clock import Clock
-from lenet_dist.train.cuda_graph import CapturedStep, captures_steps
+from lenet_dist.train.cuda_graph import CapturedStep, can_be_rehearsed, captures_steps
 from lenet_dist.train.ddp_gradient import DdpGradient
 from lenet_dist.train.exact_evaluation import evaluate
 from lenet_dist.train.gradient_choice import build_shard_gradients, choose_gradients, use_threads
@@ -80,9 +80,7 @@ class Trainer:
         self.traits = traits = on_each(
             lambda: check_task(task, plan, state.model, state.prepared, training_set)
         )
-        if captures and traits.draws_random_numbers:
-            say(accelerator, "steps are not captured: the model draws random numbers")
-            captures = False
+        captures = captures and can_be_rehearsed(plan, task, accelerator, state, traits)
 
         # The run directory: the newest checkpoint, and what `auto` meant when the run began.
         choice = choose_gradients(plan, task, state, accelerator, traits, training_set)
@@ -138,9 +136,10 @@ class Trainer:
         )  # fmt: skip
         if captures:
             self.captured_step = CapturedStep(
-                self.train_step, state.optimizer, training_set, max(samples_by_rank),
-                self.audit.is_due, self.stopwatch,
+                self.train_step, state, training_set, max(samples_by_rank),
+                self.audit.recomputes, self.stopwatch,
             )  # fmt: skip
+            self.captured_step.capture(self.step_params.set(0), config.compute, accelerator)
 
         # What people see, and how the processes agree to stop.
         self.progress = Progress(
@@ -161,6 +160,8 @@ class Trainer:
         state.clock.switch("train")
         validation = self.validate_if_due()  # A checkpoint is written before its step's.
         for batch in self.batches:
+            if self.audit.is_due(state.step):
+                self.audit.compare_weights(state.step)
             began = stopwatch.mark()
             params = self.step_params.set(state.step)
             if self.captured_step:  # On a GPU, the same step as a CUDA graph.
@@ -181,6 +182,8 @@ class Trainer:
             if action >= Action.STOP:
                 raise self.stopped(action)
             validation = self.validate_if_due()  # The last step has one, if any step has.
+        if self.captured_step:
+            self.captured_step.release()  # Before the process group.
         return self.finish(validation)
 
     def train_step(self, batch: Batch, step: int, params: StepParams) -> StepMetrics:
@@ -189,14 +192,12 @@ class Trainer:
         Nothing here waits for a GPU, unless the step is audited, so that it can be captured.
         """
         state, config = self.state, self.config
-        if self.audit.is_due(step):
-            self.audit.compare_weights(step)
 
         # The mean gradient over the global batch, its summed loss, its correct predictions.
         if self.local_sums:
             # This process's shards are augmented, each has its gradient, and neighbours are added.
             sums = self.local_sums(batch, self.shards, step, params)
-            if self.audit.is_due(step):
+            if self.audit.recomputes(step):
                 self.audit.compare_sums(step, sums, params)
             total = self.tree_all_reduce(sums)  # The same bits on any number of processes.
         else:
