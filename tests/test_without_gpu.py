@@ -105,6 +105,24 @@ def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
     assert all(number.shape == () for number in stats)
 
 
+@pytest.mark.parametrize(("asked", "options"), [("true", {"deterministic": True}), ("false", None)])
+def test_a_compiled_model_on_a_gpu_has_kernels_that_are_not_chosen_by_timing(
+    numberless: None, monkeypatch: pytest.MonkeyPatch, asked: str, options: object
+) -> None:
+    compiled: list[object] = []
+    by_torch = torch.nn.Module.compile
+
+    def compile_it(model: torch.nn.Module, **how: Any) -> None:
+        compiled.append(how.get("options"))
+        by_torch(model, **how)  # Refuses options that it doesn't know.
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
+    config = load(None, ["compute.compile=true", f"compute.deterministic={asked}"])
+    with GPU:
+        build_state(LENET5, config, on_gpu(), Clock(0.0), capturable=True)
+    assert compiled == [options]
+
+
 def on_gpu() -> Accelerator:
     """Accelerate on a CPU, which takes models to be on a GPU already."""
     accelerator = Accelerator(cpu=True)
