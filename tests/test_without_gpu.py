@@ -39,6 +39,7 @@ from lenet_dist.train.clock import Clock
 from lenet_dist.train.state import build_state
 from lenet_dist.train.stopwatch import Stopwatch
 from lenet_dist.train.task import LENET5
+from lenet_dist.train.trainer import Trainer
 from tests.bare_trainer import bare_trainer
 from tests.commands import command
 from tests.processes import Jobs
@@ -191,6 +192,24 @@ def test_a_start_on_gpus_looks_for_shared_ones_and_ends_before_nccl_would_abort_
         start_accelerator(Compute())
     of_group, _ = asked["kwargs_handlers"]
     assert asked["on_gpu"] and of_group.timeout.total_seconds() == Compute().timeout_seconds + 60
+
+
+def test_steps_that_a_gpu_has_not_done_yet_do_not_count_as_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: time.sleep(0.2))
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.stopwatch = Stopwatch(torch.device("cuda", 0))
+    clock = Clock(time.monotonic())
+    clock.switch("train")
+    trainer.state, trainer.config = SimpleNamespace(clock=clock), None
+    trainer.task = SimpleNamespace(build=build)
+    with pytest.raises(InterruptedError):
+        trainer.evaluate("test", None)
+    assert clock.seconds["train"] >= 0.2
 
 
 @pytest.mark.processes
