@@ -11,15 +11,19 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.amp import GradScaler
 
-from lenet_dist.data.dataset import synthetic
+from lenet_dist.data.dataset import Batch, synthetic
 from lenet_dist.plan import validate
+from lenet_dist.preflight.single_rank import ShortTraining
 from lenet_dist.request import load
+from lenet_dist.train import process_state
 from lenet_dist.train.clock import Clock
 from lenet_dist.train.optimizer import build_optimizer, state_tensors
 from lenet_dist.train.rehearsal import REHEARSED, rehearsal
 from lenet_dist.train.state import TrainState, build_state
+from lenet_dist.train.step_params import StepParams
 from lenet_dist.train.stopwatch import Stopwatch
 from lenet_dist.train.task import LENET5
 from tests.bare_trainer import bare_trainer
@@ -170,3 +174,21 @@ def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped
         sgd.grad_scale, sgd.found_inf = None, torch.tensor(found_inf)
         sgd.step()
     assert torch.equal(weights.detach(), torch.full((1000,), -config.lr))
+
+
+def test_short_trainings_are_alike_though_a_scaler_skips_the_first_step_of_each() -> None:
+    config = load(None, ["data.name=synthetic", "optimizer.name=sgd", "compute.kernels=torch"])
+    with process_state.put_back():
+        torch.set_deterministic_debug_mode("error")  # Fills memory that is allocated with NaN.
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = GradScaler("cpu")
+        training: Any = ShortTraining(config, accelerator)
+        by_itself = training._sum
+
+        def overflown(batch: Batch, step: int, params: StepParams) -> Tensor:
+            total: Tensor = by_itself(batch, step, params)
+            assert total.isfinite().all(), "the weights have been spoilt"
+            return total if step else total * torch.inf
+
+        training._sum = overflown
+        assert training.weights_sha256() == training.weights_sha256()
