@@ -41,8 +41,11 @@ class Tape(TorchDispatchMode):
         self.replays += 1
         with torch.no_grad():
             for operation, args, kwargs, made in self.calls:
-                result = operation(*args, **kwargs)
-                again = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+                leaves = _pytree.tree_leaves(operation(*args, **kwargs))
+                for work in leaves:
+                    if isinstance(work, torch.ScriptObject):  # A collective: it is under way.
+                        work.wait()
+                again = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
                 for old, new in zip(made, again, strict=False):
                     old.copy_(new)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from lenet_dist.data import dataset
 from lenet_dist.distributed.accelerator import start_accelerator
@@ -22,6 +24,7 @@ from lenet_dist.plan import validate
 from lenet_dist.request import load
 from lenet_dist.train.clock import Clock
 from lenet_dist.train.cuda_graph import CapturedStep
+from lenet_dist.train.metrics import StepMetrics
 from lenet_dist.train.shard_gradients import COUNTS, ManyAtOnce, OneByOne
 from lenet_dist.train.state import build_state
 from lenet_dist.train.stopwatch import Stopwatch
@@ -44,9 +47,8 @@ def fresh_accelerator() -> Iterator[None]:
 
 def pieces(*overrides: str, captured: bool = False) -> tuple[Any, Any, Any, dataset.Images]:
     """Plan, accelerator, state and the synthetic images, as a job has them."""
-    config = load(
-        None, ["data.name=synthetic", "train.clip_norm=1", "compute.audit_every=0", *overrides]
-    )
+    keys = ["data.name=synthetic", "train.clip_norm=1", "compute.audit_every=0", *overrides]
+    config = load(None, keys)
     plan = validate(config, 1)
     accelerator = start_accelerator(config.compute)
     images = dataset.synthetic("train").to(accelerator.device)
@@ -54,30 +56,46 @@ def pieces(*overrides: str, captured: bool = False) -> tuple[Any, Any, Any, data
     return plan, accelerator, state, images
 
 
+class Steps:
+    """Steps on synthetic images, captured or not."""
+
+    def __init__(self, captured: bool, *overrides: str) -> None:
+        plan, accelerator, self.state, images = pieces(*overrides, captured=captured)
+        ids = torch.arange(len(images), device=accelerator.device)
+        stopwatch = Stopwatch(accelerator.device)
+        self.trainer = bare_trainer(plan, accelerator, self.state, stopwatch, images, ids)
+        self.captured_step = CapturedStep(
+            self.trainer.train_step, self.state, images, plan.batch_size, lambda _: False, stopwatch
+        )
+        if captured:
+            first = self.trainer.step_params.set(0)
+            self.captured_step.capture(first, plan.config.compute, accelerator)
+        assert (self.captured_step.graph is not None) == captured
+
+    def __call__(self, step: int) -> StepMetrics:
+        """Take step number `step` (from 0): a replay, if it is captured."""
+        ids = self.trainer.audit.batches.of_step(step)
+        return self.captured_step(ids, step, self.trainer.step_params.set(step))
+
+
 def trained(captured: bool, *overrides: str) -> list[Tensor]:
-    """Weights, EMA and the last step's metrics after STEPS steps on synthetic images."""
-    plan, accelerator, state, images = pieces(*overrides, captured=captured)
-    ids = torch.arange(len(images), device=accelerator.device)
-    stopwatch = Stopwatch(accelerator.device)
-    trainer = bare_trainer(plan, accelerator, state, stopwatch, images, ids)
-    captured_step = CapturedStep(
-        trainer.train_step, state, images, plan.batch_size, lambda _: False, stopwatch
-    )
-    if captured:
-        captured_step.capture(trainer.step_params.set(0), plan.config.compute, accelerator)
-    assert (captured_step.graph is not None) == captured
-    batches = trainer.audit.batches
+    """Weights, EMA and the last step's metrics after STEPS steps."""
+    take_step = Steps(captured, *overrides)
     for step in range(STEPS):
         torch.cuda.set_sync_debug_mode("error" if captured or step > 1 else "default")
-        batch_ids, params = batches.of_step(step), trainer.step_params.set(step)
-        if captured:
-            metrics = captured_step(batch_ids, step, params)
-        else:
-            metrics = trainer.train_step(images.batch_of(batch_ids), step, params)
+        metrics = take_step(step)
     torch.cuda.set_sync_debug_mode("default")
-    captured_step.release()
-    weights = [p.detach() for p in state.model.parameters()]
-    return weights + list(state.weights_to_evaluate().values()) + list(metrics)
+    take_step.captured_step.release()
+    weights = [p.detach() for p in take_step.state.model.parameters()]
+    return weights + list(take_step.state.weights_to_evaluate().values()) + list(metrics)
+
+
+def two_can_meet() -> dict[str, str]:
+    """The environment in which two processes find a GPU each, or an NCCL that lets them share."""
+    shared = {"NCCL_MULTI_RANK_GPU_ENABLE": "1"} if torch.cuda.device_count() < 2 else {}
+    if shared and torch.cuda.nccl.version() < (2, 30):
+        pytest.skip("needs two GPUs, or NCCL 2.30")
+    return shared
 
 
 # Streams: the whole run is on one stream from before the model is wrapped, because DDP's part of
@@ -156,7 +174,10 @@ def test_a_shard_has_the_same_bits_at_every_place_of_its_part(size: int) -> None
 
 # The scale of fp16 begins at 65536, so first steps may be skipped. The checkpoint has it with the
 # growth tracker.
-@pytest.mark.parametrize("keys", [(), ("compute.precision=fp16", "optimizer.name=sgd")])
+@pytest.mark.parametrize(
+    "keys",
+    [(), ("compute.precision=bf16",), ("compute.precision=fp16", "optimizer.name=sgd")],
+)
 def test_by_default_a_run_is_captured_learns_and_has_the_bits_of_one_not_captured_or_stopped(
     jobs: Jobs, keys: tuple[str, ...]
 ) -> None:
@@ -169,6 +190,50 @@ def test_by_default_a_run_is_captured_learns_and_has_the_bits_of_one_not_capture
     jobs.start(*keys, name="parts").stop_at(28)
     again = jobs.run(*keys, name="parts")
     assert outcome(again.directory) == outcome(captured.directory) == outcome(plain.directory)
+
+
+# Only the user knows whether a model reads numbers from the GPU.
+def test_a_model_of_ones_own_is_captured_if_asked_and_has_the_same_bits(jobs: Jobs) -> None:
+    plain = jobs.run("compute.cuda_graph=false", name="plain", module="docs.your_own")
+    captured = jobs.run("compute.cuda_graph=true", name="captured", module="docs.your_own")
+    assert "not captured" not in captured.text()
+    assert outcome(captured.directory) == outcome(plain.directory)
+
+
+# A replay is one launch, which the GPU has before it has done the last one: it waits for no CPU.
+def test_a_replayed_step_takes_little_longer_than_its_kernels() -> None:
+    with torch.cuda.stream(torch.cuda.Stream()):
+        take_step = Steps(True)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+        for step in range(250):
+            if step == 50:
+                marks[0].record()
+            take_step(step)
+        marks[1].record()
+        torch.cuda.synchronize()
+        took = marks[0].elapsed_time(marks[1]) * 1e3 / 200
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for step in range(250, 300):
+                take_step(step)
+            torch.cuda.synchronize()
+    kernels = sum(event.self_device_time_total for event in profiled.key_averages()) / 50
+    assert took < 1.3 * kernels, f"{took:.0f} us a step, {kernels:.0f} us of kernels"
+
+
+# tuomaso/train_mnist_fast takes 0.762 s on a GTX 1660 Ti.
+def test_the_fast_recipe_is_fast_and_learns(jobs: Jobs, mnist: Path) -> None:
+    quiet = (f"data.root={mnist}", "log.report=false", "wandb.mode=disabled")
+    job = jobs.run(base=("--config=configs/fast.yaml", *quiet))
+    found = result(job.directory)
+    assert found["test"]["accuracy"] > 0.988 and found["seconds"]["train"] < 0.762, found
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_preflight_captures_a_step_and_finds_nothing_wrong(jobs: Jobs, world_size: int) -> None:
+    environment = two_can_meet() if world_size == 2 else {}
+    how = {"module": "lenet_dist.preflight", "environment": environment}
+    job = jobs.run("--slow=1000", world_size=world_size, **how)
+    assert "preflight: a captured step" in job.text() and "not captured" not in job.text()
 
 
 # An audited step is not replayed, and has the bits of a replay.
@@ -213,10 +278,8 @@ def test_two_processes_on_one_gpu_are_refused_with_the_reason(jobs: Jobs) -> Non
 # counts how long the main one waits ends a process whose peer is frozen.
 @pytest.mark.parametrize("captured", ["true", "false"])
 def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs, captured: str) -> None:
-    if torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
     keys = ("compute.timeout_seconds=5", f"compute.cuda_graph={captured}", "train.max_steps=100000")
-    job = jobs.start(*keys, world_size=2)
+    job = jobs.start(*keys, world_size=2, environment=two_can_meet())
     job.until_step(14)
     job.ranks[1].send(signal.SIGSTOP)
     assert job.main.wait(80) == 1
@@ -236,17 +299,18 @@ def test_a_rank_that_hangs_ends_the_job_within_the_timeout(jobs: Jobs, captured:
         ("train.reduction=ddp",),
     ],
 )
-def test_two_gpus_have_the_bits_of_one(jobs: Jobs, keys: tuple[str, ...]) -> None:
-    if torch.cuda.device_count() < 2:
-        pytest.skip("needs two GPUs")
-    for captured in ("false", "true"):
-        one = jobs.run(*keys, f"compute.cuda_graph={captured}", name=f"one-{captured}")
-        two = jobs.run(
-            *keys, f"compute.cuda_graph={captured}", name=f"two-{captured}", world_size=2
-        )
-        if "train.reduction=ddp" not in keys:
-            assert outcome(one.directory) == outcome(two.directory)
-    assert outcome(two.directory) == outcome(jobs.folder / "two-false")
+def test_two_processes_have_the_bits_of_one_captured_or_not_and_after_a_stop(
+    jobs: Jobs, keys: tuple[str, ...]
+) -> None:
+    two: dict[str, Any] = {"world_size": 2, "environment": two_can_meet()}
+    jobs.run(*keys, "compute.cuda_graph=false", name="plain", **two)
+    captured = jobs.run(*keys, name="captured", **two)
+    assert "not captured" not in captured.text()
+    jobs.start(*keys, name="parts", **two).stop_at(28)
+    for name in ("parts", "again"):  # DDP's sum depends on the number of processes.
+        jobs.run(*keys, name=name, **(two if "train.reduction=ddp" in keys else {}))
+    for name in ("plain", "parts", "again"):
+        assert outcome(jobs.folder / name) == outcome(captured.directory), name
 
 
 # Accelerate takes the GPU by the local rank modulo the number of GPUs that it sees, but gives DDP

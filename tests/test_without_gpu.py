@@ -6,11 +6,9 @@ others or reads a number fails, as it would wait for a GPU. torch's fused update
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import time
-import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -22,13 +20,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.amp import GradScaler
 from torch.distributed import HashStore, TCPStore
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_dist.config import Compute
-from lenet_dist.data.dataset import Images, synthetic
+from lenet_dist.data.dataset import Images
 from lenet_dist.distributed import accelerator, waiting
 from lenet_dist.distributed.accelerator import peer_watch, start_accelerator
 from lenet_dist.distributed.shared_gpu import refuse_shared_gpus
@@ -39,21 +36,18 @@ from lenet_dist.request import load
 from lenet_dist.system import Place
 from lenet_dist.train import process_state
 from lenet_dist.train.clock import Clock
-from lenet_dist.train.optimizer import build_optimizer, state_tensors
-from lenet_dist.train.rehearsal import REHEARSED, rehearsal
-from lenet_dist.train.state import TrainState, build_state
+from lenet_dist.train.state import build_state
 from lenet_dist.train.stopwatch import Stopwatch
 from lenet_dist.train.task import LENET5
+from lenet_dist.train.trainer import Trainer
 from tests.bare_trainer import bare_trainer
 from tests.commands import command
-from tests.outcome import outcome
 from tests.processes import Jobs
 
 ENVIRONMENT_OF_TWO = {
     "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
     "MASTER_PORT": "1",
 }  # fmt: skip
-TAPED: dict[str, Any] = {"module": "tests.taped"}
 GPU = torch.device("meta")
 
 
@@ -112,127 +106,29 @@ def test_a_step_on_a_gpu_computes_nothing_elsewhere_and_reads_nothing_from_it(
     assert all(number.shape == () for number in stats)
 
 
+@pytest.mark.parametrize(("asked", "options"), [("true", {"deterministic": True}), ("false", None)])
+def test_a_compiled_model_on_a_gpu_has_kernels_that_are_not_chosen_by_timing(
+    numberless: None, monkeypatch: pytest.MonkeyPatch, asked: str, options: object
+) -> None:
+    compiled: list[object] = []
+    by_torch = torch.nn.Module.compile
+
+    def compile_it(model: torch.nn.Module, **how: Any) -> None:
+        compiled.append(how.get("options"))
+        by_torch(model, **how)  # Refuses options that it doesn't know.
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
+    config = load(None, ["compute.compile=true", f"compute.deterministic={asked}"])
+    with GPU:
+        build_state(LENET5, config, on_gpu(), Clock(0.0), capturable=True)
+    assert compiled == [options]
+
+
 def on_gpu() -> Accelerator:
     """Accelerate on a CPU, which takes models to be on a GPU already."""
     accelerator = Accelerator(cpu=True)
     accelerator.state.device = GPU
     return accelerator
-
-
-CAPTURED = ("compute.cuda_graph=true", "compute.kernels=torch")
-GIVEN_BACK, LEFT = "the graph is given back", "the process group is left"
-
-
-@pytest.mark.processes
-def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_its_graph_back(
-    jobs: Jobs,
-) -> None:
-    plain = jobs.run("compute.kernels=torch", "compute.cuda_graph=false", name="plain", **TAPED)
-    whole = jobs.run(*CAPTURED, name="whole", **TAPED)
-    assert "replays: 57" in whole.text(), "of 60 steps three are audited, and all others replayed"
-    said = whole.text()
-    assert said.index(GIVEN_BACK) < said.index(LEFT), "or NCCL waits for the graph for ever"
-    jobs.start(*CAPTURED, name="parts", **TAPED).stop_at(28)
-    again = jobs.run(*CAPTURED, name="parts", **TAPED)
-    assert "replays: " in again.text()
-    assert outcome(again.directory) == outcome(whole.directory) == outcome(plain.directory)
-
-
-@pytest.mark.processes
-@pytest.mark.parametrize(("asked", "stream"), [("auto", ""), ("true", "warning: ")])
-def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
-    jobs: Jobs, asked: str, stream: str
-) -> None:
-    keys, how = ("compute.kernels=torch",), {"world_size": 2, **TAPED}
-    plain = jobs.run(*keys, "compute.cuda_graph=false", name="plain", **how)
-    failing = {"FAILING": "1"}
-    job = jobs.run(*keys, f"compute.cuda_graph={asked}", name="failed", environment=failing, **how)
-    told = [line for line in job.text().splitlines() if "not captured" in line]
-    because = "it failed on rank 1: CUDA error: operation failed due to an error during capture"
-    assert told == [f"{stream}compute.cuda_graph={asked}: steps are not captured: {because}"]
-    assert job.text().count("replays: 0") == 2
-    assert outcome(job.directory) == outcome(plain.directory)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "muon", "sgd"])
-@pytest.mark.parametrize("steps_before", [0, 2])
-def test_steps_that_are_rehearsed_leave_every_bit_of_the_state_as_it_was(
-    optimizer: str, steps_before: int
-) -> None:
-    keys = ["data.name=synthetic", f"optimizer.name={optimizer}", "compute.audit_every=0"]
-    rehearsed, plain = (Stepper(*keys) for _ in range(2))
-    for step in range(steps_before):
-        rehearsed(step), plain(step)
-    before = bits_of(rehearsed.state)
-    with rehearsal(rehearsed.state):
-        for _ in range(3):
-            rehearsed(REHEARSED)
-        assert bits_of(rehearsed.state) != before
-    after = bits_of(rehearsed.state)
-    assert {name: after[name] for name in before} == before
-    for step in range(steps_before, steps_before + 3):
-        rehearsed(step), plain(step)
-    assert bits_of(rehearsed.state) == bits_of(plain.state)
-
-
-class Stepper:
-    """Steps of LeNet-5 under a gradient scaler, on synthetic images."""
-
-    def __init__(self, *overrides: str) -> None:
-        config = load(None, list(overrides))
-        plan, self.images = validate(config, 1), synthetic("train")
-        accelerator = Accelerator(cpu=True)
-        self.state = build_state(LENET5, config, accelerator, Clock(0.0), capturable=True)
-        self.state.scaler = GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
-        self.ids = torch.arange(plan.batch_size)
-        stopwatch = Stopwatch(torch.device("cpu"))
-        self.trainer = bare_trainer(plan, accelerator, self.state, stopwatch, self.images, self.ids)
-
-    def __call__(self, step: int) -> None:
-        batch = self.images.batch_of(self.ids + max(step, 0))
-        self.trainer.train_step(batch, step, self.trainer.step_params.set(max(step, 0)))
-
-
-class Kept(Stopwatch):
-    """A stopwatch whose marks can be seen to die."""
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("cpu"))
-        self.marks: list[weakref.ref[Any]] = []
-
-    def mark(self) -> Any:
-        moment: set[int] = set()  # What can be referred to weakly.
-        self.marks.append(weakref.ref(moment))
-        return moment
-
-
-def test_ddp_marks_two_moments_of_a_step_and_both_live_as_long_as_a_graph_needs_them() -> None:
-    step = Stepper("data.name=synthetic", "train.reduction=ddp", "compute.audit_every=0")
-    assert step.trainer.ddp_gradient
-    step.trainer.ddp_gradient.stopwatch = kept = Kept()
-    step(0)
-    gc.collect()
-    assert [mark() is not None for mark in kept.marks] == [True, True]
-
-
-def bits_of(state: TrainState) -> dict[str, bytes]:
-    """Every tensor that a checkpoint holds, and the scaler's."""
-    kept = state_tensors(state.optimizer, state.trainable) | state.weights_to_evaluate()
-    kept |= {f"weight {name}": weight for name, weight in state.model.state_dict().items()}
-    scaler = state.scaler.state_dict()
-    kept |= {name: torch.tensor(scaler[name]) for name in ("scale", "_growth_tracker")}
-    return {name: tensor.detach().numpy().tobytes() for name, tensor in kept.items()}
-
-
-def test_sgd_goes_on_from_no_momentum_after_a_first_step_that_the_scaler_skipped() -> None:
-    config = load(None, ["optimizer.name=sgd", "optimizer.weight_decay=0"]).optimizer
-    weights = torch.nn.Parameter(torch.zeros(1000))
-    sgd: Any = build_optimizer(config, {}, weights, skips=True)
-    for found_inf in (1.0, 0.0):
-        weights.grad = torch.ones(1000)
-        sgd.grad_scale, sgd.found_inf = None, torch.tensor(found_inf)
-        sgd.step()
-    assert torch.equal(weights.detach(), torch.full((1000,), -config.lr))
 
 
 def test_an_agreement_is_sent_without_a_wait_for_the_gpu() -> None:
@@ -296,6 +192,24 @@ def test_a_start_on_gpus_looks_for_shared_ones_and_ends_before_nccl_would_abort_
         start_accelerator(Compute())
     of_group, _ = asked["kwargs_handlers"]
     assert asked["on_gpu"] and of_group.timeout.total_seconds() == Compute().timeout_seconds + 60
+
+
+def test_steps_that_a_gpu_has_not_done_yet_do_not_count_as_evaluation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: time.sleep(0.2))
+    trainer: Any = Trainer.__new__(Trainer)
+    trainer.stopwatch = Stopwatch(torch.device("cuda", 0))
+    clock = Clock(time.monotonic())
+    clock.switch("train")
+    trainer.state, trainer.config = SimpleNamespace(clock=clock), None
+    trainer.task = SimpleNamespace(build=build)
+    with pytest.raises(InterruptedError):
+        trainer.evaluate("test", None)
+    assert clock.seconds["train"] >= 0.2
 
 
 @pytest.mark.processes

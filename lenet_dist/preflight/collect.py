@@ -22,7 +22,7 @@ from lenet_dist.preflight import disk, network
 from lenet_dist.preflight.device import measure_gigaflops, memory, model_name
 from lenet_dist.preflight.network import AllReduce
 from lenet_dist.preflight.rank import DATA, Rank, environment
-from lenet_dist.preflight.single_rank import train_alone
+from lenet_dist.preflight.single_rank import ShortTraining
 
 T = TypeVar("T")
 
@@ -57,7 +57,11 @@ class Collector:
         self._announce("a short training, each rank alone")
         # By rank 0's config: another one on some rank is a finding of its own.
         config = broadcast_object_list([self.config])[0]
-        weights_sha256, again = train_alone(config, accelerator)
+        training = ShortTraining(config, accelerator)
+        weights_sha256, again = training.weights_sha256(), training.weights_sha256()
+        if training.is_captured:
+            self._announce("a captured step")
+            self._attempt("CUDA graph", training.replay_a_step)
         free, total = memory(device)
         report = Rank(
             rank=rank,

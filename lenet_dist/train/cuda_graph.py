@@ -105,6 +105,8 @@ class CapturedStep:
         self.stopwatch = stopwatch
         self.graph: torch.cuda.CUDAGraph | None = None
         self.metrics: StepMetrics
+        self.failure: str | None = None
+        """Why this process could not capture it."""
 
     def __call__(self, ids: Tensor, step: int, params: StepParams) -> StepMetrics:
         """Take step number `step` (from 0) on the samples `ids`, this process's. `params` are
@@ -119,7 +121,7 @@ class CapturedStep:
     def capture(self, params: StepParams, compute: Compute, accelerator: Accelerator) -> None:
         """Capture a step before the first one, which leaves the state as it was. A collective: if
         it fails on a process, it is said, and no process replays."""
-        graph, failure = torch.cuda.CUDAGraph(), None
+        graph = torch.cuda.CUDAGraph()
         with rehearsal(self.state):
             for _ in range(_WARM_UP_STEPS):
                 self.train_step(self.images.batch_of(self.ids), REHEARSED, params)
@@ -133,9 +135,9 @@ class CapturedStep:
                     self.metrics = self.train_step(batch, REHEARSED, params)
                 self.graph = graph
             except RuntimeError as error:  # Of a driver, a library, a profiler: steps do without.
-                failure = " ".join(str(error).split())[:300]
+                self.failure = " ".join(str(error).split())[:300]
         self.stopwatch.reset()
-        failures = {r: text for r, text in enumerate(gather_object([failure])) if text}
+        failures = {r: text for r, text in enumerate(gather_object([self.failure])) if text}
         for rank, text in list(failures.items())[:1]:
             self.release()
             _say_not_captured(compute, accelerator, f"it failed on rank {rank}: {text}")

@@ -133,7 +133,9 @@ def build_state(
     check_model(model)
     reduces_by_ddp = config.train.reduction == "ddp"
     if config.compute.compile:
-        model.compile()
+        # By timing, each process might choose other kernels, and audits would find other bits.
+        untimed = config.compute.deterministic and accelerator.device.type != "cpu"
+        model.compile(options={"deterministic": True} if untimed else None)
     # Under `fixed` nothing of DDP is used but that all begin with the same weights. Accelerate
     # would import DTensor to place the model, which takes half a second.
     prepared = accelerator.prepare_model(

@@ -36,6 +36,11 @@ class Stopwatch:
         """Steps since the last reading."""
         return len(self._steps)
 
+    def wait_for_device(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def mark(self) -> Mark:
         """The present moment on the device's clock."""
         if self.device.type == "cpu":

@@ -304,6 +304,7 @@ class Trainer:
                 self.save()
                 raise self.stopped(action)
 
+        self.stopwatch.wait_for_device()  # Or queued steps would count as evaluation.
         previous = state.clock.switch("evaluate")
         # A fresh model: Accelerate has put mixed precision into the one that is trained.
         model = self.task.build(config).to(self.accelerator.device)
