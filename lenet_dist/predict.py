@@ -56,11 +56,9 @@ def _predicted(named: list[str], weights_file: Path) -> list[tuple[str, Predicti
 
     from lenet_dist.data import picture
     from lenet_dist.data.dataset import pixels
-    from lenet_dist.model import prediction, weights
-    from lenet_dist.model.inference import forward_of
+    from lenet_dist.model import prediction
 
-    model = forward_of(weights.read(weights_file))
-    temperature = weights.temperature(weights_file)
+    probabilities_of = prediction.by(weights_file)
     outcomes: list[tuple[str, Prediction | str]] = []
     for name in [each for image in named for each in picture.named(image)]:
         try:
@@ -68,7 +66,7 @@ def _predicted(named: list[str], weights_file: Path) -> list[tuple[str, Predicti
         except RequestError as error:
             outcomes.append((name, str(error).removeprefix(f"{name}: ")))
             continue
-        probabilities = prediction.probabilities(model, temperature, pixels(digit[None]))
+        probabilities = probabilities_of(pixels(digit[None]))
         if not probabilities.isfinite().all():
             raise RequestError(f"{weights_file}: its logits are not finite")
         outcomes.append((name, Prediction(name, probabilities.tolist())))

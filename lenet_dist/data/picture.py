@@ -75,7 +75,12 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
     Raises ValueError if nothing is drawn on it, or more than one thing.
     """
-    return _centred(_boxed(_digit(without_lines(_without_ring(_ink(grey))))))
+    return fitted(_digit(without_lines(_without_ring(_ink(grey)))))
+
+
+def fitted(ink: Grey) -> npt.NDArray[np.uint8]:
+    """The ink of a digit, from 0 to 1, as MNIST has it: uint8 [28, 28]."""
+    return _centred(_boxed(ink))
 
 
 def _grey(path: Path) -> Grey:

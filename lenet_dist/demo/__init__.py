@@ -60,13 +60,13 @@ def _serve(listener: socket.socket, weights_file: Path) -> None:
     import uvicorn
 
     from lenet_dist.demo.server import HOSTS, application
-    from lenet_dist.model import weights
+    from lenet_dist.model import prediction, weights
 
     torch.set_num_threads(1)
     model = weights.read(weights_file).eval()
     host, port = listener.getsockname()
     hosts = HOSTS if host == _ADDRESS else ("*",)
-    app = application(model, weights.temperature(weights_file), hosts)
+    app = application(model, prediction.by(weights_file), hosts)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
     # uvicorn hears Ctrl-C by itself, ends, and then raises it again.
     signal.signal(signal.SIGINT, signal.default_int_handler)

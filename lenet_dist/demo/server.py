@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lenet_dist.data import picture
 from lenet_dist.data.dataset import pixels
-from lenet_dist.model import inspect, prediction
+from lenet_dist.model import inspect
 from lenet_dist.model.lenet5 import LeNet5
 
 SIDE = 140
@@ -33,7 +33,9 @@ _HEADERS = {
 }
 
 
-def application(model: LeNet5, temperature: float, hosts: Sequence[str] = HOSTS) -> Starlette:
+def application(
+    model: LeNet5, probabilities_of: Callable[[Tensor], Tensor], hosts: Sequence[str] = HOSTS
+) -> Starlette:
     """The page at /, and at /look what the model makes of a drawing.
 
     Host names other than `hosts` are refused: another site could point its own name at a server
@@ -52,7 +54,7 @@ def application(model: LeNet5, temperature: float, hosts: Sequence[str] = HOSTS)
         if len(drawing) != SIDE * SIDE:
             return PlainTextResponse(f"a drawing has {SIDE} x {SIDE} bytes", status_code=400)
         levels = np.frombuffer(bytes(drawing), np.uint8).reshape(SIDE, SIDE)
-        return JSONResponse(_seen(model, temperature, levels.astype(np.float32)))
+        return JSONResponse(_seen(model, probabilities_of, levels.astype(np.float32)))
 
     return Starlette(
         routes=[Route("/", page), Route("/look", look, methods=["POST"])],
@@ -61,7 +63,9 @@ def application(model: LeNet5, temperature: float, hosts: Sequence[str] = HOSTS)
 
 
 @torch.no_grad()
-def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> dict[str, Any] | None:
+def _seen(
+    model: LeNet5, probabilities_of: Callable[[Tensor], Tensor], levels: picture.Grey
+) -> dict[str, Any] | None:
     """Probabilities of the ten digits, and the drawing as the model, C1 and C3 see it.
 
     None if nothing is drawn.
@@ -71,10 +75,9 @@ def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> dict[str, 
     except ValueError:
         return None
     image = pixels(torch.from_numpy(digit)[None])
-    probabilities = prediction.probabilities(model, temperature, image)
     c1, c3 = inspect.convolved(model, image[0])
     return {
-        "probabilities": probabilities.tolist(),
+        "probabilities": probabilities_of(image).tolist(),
         "input": _grey(image[0]),
         "c1": _grey(c1),
         "c3": _grey(c3),
