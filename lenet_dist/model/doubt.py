@@ -11,7 +11,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
-_MAPS = 12
+_MAPS = 8
 
 
 class Doubt(nn.Sequential):
