@@ -51,11 +51,9 @@ def _predicted(named: list[str], weights_file: Path) -> list[dict[str, Any]]:
 
     from lenet_dist.data import picture
     from lenet_dist.data.dataset import pixels
-    from lenet_dist.model import prediction, weights
-    from lenet_dist.model.inference import forward_of
+    from lenet_dist.model import prediction
 
-    model = forward_of(weights.read(weights_file))
-    temperature = weights.temperature(weights_file)
+    probabilities_of = prediction.by(weights_file)
     entries: list[dict[str, Any]] = []
     for name in [each for path in named for each in picture.named(path)]:
         try:
@@ -63,7 +61,7 @@ def _predicted(named: list[str], weights_file: Path) -> list[dict[str, Any]]:
         except RequestError as error:
             entries.append({"image": name, "error": str(error).removeprefix(f"{name}: ")})
             continue
-        probabilities = prediction.probabilities(model, temperature, pixels(image[None]))
+        probabilities = probabilities_of(pixels(image[None]))
         if not probabilities.isfinite().all():
             raise RequestError(f"{weights_file}: its logits are not finite")
         probability, digit = (found.item() for found in probabilities.max(0))

@@ -17,10 +17,11 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from tests.strokes import BAR, SERIF, STYLES, Bytes, Grey, cut, drawn, enlarged
+from tests.strokes import BAR, LETTERS, SERIF, STYLES, Bytes, Grey, cut, drawn, enlarged
 
-LETTERS = "ACEFHKMNPRTUVWXYadehkmnrtuwx"
-"""Those that are no digit's form as well, as O, I, S and Z are."""
+TYPEFACES = (
+    "DejaVuSans", "DejaVuSans-Oblique", "DejaVuSerif", "STIXGeneralItalic", "cmr10", "cmtt10",
+)  # fmt: skip
 
 
 class Hand:
@@ -263,20 +264,21 @@ def two_digits(rng: Generator, hand: Hand) -> Grey:
 def letter(rng: Generator, hand: Hand) -> Grey:
     """A letter, printed."""
     shape, fonts = _shape(rng), Path(matplotlib.get_data_path()) / "fonts/ttf"
-    names = (
-        "DejaVuSans",
-        "DejaVuSans-Oblique",
-        "DejaVuSerif",
-        "STIXGeneralItalic",
-        "cmr10",
-        "cmtt10",
-    )
-    font = ImageFont.truetype(str(fonts / f"{rng.choice(names)}.ttf"), min(shape) * 0.6)
+    font = ImageFont.truetype(str(fonts / f"{rng.choice(TYPEFACES)}.ttf"), min(shape) * 0.6)
     image = Image.new("L", (shape[1], shape[0]))
     ImageDraw.Draw(image).text(
-        (shape[1] * 0.2, shape[0] * 0.1), rng.choice(list(LETTERS)), 255, font
+        (shape[1] * 0.2, shape[0] * 0.1), rng.choice([*LETTERS, "x"]), 255, font
     )
     ink = cut(np.asarray(image, np.float32) / 255)
+    return _often_photographed(rng, _inked(rng, (_anywhere(rng, ink, shape), 1)))
+
+
+def handwritten_letter(rng: Generator, hand: Hand) -> Grey:
+    """A letter, drawn as the digits are."""
+    shape = _shape(rng)
+    height = min(shape) * rng.uniform(0.3, 0.8)
+    letter = LETTERS[rng.choice(list(LETTERS))]
+    ink = drawn(rng, letter, height, height * rng.uniform(0.05, 0.14))
     return _often_photographed(rng, _inked(rng, (_anywhere(rng, ink, shape), 1)))
 
 
@@ -315,7 +317,7 @@ DIGITS: tuple[Callable[[Generator, Hand], tuple[Grey, int]], ...] = (
     time_stamp,
 )  # fmt: skip
 NO_DIGITS: tuple[Callable[[Generator, Hand], Grey], ...] = (
-    two_digits, letter, empty_box, face, blank,
+    two_digits, letter, handwritten_letter, empty_box, face, blank,
 )  # fmt: skip
 
 

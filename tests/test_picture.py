@@ -121,6 +121,9 @@ def hand(digits: Images) -> pictures.Hand:
     return pictures.Hand(digits.images[right].numpy(), digits.labels[right].numpy())
 
 
+PROBABILITIES_OF = prediction.by(PRETRAINED)
+
+
 def outcome(content: bytes, file: Path) -> tuple[int, float]:
     """The digit in a picture and its probability, (-1, 0) if it is refused."""
     file.write_bytes(content)
@@ -128,8 +131,7 @@ def outcome(content: bytes, file: Path) -> tuple[int, float]:
         seen = torch.from_numpy(picture.read(file))
     except RequestError:
         return -1, 0.0
-    model, temperature = weights.read(PRETRAINED).eval(), weights.temperature(PRETRAINED)
-    probability, digit = prediction.probabilities(model, temperature, pixels(seen[None])).max(0)
+    probability, digit = PROBABILITIES_OF(pixels(seen[None])).max(0)
     return int(digit), float(probability)
 
 
@@ -287,3 +289,28 @@ def test_dirt_is_not_part_of_the_digit() -> None:
     dirty = drawn.copy()
     dirty[3:6, 190:193] = 255
     assert (picture.as_mnist(dirty) == picture.as_mnist(drawn)).all()
+
+
+def test_a_stamp_that_is_darker_than_the_digit_leaves_it_as_it_is() -> None:
+    sheet = np.full((300, 300), 200, np.float32)
+    sheet[60:200, 80:220] -= enlarged(DIGITS[2], 140) * np.float32(80 / 255)
+    plain = picture.as_mnist(sheet)
+    stamped = Image.fromarray(sheet)
+    ImageDraw.Draw(stamped).text((100, 260), "2026-11-30", 0, font_size=20)
+    assert np.abs(picture.as_mnist(np.asarray(stamped)).astype(int) - plain).mean() < 20
+
+
+def test_a_1_that_is_one_pixel_thin_and_upright_is_read() -> None:
+    sheet = np.full((180, 180), 255, np.float32)
+    sheet[40:140, 90] = 0
+    made = picture.as_mnist(sheet)
+    assert made[:, 12:16].sum() == made.sum() > 0
+
+
+def test_paper_with_faint_crosses_seen_through_a_0_is_no_face() -> None:
+    sheet = np.full((300, 300), 200, np.float32)
+    for offset in range(-4, 5):
+        sheet[20 + offset :: 40, 20::40] = sheet[20::40, 20 + offset :: 40] = 130
+    drawn = Image.fromarray(sheet)
+    ImageDraw.Draw(drawn).ellipse((70, 30, 230, 270), outline=30, width=24)
+    picture.as_mnist(np.asarray(drawn))

@@ -75,7 +75,12 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
     Raises ValueError if nothing is drawn on it, or more than one thing.
     """
-    return _centred(_boxed(_digit(without_lines(_without_ring(_ink(grey))))))
+    return fitted(_digit(without_lines(_without_ring(_ink(grey)))))
+
+
+def fitted(ink: Grey) -> npt.NDArray[np.uint8]:
+    """The ink of a digit, from 0 to 1, as MNIST has it: uint8 [28, 28]."""
+    return _centred(_boxed(ink))
 
 
 def _grey(path: Path) -> Grey:
@@ -202,6 +207,9 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
     """
     window = max(3, round(_FILLED * max(grey.shape)))
     paper = ndimage.gaussian_filter(grey, max(grey.shape) / 400)
+    for edge in (paper[0], paper[-1], paper[:, 0], paper[:, -1]) if has_strips else ():
+        # A strip goes along all of it; what is dark along a part is a stroke cut off.
+        edge[:] = np.percentile(edge, 90)
     beyond = window if has_strips else 0
     paper = ndimage.grey_closing(np.pad(paper, beyond, mode="edge"), window)
     return paper[beyond : beyond + grey.shape[0], beyond : beyond + grey.shape[1]]
@@ -210,10 +218,15 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
 def _without_ring(ink: Grey) -> Grey:
     """The ink without a box or a ring around the digit, if it doesn't touch that."""
     labels, boxes, extents = _parts(ink)
+    darkest = ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1))
     for outer in np.flatnonzero(extents > extents.max() / 2):
         hull = ndimage.binary_fill_holes(labels[boxes[outer]] == outer + 1)
         within = np.unique(labels[boxes[outer]][hull]) - 1
-        shares = extents[within[(within >= 0) & (within != outer)]] / extents[outer]
+        # Squared paper, seen through a 0, is fainter.
+        within = within[
+            (within >= 0) & (within != outer) & (darkest[within] > 0.6 * darkest[outer])
+        ]
+        shares = extents[within] / extents[outer]
         if (shares > 0.3).any():
             ink = np.where(labels == outer + 1, 0, ink)
         elif extents[outer] > 0.97 * max(ink.shape):
@@ -237,6 +250,7 @@ def _digit(ink: Grey) -> Grey:
     """The ink of the digit alone, without dirt, remains of lines, and stamps."""
     labels, boxes, extents = _parts(ink)
     numbers = np.arange(1, len(boxes) + 1)
+    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
     masses, darkest = ndimage.sum(ink, labels, numbers), ndimage.maximum(ink, labels, numbers)
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     kept = np.flatnonzero(extents > 0.08 * extents.max())
@@ -244,11 +258,11 @@ def _digit(ink: Grey) -> Grey:
     whole = kept[~np.isin(kept + 1, edges)]
     if len(whole) and extents[whole].max() > 0.3 * extents.max():
         kept = whole
-    main = kept[masses[kept].argmax()]
-    # Remains of lines are fainter than the pen, or thinner.
+    main = kept[(masses * heights)[kept].argmax()]
+    # Remains of lines are fainter than the pen, or thinner; a stamp may be darker.
+    is_alike = np.abs(np.log(darkest / darkest[main])) < 0.5
     breadths = masses / extents
-    kept = kept[(darkest > 0.6 * darkest[main])[kept] & (breadths > 0.2 * breadths[main])[kept]]
-    heights = np.array([rows.stop - rows.start for rows, _ in boxes])
+    kept = kept[is_alike[kept] & (breadths > 0.2 * breadths[main])[kept]]
     for other in kept:
         below, beside = (
             max(a.start - b.stop, b.start - a.stop)
@@ -265,7 +279,8 @@ def _digit(ink: Grey) -> Grey:
     inside = digit[around(digit > INKED)]
     if min(inside.shape) > max(inside.shape) / 2 and inside.mean() > 0.8:
         raise ValueError("it is no digit: there are no strokes, but an area")
-    return digit
+    # A darker stamp has made it faint.
+    return np.minimum(digit / np.median(digit[digit > digit.max() / 2]), 1)
 
 
 def _boxed(ink: Grey) -> Grey:

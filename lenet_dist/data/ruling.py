@@ -101,7 +101,7 @@ def _level_lines(mask: Mask) -> list[Mask]:
     """The straight and thin lines in it, longer than half of it, within six degrees of level."""
     height, width = mask.shape
     y, x = np.mgrid[:height, :width]
-    margin, length = width // 20 + 1, width * 11 // 20
+    margin, length = width // 20 + 1, max(1, width * 11 // 20)
     beyond = ((margin, margin), (0, 0))
     padded = np.pad(ndimage.maximum_filter(mask, (3, 1)), beyond)
     turns = []

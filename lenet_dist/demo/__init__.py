@@ -32,12 +32,12 @@ def main(arguments: list[str]) -> None:
     import torch
 
     from lenet_dist.demo.server import ADDRESS, page_server
-    from lenet_dist.model import weights
+    from lenet_dist.model import prediction, weights
 
     torch.set_num_threads(1)
-    model, temperature = weights.read(request.weights).eval(), weights.temperature(request.weights)
+    model = weights.read(request.weights).eval()
     try:
-        server = page_server(request.port, model, temperature)
+        server = page_server(request.port, model, prediction.by(request.weights))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "must be from 0 to 65535"
         raise RequestError(f"--port {request.port}: {reason}") from None

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lenet_dist.data import picture
 from lenet_dist.data.dataset import pixels
-from lenet_dist.model import inspect, prediction
+from lenet_dist.model import inspect
 from lenet_dist.model.lenet5 import LeNet5
+from lenet_dist.model.prediction import Forward
 
 SIDE = 140
 """Pixels of a drawing's side: a byte each, 0 for paper to 255 for ink."""
@@ -31,7 +32,7 @@ _HEADERS = {
 }
 
 
-def page_server(port: int, model: LeNet5, temperature: float) -> ThreadingHTTPServer:
+def page_server(port: int, model: LeNet5, probabilities_of: Forward) -> ThreadingHTTPServer:
     """A server, for this machine only, of the page at /, and at /look of what the model makes of a
     drawing."""
 
@@ -48,7 +49,9 @@ def page_server(port: int, model: LeNet5, temperature: float) -> ThreadingHTTPSe
                 self.send_error(400, f"a drawing has {SIDE} x {SIDE} bytes")
                 return
             levels = drawing.reshape(SIDE, SIDE).astype(np.float32)
-            self._respond("/look", "application/json", lambda: _seen(model, temperature, levels))
+            self._respond(
+                "/look", "application/json", lambda: _seen(model, probabilities_of, levels)
+            )
 
         def _respond(self, path: str, kind: str, content: Callable[[], bytes]) -> None:
             # Another site could point its own name at this server.
@@ -70,7 +73,7 @@ def page_server(port: int, model: LeNet5, temperature: float) -> ThreadingHTTPSe
 
 
 @torch.no_grad()
-def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> bytes:
+def _seen(model: LeNet5, probabilities_of: Forward, levels: picture.Grey) -> bytes:
     """Probabilities of the ten digits, and the drawing as the model, C1 and C3 see it, in JSON.
 
     null if nothing is drawn.
@@ -80,10 +83,9 @@ def _seen(model: LeNet5, temperature: float, levels: picture.Grey) -> bytes:
     except ValueError:
         return b"null"
     image = pixels(torch.from_numpy(digit)[None])
-    probabilities = prediction.probabilities(model, temperature, image)
     c1, c3 = inspect.convolved(model, image[0])
     maps = {"input": _grey(image[0]), "c1": _grey(c1), "c3": _grey(c3)}
-    return json.dumps({"probabilities": probabilities.tolist(), **maps}).encode()
+    return json.dumps({"probabilities": probabilities_of(image).tolist(), **maps}).encode()
 
 
 def _grey(maps: Tensor) -> list[list[int]]:
