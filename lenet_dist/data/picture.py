@@ -207,9 +207,6 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
     """
     window = max(3, round(_FILLED * max(grey.shape)))
     paper = ndimage.gaussian_filter(grey, max(grey.shape) / 400)
-    for edge in (paper[0], paper[-1], paper[:, 0], paper[:, -1]) if has_strips else ():
-        # A strip goes along all of it; what is dark along a part is a stroke cut off.
-        edge[:] = np.percentile(edge, 90)
     beyond = window if has_strips else 0
     paper = ndimage.grey_closing(np.pad(paper, beyond, mode="edge"), window)
     return paper[beyond : beyond + grey.shape[0], beyond : beyond + grey.shape[1]]
