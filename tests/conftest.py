@@ -19,7 +19,7 @@ from lenet_dist.model.lenet5 import LeNet5
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
-from tests.processes import Job, Jobs
+from tests.processes import BY_TORCH, Job, Jobs
 from tests.wandb_server import WandbServer
 
 _CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
@@ -121,9 +121,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="session")
 def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """SMALL on one process by torch's kernels, from start to end."""
+    """SMALL on one process BY_TORCH, from start to end."""
     with Jobs(tmp_path_factory.mktemp("by_torch")) as started:
-        return started.run("compute.kernels=torch")
+        return started.run(*BY_TORCH)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,9 @@ SMALL = (
 )
 """A run of 60 steps, a bit more than one and a half epochs of 39, with every part switched on."""
 
+BY_TORCH = ("compute.kernels=torch", "train.max_steps=42")
+"""A bit more than one epoch of SMALL, without the native kernel."""
+
 TRAIN_STEPS = [7, 14, 21, 28, 35, 42, 49, 56, 60]
 """Of its train lines."""
 
@@ -130,9 +133,10 @@ class Job:
         return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in self.ranks]
 
     def expect(self, code: int, seconds: float = PATIENCE) -> Job:
-        """Wait for all ranks to end with this exit code."""
+        """Wait for all ranks to end with this exit code, and never by a traceback."""
         codes = self.wait(seconds)
         assert codes == [code] * len(codes), f"{codes}\n{self.text()}"
+        assert "Traceback" not in self.text()
         return self
 
     def text(self) -> str:
@@ -161,6 +165,13 @@ class Job:
         self.main.send(signal.SIGTERM)
         return self.expect(75)
 
+    def kill_at(self, step: int) -> None:
+        """Kill all ranks once it has a line of this step."""
+        self.until_step(step)
+        for rank in self.ranks:
+            rank.send(signal.SIGKILL)
+        self.wait()
+
 
 class Jobs:
     """Starts jobs whose runs lie under one folder, and leaves none behind."""
@@ -185,16 +196,12 @@ class Jobs:
         `own_overrides`, `own_environment`: what single ranks get besides, by their number.
         """
         arguments = [*base, f"run.root={self.folder}", f"run.name={name}", *overrides]
-        port = str(free_port())
+        port = free_port()
         ranks = []
         for rank in range(world_size):
             variables = dict(os.environ) | dict(environment or {})
             if world_size > 1:
-                variables |= {
-                    "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                    "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-                    "MASTER_PORT": port,
-                }  # fmt: skip
+                variables |= told(rank, world_size, port)
             variables |= (own_environment or {}).get(rank, {})
             full = [*arguments, *(own_overrides or {}).get(rank, ())]
             output = self.folder / f"{name}.{len(self._ranks)}.log"
@@ -214,6 +221,15 @@ class Jobs:
             rank.send(signal.SIGKILL)
         for rank in self._ranks:
             rank.process.join(10)
+
+
+def told(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What a launcher tells a rank on this machine."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
 
 
 def is_pending(pid: int | None, number: int) -> bool:

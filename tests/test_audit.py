@@ -15,7 +15,7 @@ from lenet_dist.train.audit import audited_ranks
 from lenet_dist.train.majority_vote import majority_vote
 from tests.faulty import STEP
 from tests.outcome import checkpoint_steps, outcome
-from tests.processes import Job, Jobs
+from tests.processes import BY_TORCH, Job, Jobs
 from tests.struck import STRIKE, STRIKE_AVERAGE
 
 pytestmark = pytest.mark.processes
@@ -80,7 +80,7 @@ def test_nothing_is_reported_in_clean_runs_on_2_to_8_processes(jobs: Jobs) -> No
 def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    often = ("compute.audit_every=25", "checkpoint.keep=5", "compute.kernels=torch")
+    often = ("compute.audit_every=25", "checkpoint.keep=5", *BY_TORCH)
     job = jobs.start(*often, world_size=4, own_environment={2: OTHER_CONVOLUTIONS}).expect(1)
     name = re.escape(f"rank 2 on {socket.gethostname()} ({cpu_name()})")
     found = re.findall(

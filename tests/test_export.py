@@ -19,7 +19,7 @@ from lenet_dist.predict import PRETRAINED
 from tests.commands import command, forked, refusal
 from tests.exporting import COUNTS, EXPORT, exported, pixels
 from tests.outcome import result
-from tests.processes import ROOT, Job, Jobs
+from tests.processes import ROOT, Job
 
 pytestmark = pytest.mark.processes
 
@@ -102,8 +102,8 @@ def test_a_card_of_weights_alone_claims_no_measurement(scaled_file: Path, tmp_pa
     assert (card.metrics, card.datasets, card.eval_results) == (None, None, None)
 
 
-def test_a_runs_card_says_what_it_has_measured(jobs: Jobs, tmp_path: Path) -> None:
-    run = jobs.run("train.max_steps=10").directory
+def test_a_runs_card_says_what_it_has_measured(uninterrupted: Job, tmp_path: Path) -> None:
+    run = uninterrupted.directory
     out = exported(run, "hub", tmp_path / "hub")
     assert (out / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     card, test = ModelCard.load(out / "README.md"), result(run)["test"]

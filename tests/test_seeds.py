@@ -19,8 +19,9 @@ pytestmark = pytest.mark.processes
 
 
 def seeds(folder: Path, *arguments: str, steps: int = 120) -> subprocess.Popen[str]:
-    run = ("wandb.mode=disabled", f"train.max_steps={steps}", f"run.root={folder}")
-    command = [sys.executable, "scripts/seeds", *arguments, "checkpoint.every_steps=20", *run]
+    run = (f"train.max_steps={steps}", "checkpoint.every_steps=20", f"run.root={folder}")
+    alone = ("wandb.mode=disabled", "log.report=false")
+    command = [sys.executable, "scripts/seeds", *arguments, *run, *alone]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

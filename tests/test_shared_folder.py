@@ -13,7 +13,7 @@ from tests.commands import command
 from tests.processes import SMALL
 from tests.wandb_server import WandbServer
 
-RIGHTS = {0o002: (0o664, 0o775), 0o027: (0o640, 0o750), 0o077: (0o600, 0o700)}
+RIGHTS = {0o002: (0o664, 0o775), 0o077: (0o600, 0o700)}
 """Of files and of folders, by umask."""
 
 pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
@@ -29,9 +29,7 @@ def train(root: Path, umask: int, environment: dict[str, str], *overrides: str) 
     return root / "default"
 
 
-@pytest.mark.parametrize(
-    ("umask", "mode"), [(0o002, "online"), (0o027, "offline"), (0o077, "online")]
-)
+@pytest.mark.parametrize(("umask", "mode"), [(0o002, "online"), (0o077, "offline")])
 def test_all_of_a_run_has_the_rights_that_the_umask_leaves_and_no_key_is_in_it(
     tmp_path: Path, server: WandbServer, umask: int, mode: str
 ) -> None:

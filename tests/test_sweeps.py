@@ -15,8 +15,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.commands import command, user_environment
-from tests.outcome import has_line, outcome, result, world_sizes
+from tests.commands import command, forked, user_environment
+from tests.outcome import outcome, read_lines, result, world_sizes
 from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs
 from tests.wandb_server import ENTITY, WandbServer
 from tests.wandb_sweeps import StoredSweep
@@ -109,30 +109,32 @@ def test_an_agent_runs_each_trial_as_a_run_of_its_own_under_the_id_that_the_swee
     assert outcome(agent.run_of("first")) == outcome(alone.directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_trial_that_is_started_again_goes_on_as_the_same_run(
-    agent: Agent, server: WandbServer, number: int
+def test_a_trial_that_is_stopped_and_then_killed_goes_on_as_the_same_run(
+    agent: Agent, server: WandbServer
 ) -> None:
     values = {"log.every_steps": 1, "train.max_steps": 400}
     agent.sweep.add("first", values)
     agent.start()
-    agent.until(lambda: has_line(agent.run_of("first"), 20))
-    trainer = agent.trainer()
-    trainer.suspend()  # W&B may take longer to begin than the rest of the steps.
-    agent.until(lambda: "first" in server.runs)
-    trainer.send_signal(number)
-    trainer.resume()
-    if number == signal.SIGKILL:  # W&B gives out again only what said that it was preempted.
-        agent.sweep.add("first", values)
+    run = agent.run_of("first")
+    for starts, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
+        agent.until(lambda starts=starts: len(world_sizes(run)) == starts)
+        before = read_lines(run)
+        agent.until(lambda before=before: len(read_lines(run)) > len(before) + 20)
+        trainer = agent.trainer()
+        trainer.suspend()  # W&B may take longer to begin than the rest of the steps.
+        agent.until(lambda starts=starts: server.asked.count("RunResumeStatus") >= starts)
+        trainer.send_signal(number)
+        trainer.resume()
+    agent.sweep.add("first", values)  # W&B gives out again only what said that it was preempted.
     agent.end()
-    seen, run = server.runs["first"], agent.run_of("first")
+    seen = server.runs["first"]
     assert list(server.runs) == ["first"] and not server.unknown
-    assert world_sizes(run) == [1, 1] and result(run)["resumes"] == 1
+    assert world_sizes(run) == [1, 1, 1] and result(run)["resumes"] == 2
     assert seen.steps("train") == list(range(1, 401))
     assert [row["_step"] for row in seen.history] == list(range(len(seen.history)))
     assert seen.fields["sweep"] == "sweep0" and seen.exit_codes[-1] == 0
     starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
-    assert [start["wandb_id"] for start in starts] == ["first", "first"]
+    assert [start["wandb_id"] for start in starts] == ["first"] * 3
 
 
 def test_both_processes_of_a_trial_agree_on_its_name_and_place(
@@ -148,7 +150,7 @@ def test_both_processes_of_a_trial_agree_on_its_name_and_place(
     # The config that it leaves names it wholly, so that it resumes without an agent too.
     left = yaml.safe_load((run / "config.yaml").read_text())
     assert left["run"]["name"] == run.name and left["wandb"]["entity"] == ENTITY
-    again = command("python", "-m", "lenet_dist.train", "--config", str(run / "config.yaml"))
+    again = forked("lenet_dist.train", "--config", str(run / "config.yaml"))
     assert again.returncode == 0 and f"{run} is complete" in again.stdout
     fields = {"sweep": "s1", "entity": ENTITY, "project": "elsewhere"}
     assert list(server.runs) == ["t1"] and fields.items() <= server.run.fields.items()
