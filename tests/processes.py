@@ -83,6 +83,9 @@ class Rank:
         assert code is not None, f"still running after {seconds} s:\n{self.text()}"
         return code
 
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
+
     def text(self) -> str:
         """What it has printed so far, stdout and stderr."""
         return self.output.read_text() if self.output.exists() else ""
@@ -113,7 +116,8 @@ def _be_a_rank(
     from lenet_dist import exits
 
     sys.argv = [module, *arguments]
-    exits.run(importlib.import_module(module).main)
+    name, _, function = module.partition(":")
+    exits.run(getattr(importlib.import_module(name), function or "main"))
 
 
 class Job:
@@ -144,12 +148,9 @@ class Job:
 
     def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait until something is so; fails if the job ends before, or it takes longer."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
-            ended = [rank.process.exitcode for rank in self.ranks]
-            assert None in ended, f"the job has ended, {ended}:\n{self.text()}"
-            time.sleep(0.005)
+        wait_until(
+            condition, self.text, seconds, 0.005, lambda: all(map(Rank.has_ended, self.ranks))
+        )
 
     def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
@@ -193,6 +194,7 @@ class Jobs:
     ) -> Job:
         """Start `world_size` ranks, as srun would, of a run called `name`.
 
+        `module`: what they are the main function of, or of another function after a colon.
         `own_overrides`, `own_environment`: what single ranks get besides, by their number.
         """
         arguments = [*base, f"run.root={self.folder}", f"run.name={name}", *overrides]
@@ -221,6 +223,18 @@ class Jobs:
             rank.send(signal.SIGKILL)
         for rank in self._ranks:
             rank.process.join(10)
+
+
+def wait_until(
+    condition: Callable[[], bool], text: Callable[[], object], seconds: float = PATIENCE,
+    every: float = 0.01, is_over: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Wait until something is so; fails, with a text, if it takes longer or all is over before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s:\n{text()}"
+        assert not is_over(), f"all has ended:\n{text()}"
+        time.sleep(every)
 
 
 def told(rank: int, world_size: int, port: int) -> dict[str, str]:

@@ -3,8 +3,6 @@ whatever it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import safetensors.torch
 import torch
@@ -19,12 +17,9 @@ SHORT = ("train.max_steps=24", "train.shards=8", "compute.audit_every=6")
 
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
-def alone(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Job]:
-    """Each task on one process, from start to end."""
-    with Jobs(tmp_path_factory.mktemp(request.param)) as jobs:
-        yield start(jobs, request.param).expect(0)
+def alone(request: pytest.FixtureRequest, shared_jobs: Jobs) -> Job:
+    """Each task on one process, from start to end; the run's name is the task's."""
+    return start(shared_jobs, request.param, name=request.param).expect(0)
 
 
 def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str = "run") -> Job:
@@ -34,25 +29,21 @@ def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str
     )  # fmt: skip
 
 
-def task_of(job: Job) -> str:
-    return job.directory.parent.name.rstrip("0123456789")
-
-
 def test_five_processes_end_with_the_bits_of_one(jobs: Jobs, alone: Job) -> None:
-    job = start(jobs, task_of(alone), world_size=5).expect(0)
+    job = start(jobs, alone.directory.name, world_size=5).expect(0)
     assert outcome(job.directory) == outcome(alone.directory)
 
 
 def test_a_run_that_is_stopped_on_three_processes_goes_on_with_two_with_the_bits_of_one(
     jobs: Jobs, alone: Job
 ) -> None:
-    start(jobs, task_of(alone), world_size=3).stop_at(7)
-    again = start(jobs, task_of(alone), world_size=2).expect(0)
+    start(jobs, alone.directory.name, world_size=3).stop_at(7)
+    again = start(jobs, alone.directory.name, world_size=2).expect(0)
     assert outcome(again.directory) == outcome(alone.directory)
 
 
 def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) -> None:
-    task = TASKS[task_of(alone)]
+    task = TASKS[alone.directory.name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task.model(None)  # type: ignore[arg-type]
@@ -62,7 +53,7 @@ def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) 
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name in first.keys() - {"again.weight", "again.bias"}:
         assert torch.equal(saved[name], first[name]) == (name not in trained), name
-    if task_of(alone) == "partly":
+    if alone.directory.name == "partly":
         assert torch.equal(saved["again.weight"], saved["head.weight"])
     assert result(alone.directory)["parameters"] == sum(p.numel() for p in model.parameters())
     losses = [line["loss"] for line in read_lines(alone.directory) if line["kind"] == "train"]

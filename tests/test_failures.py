@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,9 +36,7 @@ def test_weights_that_are_not_finite_are_never_saved_though_the_loss_was(jobs: J
     assert not (job.directory / "result.json").exists()
 
 
-def test_processes_asked_for_different_runs_are_refused_by_rank_and_key(
-    jobs: Jobs,
-) -> None:
+def test_processes_asked_for_different_runs_are_refused_by_rank_and_key(jobs: Jobs) -> None:
     other = {1: ["log.every_steps=5", "compute.audit_every=0"]}
     job = jobs.start(world_size=2, own_overrides=other).expect(2)
     said = "log.every_steps: 5, on rank 0 7"
@@ -49,7 +46,8 @@ def test_processes_asked_for_different_runs_are_refused_by_rank_and_key(
 
 
 @pytest.mark.parametrize(
-    ("world_size", "lost", "module"), [(2, 0, "lenet_dist.train"), (4, 1, "tests.through_tcp")]
+    ("world_size", "lost", "module"),
+    [(2, 0, "lenet_dist.train"), (4, 1, "tests.altered:through_tcp")],
 )
 def test_a_killed_rank_ends_the_others_at_once(
     jobs: Jobs, uninterrupted: Job, world_size: int, lost: int, module: str
@@ -67,7 +65,7 @@ def test_a_killed_rank_ends_the_others_at_once(
     assert outcome(jobs.run().directory) == outcome(uninterrupted.directory)
 
 
-IN_TOUCH = ("lenet_dist.train", "tests.through_tcp")
+IN_TOUCH = ("lenet_dist.train", "tests.altered:through_tcp")
 """Jobs whose processes exchange rows through shared memory, and through gloo."""
 
 
@@ -141,12 +139,7 @@ def test_a_port_that_another_program_has_is_named(jobs: Jobs) -> None:
         ),
         ({"WORLD_SIZE": "2"}, "RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
         (
-            {
-                "PMI_RANK": "0",
-                "PMI_SIZE": "4",
-                "MPI_LOCALRANKID": "0",
-                "MPI_LOCALNRANKS": "2",
-            },
+            {"PMI_RANK": "0", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"},
             "PMI_SIZE=4, on several machines: name the first one",
         ),
         ({"SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}, "SLURM_STEP_ID is set but SLURM_JOB_ID"),
@@ -160,9 +153,7 @@ def test_an_environment_that_would_override_the_config_is_refused(
     assert not job.directory.exists()
 
 
-def test_an_environment_that_says_the_same_as_the_config_is_taken(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
+def test_an_environment_that_agrees_with_a_config_is_taken(jobs: Jobs, uninterrupted: Job) -> None:
     same = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
     assert outcome(jobs.run(environment=same).directory) == outcome(uninterrupted.directory)
 
@@ -205,37 +196,29 @@ def test_damaged_data_is_named_and_nothing_is_written(jobs: Jobs) -> None:
     assert not job.directory.exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MB."""
-    with mounted(tmp_path / "disk", "5m") as disk:
-        yield disk
-
-
 def test_a_full_disk_is_a_reason_and_the_checkpoints_before_it_are_whole(
-    jobs: Jobs, uninterrupted: Job, small_disk: Path
+    jobs: Jobs, uninterrupted: Job, tmp_path: Path
 ) -> None:
-    place = (f"run.root={small_disk}",)
-    stopping = jobs.start(*place)
-    stopping.directory = small_disk / "run"
-    stopping.stop_at(28)
-    filling = jobs.start(*place, world_size=2)
-    filling.until(lambda: len((small_disk / "run" / "starts.jsonl").read_text().splitlines()) == 2)
-    filler = small_disk / "filler"
-    with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
-        while True:
-            file.write(bytes(65536))
-    filling.expect(1)
-    assert "No space left on device" in filling.text()
-    assert "No space left on device" in jobs.start(*place).expect(1).text()
-    filler.unlink()
-    jobs.run(*place)
-    assert outcome(small_disk / "run") == outcome(uninterrupted.directory)
+    with mounted(tmp_path / "disk", "5m") as disk:
+        place = (f"run.root={disk}",)
+        stopping = jobs.start(*place)
+        stopping.directory = disk / "run"
+        stopping.stop_at(28)
+        filling = jobs.start(*place, world_size=2)
+        filling.until(lambda: len((disk / "run" / "starts.jsonl").read_text().splitlines()) == 2)
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(65536))
+        filling.expect(1)
+        assert "No space left on device" in filling.text()
+        assert "No space left on device" in jobs.start(*place).expect(1).text()
+        filler.unlink()
+        jobs.run(*place)
+        assert outcome(disk / "run") == outcome(uninterrupted.directory)
 
 
-def test_a_second_job_on_one_run_directory_is_refused_naming_the_owner(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
+def test_a_second_job_on_a_run_is_refused_naming_the_owner(jobs: Jobs, uninterrupted: Job) -> None:
     first = jobs.start()
     first.until_step(7)
     first.main.send(signal.SIGSTOP)

@@ -21,12 +21,15 @@ ADVICE = "no compiled kernel: install g++"
 def test_a_machine_without_a_compiled_kernel_computes_by_torch_and_says_what_would_help(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run("train.max_steps=42", module="tests.without_kernel", environment=WITHOUT)
+    run = jobs.run("train.max_steps=42", module="tests.altered:without_kernel", environment=WITHOUT)
     assert run.text().count(f"gradients by torch: {ADVICE}") == 1
     assert result(run.directory)["kernels"] == "torch"
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
     asked = jobs.start(
-        "compute.kernels=native", module="tests.without_kernel", environment=WITHOUT, name="asked"
+        "compute.kernels=native",
+        module="tests.altered:without_kernel",
+        environment=WITHOUT,
+        name="asked",
     ).expect(2)
     assert f"compute.kernels=native: {ADVICE}" in asked.text()
 
@@ -34,7 +37,7 @@ def test_a_machine_without_a_compiled_kernel_computes_by_torch_and_says_what_wou
 def test_where_one_process_lacks_the_kernel_all_compute_by_torch(jobs: Jobs) -> None:
     alone = jobs.run(SHORT, "compute.kernels=torch", name="alone")
     mixed = jobs.run(
-        SHORT, name="mixed", world_size=2, module="tests.without_kernel",
+        SHORT, name="mixed", world_size=2, module="tests.altered:without_kernel",
         own_environment={1: WITHOUT},
     )  # fmt: skip
     assert result(mixed.directory)["kernels"] == "torch"
@@ -55,7 +58,7 @@ def test_a_run_keeps_its_kernels_or_refuses_to_go_on(jobs: Jobs) -> None:
 @needs_kernel
 def test_a_run_whose_kernel_is_not_there_any_more_goes_on_only_inexactly(jobs: Jobs) -> None:
     jobs.start(SHORT).stop_at(7)
-    how = {"module": "tests.without_kernel", "environment": WITHOUT}
+    how = {"module": "tests.altered:without_kernel", "environment": WITHOUT}
     refused = jobs.start(SHORT, **how).expect(2)  # type: ignore[arg-type]
     said = "began with compute.kernels=native, which can't be used now: no compiled"
     assert said in refused.text()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from lenet_dist.exits import RequestError
 from lenet_dist.run_dir import lock
+from tests.processes import PATIENCE, fork
 from tests.refusing import refuse
 
 
@@ -41,10 +41,6 @@ def _hold_without_locks(path: str, number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks_is_refused_as_that(path: Path, number: int) -> None:
-    process = multiprocessing.get_context("fork").Process(
-        target=_hold_without_locks, args=(str(path), number)
-    )
-    process.start()
-    process.join(60)
+    fork(_hold_without_locks, str(path), number).join(PATIENCE)
     said = f"{path}: the file system has no locks (flock: {os.strerror(number)})"
     assert path.read_text().startswith(said)

@@ -75,9 +75,7 @@ def test_ranks_that_are_alike_are_measured_and_pass_and_nothing_is_left(
     assert world_size == 1 or 61_706 * 4 in [row["bytes"] for row in rows]
 
 
-def test_other_data_and_another_network_variable_on_a_rank_are_named(
-    jobs: Jobs, mnist: Path
-) -> None:
+def test_other_data_and_network_variables_on_a_rank_are_named(jobs: Jobs, mnist: Path) -> None:
     job = preflight(
         jobs, world_size=2,
         environment={"NCCL_DEBUG": "INFO", "GLOO_SOCKET_IFNAME": "lo"},
@@ -169,7 +167,7 @@ def test_a_kill_leaves_no_more_than_a_file_that_says_whose_it_is(jobs: Jobs) -> 
 
 
 def test_a_run_root_in_which_folders_can_not_be_renamed_is_named(jobs: Jobs) -> None:
-    job = jobs.start(module="tests.without_folder_renames", base=BASE).expect(1)
+    job = jobs.start(module="tests.altered:without_folder_renames", base=BASE).expect(1)
     said = f"failed: {jobs.folder}: folders can't be renamed there: Operation not supported\n"
     assert said in job.text()
     assert not list(jobs.folder.glob(".preflight*"))

@@ -109,9 +109,7 @@ def busy_core() -> Iterator[int]:
 
 
 @pytest.mark.alone
-def test_a_rank_beside_busy_loops_is_named_while_the_run_goes_on(
-    jobs: Jobs, busy_core: int
-) -> None:
+def test_a_rank_beside_busy_loops_is_named_while_the_run_is_on(jobs: Jobs, busy_core: int) -> None:
     # By torch a step takes longer than the scheduler's slices of time, so its core's loops tell.
     how = (
         "compute.kernels=torch", "train.max_steps=240", "log.every_steps=24",

@@ -47,16 +47,14 @@ def test_bf16_has_bits_of_its_own_and_the_same_on_any_number_of_processes(jobs: 
     assert one == three != exact
 
 
-def test_a_sum_that_each_process_adds_a_slice_of_has_the_same_bits(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
-    run = jobs.run(world_size=3, module="tests.sliced")
+def test_a_sum_that_is_added_in_slices_has_the_same_bits(jobs: Jobs, uninterrupted: Job) -> None:
+    run = jobs.run(world_size=3, module="tests.altered:sliced")
     assert run.text().count("a slice of the sum") == 3
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
 def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: Job) -> None:
-    run = jobs.run(world_size=3, module="tests.through_tcp")
+    run = jobs.run(world_size=3, module="tests.altered:through_tcp")
     assert run.text().count("through Accelerate") == 3
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
@@ -64,14 +62,12 @@ def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: 
 def test_a_machine_on_which_shards_are_computed_one_at_a_time_has_the_same_bits(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run(*BY_TORCH, world_size=3, module="tests.one_by_one")
+    run = jobs.run(*BY_TORCH, world_size=3, module="tests.altered:one_by_one")
     assert "bit-equality check failed on every rank" in run.text()
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(
-    jobs: Jobs,
-) -> None:
+def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(jobs: Jobs) -> None:
     without = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     how = ("train.max_steps=5", "compute.kernels=torch", "compute.threads=2")
     one = jobs.run(*how, name="one", environment=without)

@@ -22,7 +22,6 @@ from torchvision import datasets
 from lenet_dist import exits, train
 from lenet_dist.distributed.stop import Action, StopConsensus, StopRequest
 from lenet_dist.predict import PRETRAINED
-from lenet_dist.signals import heard
 from tests.commands import LaunchedJobs
 from tests.outcome import checkpoint_steps, outcome, read_lines
 from tests.processes import PATIENCE, SMALL, Job, Jobs, fork, free_port, is_pending, told
@@ -51,9 +50,7 @@ def test_each_signal_stops_with_a_checkpoint_and_a_second_one_changes_nothing(
     assert len(checkpoint_steps(job.directory)) == 1
 
 
-def test_a_signal_to_one_of_two_ranks_stops_both_at_the_same_step(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
+def test_a_signal_to_one_of_two_ranks_stops_both_at_a_step(jobs: Jobs, uninterrupted: Job) -> None:
     job = jobs.start(*NO_CHECKPOINTS, world_size=2)
     job.until_step(14)
     job.ranks[1].send(signal.SIGTERM)
@@ -104,18 +101,8 @@ def _hang_up_under_nohup() -> None:
         assert not stop.is_made()
 
 
-def _train_in_a_notebook() -> None:
-    before = [signal.getsignal(number) for number in heard()]
-    with StopRequest() as stop:
-        stop.training_begins()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.is_made()
-    assert [signal.getsignal(number) for number in heard()] == before
-
-
-@pytest.mark.parametrize("how", [_hang_up_under_nohup, _train_in_a_notebook])
-def test_nohup_is_heeded_and_a_notebook_gets_its_signals_back(how: Callable[[], None]) -> None:
-    process = fork(how)
+def test_nohup_is_heeded() -> None:
+    process = fork(_hang_up_under_nohup)
     process.join(PATIENCE)
     assert process.exitcode == 0
 
@@ -134,8 +121,7 @@ def test_a_second_ctrl_c_ends_a_process_that_waits_for_another(jobs: Jobs) -> No
 
 
 @pytest.mark.parametrize(
-    ("module", "number", "code"),
-    [("train", signal.SIGTERM, 75), ("evaluate", signal.SIGINT, 130)],
+    ("module", "number", "code"), [("train", signal.SIGTERM, 75), ("evaluate", signal.SIGINT, 130)]
 )
 def test_a_signal_ends_a_command_that_waits_for_its_peers_to_come(
     jobs: Jobs, module: str, number: signal.Signals, code: int
@@ -246,9 +232,7 @@ def test_a_sigterm_to_the_launcher_leaves_a_checkpoint_and_no_process(
     assert "to continue" in job.text()
 
 
-def test_a_signal_that_kills_torchrun_itself_stops_its_orphans_with_a_checkpoint(
-    launched: LaunchedJobs,
-) -> None:
+def test_a_signal_that_kills_torchrun_stops_its_orphans_in_order(launched: LaunchedJobs) -> None:
     job = launched.start(*LAUNCHERS["torchrun"], "-m", "lenet_dist.train", *NO_CHECKPOINTS)
     job.until_step(7)
     job.process.send_signal(signal.SIGUSR1)
@@ -257,9 +241,7 @@ def test_a_signal_that_kills_torchrun_itself_stops_its_orphans_with_a_checkpoint
     assert len(checkpoint_steps(job.directory)) == 1, job.text()
 
 
-def test_a_ctrl_c_at_the_terminal_leaves_a_checkpoint_and_no_process(
-    launched: LaunchedJobs,
-) -> None:
+def test_a_ctrl_c_at_a_terminal_leaves_a_checkpoint_and_no_process(launched: LaunchedJobs) -> None:
     # A terminal sends it to the launcher and to every rank.
     job = launched.start(*LAUNCHERS["torchrun"], "-m", "lenet_dist.train", *NO_CHECKPOINTS)
     job.until_step(7)

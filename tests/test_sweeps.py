@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.commands import command, forked, user_environment
+from tests.commands import command, forked, succeeded, user_environment
 from tests.outcome import outcome, read_lines, result, world_sizes
-from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs
+from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs, wait_until
 from tests.wandb_server import ENTITY, WandbServer
 from tests.wandb_sweeps import StoredSweep
 
@@ -37,8 +36,8 @@ class Agent:
         file = folder / "sweep.yaml"
         file.write_text(yaml.safe_dump(sweep))
         self.environment = user_environment(server.environment())
-        made = command(f"{sys.prefix}/bin/wandb", "sweep", str(file), environment=self.environment)
-        assert made.returncode == 0, made.stderr
+        wandb = f"{sys.prefix}/bin/wandb"
+        made = succeeded(command(wandb, "sweep", str(file), environment=self.environment))
         run_by = re.search(r"wandb agent (\S+)", made.stderr + made.stdout)
         assert run_by and run_by[1] == f"{ENTITY}/lenet-dist/sweep0", made.stderr
         self.path, self.sweep = run_by[1], server.sweeps["sweep0"]
@@ -56,11 +55,9 @@ class Agent:
         return self.folder / f"default-sweep0-{trial}"
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.01)
+        wait_until(
+            condition, self.output.read_text, is_over=lambda: self.process.poll() is not None
+        )
 
     def trainer(self) -> psutil.Process:
         """The trial's main process."""
@@ -109,9 +106,7 @@ def test_an_agent_runs_each_trial_as_a_run_of_its_own_under_the_id_that_the_swee
     assert outcome(agent.run_of("first")) == outcome(alone.directory)
 
 
-def test_a_trial_that_is_stopped_and_then_killed_goes_on_as_the_same_run(
-    agent: Agent, server: WandbServer
-) -> None:
+def test_a_trial_stopped_and_then_killed_is_one_run(agent: Agent, server: WandbServer) -> None:
     values = {"log.every_steps": 1, "train.max_steps": 400}
     agent.sweep.add("first", values)
     agent.start()
@@ -137,9 +132,7 @@ def test_a_trial_that_is_stopped_and_then_killed_goes_on_as_the_same_run(
     assert [start["wandb_id"] for start in starts] == ["first"] * 3
 
 
-def test_both_processes_of_a_trial_agree_on_its_name_and_place(
-    jobs: Jobs, server: WandbServer
-) -> None:
+def test_both_processes_of_a_trial_agree_where_it_is(jobs: Jobs, server: WandbServer) -> None:
     where = {"WANDB_ENTITY": ENTITY, "WANDB_PROJECT": "elsewhere"}
     trial = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "t1", **where} | server.environment()
     server.sweeps["s1"] = StoredSweep("")

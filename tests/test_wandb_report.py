@@ -23,11 +23,10 @@ PROJECT = f"{ENTITY}/lenet-dist"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def made(shared_jobs: Jobs) -> list[Path]:
     """Two seeds of SMALL. Without weights the pages have no pictures, which take seconds."""
-    with Jobs(tmp_path_factory.mktemp("runs")) as jobs:
-        started = [jobs.start(f"seed={seed}", name=f"seed-{seed}") for seed in range(2)]
-        directories = [job.expect(0).directory for job in started]
+    started = [shared_jobs.start(f"seed={seed}", name=f"seed-{seed}") for seed in range(2)]
+    directories = [job.expect(0).directory for job in started]
     for directory in directories:
         (directory / "model.safetensors").unlink()
     return directories
