@@ -16,7 +16,7 @@ from lenet_dist.model import weights
 from lenet_dist.model.hub import HubLeNet5
 from lenet_dist.model.lenet5 import LeNet5
 from lenet_dist.predict import PRETRAINED
-from tests.commands import command, forked, refusal
+from tests.commands import forked, refusal
 from tests.exporting import COUNTS, EXPORT, exported, pixels
 from tests.outcome import result
 from tests.processes import ROOT, Job
@@ -176,9 +176,8 @@ def test_a_full_disk_is_a_reason_and_leaves_what_was_there(
 ) -> None:
     out = exported(PRETRAINED, form, tmp_path / "out")
     before = content(out) if form == "hub" else out.read_bytes()
-    # A file that may not grow beyond 100 blocks of 1024 bytes is what a disk without room is.
-    export = f"ulimit -f 100; exec {sys.executable} -m lenet_dist.export"
-    done = command("bash", "-c", f"{export} {scaled_file} --format {form} --out {out}")
+    asked = (str(scaled_file), "--format", form, "--out", str(out))
+    done = forked("tests.altered:export_with_little_room", *asked)
     assert done.returncode == 1
     assert done.stderr == f"failed: can't write {out}: File too large\n"
     assert before == (content(out) if form == "hub" else out.read_bytes())

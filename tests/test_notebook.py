@@ -144,6 +144,7 @@ def test_two_processes_of_a_notebook_that_has_computed_give_the_same_bits(
         notebook.run(launch(notebook.folder, name=name, processes=processes))
         assert result(notebook.folder / name)["world_size"] == processes
         assert outcome(notebook.folder / name) == outcome(uninterrupted.directory)
+    notebook.run("from lenet_dist.train import threads; threads._PATIENCE_SECONDS = 3")
     threads = ("compute.kernels=torch", "compute.threads=2")
     refused = launch(notebook.folder, *threads, name="refused", processes=2)
     shown = notebook.run(refused, error="ChildFailedError")
