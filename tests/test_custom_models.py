@@ -29,17 +29,12 @@ def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str
     )  # fmt: skip
 
 
-def test_five_processes_end_with_the_bits_of_one(jobs: Jobs, alone: Job) -> None:
-    job = start(jobs, alone.directory.name, world_size=5).expect(0)
-    assert outcome(job.directory) == outcome(alone.directory)
-
-
-def test_a_run_that_is_stopped_on_three_processes_goes_on_with_two_with_the_bits_of_one(
-    jobs: Jobs, alone: Job
-) -> None:
-    start(jobs, alone.directory.name, world_size=3).stop_at(7)
-    again = start(jobs, alone.directory.name, world_size=2).expect(0)
-    assert outcome(again.directory) == outcome(alone.directory)
+def test_five_processes_or_three_and_then_two_have_the_bits_of_one(jobs: Jobs, alone: Job) -> None:
+    task = alone.directory.name
+    five = start(jobs, task, world_size=5, name="five").expect(0)
+    start(jobs, task, world_size=3).stop_at(7)
+    two = start(jobs, task, world_size=2).expect(0)
+    assert outcome(five.directory) == outcome(two.directory) == outcome(alone.directory)
 
 
 def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) -> None:

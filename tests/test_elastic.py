@@ -38,9 +38,7 @@ class Agents:
         self.directory = folder / "run"
         self.port = free_port()
         self._started: list[psutil.Popen] = []
-        self._place = self._start(
-            "rendezvous", "-m", "lenet_dist.rendezvous", f"--port={self.port}"
-        )
+        self._start("rendezvous", "-m", "lenet_dist.rendezvous", f"--port={self.port}")
         self.until(lambda: "can meet" in self.text())
 
     def start(self, *overrides: str) -> psutil.Popen:

@@ -14,14 +14,10 @@ from tests.processes import PATIENCE, fork
 from tests.refusing import refuse
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / ".lock"
-
-
 def test_a_second_owner_is_refused_naming_the_first_and_its_slurm_job(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / ".lock"
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     lock.hold(path)
     with pytest.raises(RequestError) as refused:
@@ -40,7 +36,8 @@ def _hold_without_locks(path: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_file_system_without_locks_is_refused_as_that(path: Path, number: int) -> None:
+def test_a_file_system_without_locks_is_refused_as_that(tmp_path: Path, number: int) -> None:
+    path = tmp_path / ".lock"
     fork(_hold_without_locks, str(path), number).join(PATIENCE)
     said = f"{path}: the file system has no locks (flock: {os.strerror(number)})"
     assert path.read_text().startswith(said)

@@ -32,8 +32,7 @@ def preflight(jobs: Jobs, *overrides: str, **how: Any) -> Job:
 
 def findings_of(job: Job) -> list[str]:
     """What the main process gave as the reason of its exit code."""
-    text = job.main.text()
-    return text[text.index("failed: ") :].removeprefix("failed: ").splitlines()
+    return job.main.text().split("failed: ", 1)[1].splitlines()
 
 
 @pytest.mark.parametrize("world_size", [1, pytest.param(4, marks=pytest.mark.alone)])

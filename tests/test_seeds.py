@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import forked, succeeded
+from tests.commands import command, forked, refusal, succeeded
 from tests.outcome import has_line, result
 from tests.processes import PATIENCE, ROOT, wait_until
 
@@ -86,12 +85,9 @@ def test_a_wrong_request_starts_no_run(tmp_path: Path) -> None:
 
 
 def test_an_array_of_seeds_refuses_a_seed() -> None:
-    done = subprocess.run(
-        ["bash", "slurm/seeds.sh", "seed=7"], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "error: seed=7: each run has a seed of its own\n"
+    of_array = {"SLURM_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "3"}
+    done = command("bash", "slurm/seeds.sh", "seed=7", environment=of_array)
+    assert refusal(done) == "error: seed=7: each run has a seed of its own\n"
 
 
 def test_a_run_that_is_killed_before_it_printed_is_named(tmp_path: Path) -> None:

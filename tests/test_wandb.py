@@ -32,11 +32,7 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
     jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
 ) -> None:
     how = {"world_size": 2, "environment": server.environment()}
-    stopped = jobs.start(mode, **how)
-    stopped.until_step(14)
-    for rank in stopped.ranks:
-        rank.send(signal.SIGTERM)
-    stopped.expect(75)
+    jobs.start(mode, **how).stop_at(14)
     for step, all_die in ((28, False), (42, True)):
         killed = jobs.start(mode, **how)
         hold_until(killed, has_segment(killed))
