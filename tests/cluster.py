@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.outcome import has_line
-from tests.processes import PATIENCE, ROOT, SMALL, is_pending
+from tests.processes import PATIENCE, ROOT, SMALL, is_pending, wait_until
 
 LOCAL_SLURM = ROOT / "scripts" / "local-slurm"
 
@@ -123,14 +123,9 @@ class BatchJob:
         """Its log so far."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def until(
-        self, condition: Callable[[], bool], seconds: float = PATIENCE, every: float = 0.2
-    ) -> None:
+    def until(self, condition: Callable[[], bool], every: float = 0.2) -> None:
         """Wait until something is so. To ask SLURM `every` so many seconds costs a core little."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"{self.fields()}\n{self.text()}"
-            time.sleep(every)
+        wait_until(condition, lambda: f"{self.fields()}\n{self.text()}", every=every)
 
     def until_step(self, directory: Path, step: int) -> None:
         """Wait until the run's metrics.jsonl has a line of this step or a later one."""

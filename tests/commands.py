@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tests.outcome import has_line
-from tests.processes import BIN, PATIENCE, ROOT, SMALL, Rank
+from tests.processes import BIN, PATIENCE, ROOT, SMALL, Rank, wait_until
 
 
 class LaunchedJob:
@@ -31,20 +31,16 @@ class LaunchedJob:
     def text(self) -> str:
         return self.output.read_text()
 
-    def until_step(self, step: int, seconds: float = PATIENCE) -> None:
+    def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
-        deadline = time.monotonic() + seconds
-        while not has_line(self.directory, step):
-            assert self.process.poll() is None, f"the launcher has ended:\n{self.text()}"
-            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
-            time.sleep(0.01)
+        wait_until(lambda: has_line(self.directory, step), self.text, is_over=self.has_ended)
 
-    def wait_for_everyone(self, seconds: float = PATIENCE) -> None:
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait_for_everyone(self) -> None:
         """Wait until the launcher and every process of the job, orphans too, have ended."""
-        deadline = time.monotonic() + seconds
-        while self.process.poll() is None or self._processes():
-            assert time.monotonic() < deadline, f"{self._processes()} still there:\n{self.text()}"
-            time.sleep(0.02)
+        wait_until(lambda: self.has_ended() and not self._processes(), self.text)
 
     def _processes(self) -> list[int]:
         """The processes that were asked for this run; torchrun gives each a session of its own."""
@@ -122,6 +118,12 @@ def forked(
         )
 
 
+def succeeded(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """A command that must have ended well."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def refusal(done: subprocess.CompletedProcess[str]) -> str:
     """What a command said that was refused: one line on stderr, with exit code 2."""
     assert done.returncode == 2, done.stderr
@@ -139,9 +141,7 @@ def user_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def loaded_by(statement: str) -> set[str]:
     """The packages that a new Python has loaded after a statement."""
     script = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
-    done = command("python", "-c", script)
-    assert done.returncode == 0, done.stderr
-    return set(done.stdout.split())
+    return set(succeeded(command("python", "-c", script)).stdout.split())
 
 
 def seconds_here(usual: float) -> float:

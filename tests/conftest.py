@@ -19,7 +19,7 @@ from lenet_dist.model.lenet5 import LeNet5
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
-from tests.processes import Job, Jobs
+from tests.processes import BY_TORCH, Job, Jobs
 from tests.wandb_server import WandbServer
 
 _CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
@@ -57,17 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in without]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Where everything a test may need has been installed, a skip is a hole in the gate."""
-    skipped = terminalreporter.stats.get("skipped", [])
-    if skipped and os.environ.get("LENET_DIST_NO_SKIPS"):
-        terminalreporter.write_line(f"LENET_DIST_NO_SKIPS: {len(skipped)} skipped: failed")
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """See pytest_terminal_summary."""
+    """Where everything a test may need has been installed, a skip is a hole in the gate."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if os.environ.get("LENET_DIST_NO_SKIPS") and reporter and reporter.stats.get("skipped"):
+    skipped = reporter.stats.get("skipped") if reporter else None
+    if skipped and os.environ.get("LENET_DIST_NO_SKIPS"):
+        reporter.write_line(f"\nLENET_DIST_NO_SKIPS: {len(skipped)} skipped: failed")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -113,49 +108,47 @@ def launched(tmp_path: Path) -> Iterator[LaunchedJobs]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """The run that all others are compared with: SMALL on one process, from start to end."""
-    with Jobs(tmp_path_factory.mktemp("uninterrupted")) as started:
-        return started.run()
-
-
-@pytest.fixture(scope="session")
-def uninterrupted_by_torch(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """SMALL on one process by torch's kernels, from start to end."""
-    with Jobs(tmp_path_factory.mktemp("by_torch")) as started:
-        return started.run("compute.kernels=torch")
-
-
-@pytest.fixture(scope="session")
-def jobs_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
-    """Starts the runs that pages are about."""
+def shared_jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
+    """Starts jobs whose runs many tests read, each under a name of its own."""
     with Jobs(tmp_path_factory.mktemp("runs")) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def interrupted(jobs_of_pages: Jobs) -> Path:
+def uninterrupted(shared_jobs: Jobs) -> Job:
+    """The run that all others are compared with: SMALL on one process, from start to end."""
+    return shared_jobs.run()
+
+
+@pytest.fixture(scope="session")
+def uninterrupted_by_torch(shared_jobs: Jobs) -> Job:
+    """SMALL on one process BY_TORCH, from start to end."""
+    return shared_jobs.run(*BY_TORCH, name="by-torch")
+
+
+@pytest.fixture(scope="session")
+def interrupted(shared_jobs: Jobs) -> Path:
     """A complete run that was interrupted once."""
-    jobs_of_pages.start(name="interrupted").stop_at(28)
-    return jobs_of_pages.run(name="interrupted").directory
+    shared_jobs.start(name="interrupted").stop_at(28)
+    return shared_jobs.run(name="interrupted").directory
 
 
 @pytest.fixture(scope="session")
-def unfinished(jobs_of_pages: Jobs) -> Path:
+def unfinished(shared_jobs: Jobs) -> Path:
     """A run that was stopped after two thirds of its steps."""
-    return jobs_of_pages.start(name="unfinished").stop_at(42).directory
+    return shared_jobs.start(name="unfinished").stop_at(42).directory
 
 
 @pytest.fixture(scope="session")
-def several(jobs_of_pages: Jobs, unfinished: Path) -> list[Path]:
+def several(shared_jobs: Jobs, unfinished: Path) -> list[Path]:
     """Two configs; three seeds of the first, one of them twice, and one run that has not ended."""
     short, of_128 = "train.max_steps=20", "train.batch_size=128"
     return [
-        jobs_of_pages.run(short, name="first").directory,
-        jobs_of_pages.run(short, name="second", world_size=2).directory,
-        jobs_of_pages.run(short, "seed=1", name="third").directory,
-        jobs_of_pages.run(short, "seed=2", name="fourth").directory,
-        jobs_of_pages.run(short, of_128, name="of-128").directory,
+        shared_jobs.run(short, name="first").directory,
+        shared_jobs.run(short, name="second", world_size=2).directory,
+        shared_jobs.run(short, "seed=1", name="third").directory,
+        shared_jobs.run(short, "seed=2", name="fourth").directory,
+        shared_jobs.run(short, of_128, name="of-128").directory,
         unfinished,
     ]
 
@@ -180,10 +173,9 @@ def batch(cluster: Cluster, tmp_path: Path) -> Iterator[Batch]:
 
 
 @pytest.fixture(scope="session")
-def without_slurm(tmp_path_factory: pytest.TempPathFactory) -> object:
+def without_slurm(shared_jobs: Jobs) -> object:
     """What RUN ends with on two processes without SLURM, uninterrupted."""
-    with Jobs(tmp_path_factory.mktemp("expected")) as jobs:
-        return outcome(jobs.run(base=RUN, world_size=2).directory)
+    return outcome(shared_jobs.run(base=RUN, name="without-slurm", world_size=2).directory)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.commands import forked
+from tests.commands import forked, succeeded
 
 EXPORT = "lenet_dist.export"
 COUNTS = (1, 7, 64)
@@ -18,7 +18,6 @@ def pixels(count: int) -> Tensor:
 
 
 def exported(target: Path, form: str, out: Path, *options: str) -> Path:
-    done = forked(EXPORT, str(target), "--format", form, "--out", str(out), *options)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(forked(EXPORT, str(target), "--format", form, "--out", str(out), *options))
     assert (done.stdout, done.stderr) == (f"{out}\n", "")
     return out

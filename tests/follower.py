@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import glob
 import signal
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from tests.processes import PATIENCE, Job
+from tests.processes import Job, wait_until
 
 
 def family(job: Job) -> list[psutil.Process]:
@@ -38,10 +37,7 @@ def hold(job: Job) -> None:
 
 def let_go_when(job: Job, condition: Callable[[], bool]) -> None:
     """Let the ranks run when W&B is so far."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"W&B did not get so far: {family(job)}"
-        time.sleep(0.01)
+    wait_until(condition, lambda: family(job))
     for rank in job.ranks:
         rank.send(signal.SIGCONT)
 

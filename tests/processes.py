@@ -52,6 +52,9 @@ SMALL = (
 )
 """A run of 60 steps, a bit more than one and a half epochs of 39, with every part switched on."""
 
+BY_TORCH = ("compute.kernels=torch", "train.max_steps=42")
+"""A bit more than one epoch of SMALL, without the native kernel."""
+
 TRAIN_STEPS = [7, 14, 21, 28, 35, 42, 49, 56, 60]
 """Of its train lines."""
 
@@ -79,6 +82,9 @@ class Rank:
         code = self.process.exitcode
         assert code is not None, f"still running after {seconds} s:\n{self.text()}"
         return code
+
+    def has_ended(self) -> bool:
+        return self.process.exitcode is not None
 
     def text(self) -> str:
         """What it has printed so far, stdout and stderr."""
@@ -110,7 +116,8 @@ def _be_a_rank(
     from lenet_dist import exits
 
     sys.argv = [module, *arguments]
-    exits.run(importlib.import_module(module).main)
+    name, _, function = module.partition(":")
+    exits.run(getattr(importlib.import_module(name), function or "main"))
 
 
 class Job:
@@ -130,9 +137,10 @@ class Job:
         return [rank.wait(max(0.1, deadline - time.monotonic())) for rank in self.ranks]
 
     def expect(self, code: int, seconds: float = PATIENCE) -> Job:
-        """Wait for all ranks to end with this exit code."""
+        """Wait for all ranks to end with this exit code, and never by a traceback."""
         codes = self.wait(seconds)
         assert codes == [code] * len(codes), f"{codes}\n{self.text()}"
+        assert "Traceback" not in self.text()
         return self
 
     def text(self) -> str:
@@ -140,12 +148,9 @@ class Job:
 
     def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait until something is so; fails if the job ends before, or it takes longer."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not so after {seconds} s:\n{self.text()}"
-            ended = [rank.process.exitcode for rank in self.ranks]
-            assert None in ended, f"the job has ended, {ended}:\n{self.text()}"
-            time.sleep(0.005)
+        wait_until(
+            condition, self.text, seconds, 0.005, lambda: all(map(Rank.has_ended, self.ranks))
+        )
 
     def until_step(self, step: int) -> None:
         """Wait until metrics.jsonl has a line of this step or a later one."""
@@ -160,6 +165,13 @@ class Job:
         self.until_step(step)
         self.main.send(signal.SIGTERM)
         return self.expect(75)
+
+    def kill_at(self, step: int) -> None:
+        """Kill all ranks once it has a line of this step."""
+        self.until_step(step)
+        for rank in self.ranks:
+            rank.send(signal.SIGKILL)
+        self.wait()
 
 
 class Jobs:
@@ -182,19 +194,16 @@ class Jobs:
     ) -> Job:
         """Start `world_size` ranks, as srun would, of a run called `name`.
 
+        `module`: what they are the main function of, or of another function after a colon.
         `own_overrides`, `own_environment`: what single ranks get besides, by their number.
         """
         arguments = [*base, f"run.root={self.folder}", f"run.name={name}", *overrides]
-        port = str(free_port())
+        port = free_port()
         ranks = []
         for rank in range(world_size):
             variables = dict(os.environ) | dict(environment or {})
             if world_size > 1:
-                variables |= {
-                    "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-                    "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
-                    "MASTER_PORT": port,
-                }  # fmt: skip
+                variables |= told(rank, world_size, port)
             variables |= (own_environment or {}).get(rank, {})
             full = [*arguments, *(own_overrides or {}).get(rank, ())]
             output = self.folder / f"{name}.{len(self._ranks)}.log"
@@ -214,6 +223,27 @@ class Jobs:
             rank.send(signal.SIGKILL)
         for rank in self._ranks:
             rank.process.join(10)
+
+
+def wait_until(
+    condition: Callable[[], bool], text: Callable[[], object], seconds: float = PATIENCE,
+    every: float = 0.01, is_over: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Wait until something is so; fails, with a text, if it takes longer or all is over before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s:\n{text()}"
+        assert not is_over(), f"all has ended:\n{text()}"
+        time.sleep(every)
+
+
+def told(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What a launcher tells a rank on this machine."""
+    return {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+        "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_PORT": str(port),
+    }  # fmt: skip
 
 
 def is_pending(pid: int | None, number: int) -> bool:

@@ -9,8 +9,8 @@ import platform
 import struct
 
 _NUMBERS = {
-    "x86_64": {"memfd_create": 319, "flock": 73, "bind": 49, "recvmsg": 47, "setpriority": 141},
-    "aarch64": {"memfd_create": 279, "flock": 32, "bind": 200, "recvmsg": 212, "setpriority": 140},
+    "x86_64": {"memfd_create": 319, "flock": 73, "bind": 49, "recvmsg": 47},
+    "aarch64": {"memfd_create": 279, "flock": 32, "bind": 200, "recvmsg": 212},
 }
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000

@@ -13,10 +13,9 @@ from lenet_dist.plan import partition
 from lenet_dist.system import cpu_name
 from lenet_dist.train.audit import audited_ranks
 from lenet_dist.train.majority_vote import majority_vote
-from tests.faulty import STEP
+from tests.altered import STEP, STRIKE, STRIKE_AVERAGE
 from tests.outcome import checkpoint_steps, outcome
-from tests.processes import Job, Jobs
-from tests.struck import STRIKE, STRIKE_AVERAGE
+from tests.processes import BY_TORCH, Job, Jobs
 
 pytestmark = pytest.mark.processes
 
@@ -29,9 +28,7 @@ convolutions alone, or what the optimizer does, too."""
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])
 @pytest.mark.parametrize("shards", [1, 4])
-def test_all_pairs_of_processes_meet_and_nobody_audits_himself(
-    world_size: int, shards: int
-) -> None:
+def test_all_pairs_of_processes_meet_and_none_audits_itself(world_size: int, shards: int) -> None:
     by_rank = partition(shards, world_size)
     owners = {rank for rank, own in enumerate(by_rank) if own}
     met = set()
@@ -80,7 +77,7 @@ def test_nothing_is_reported_in_clean_runs_on_2_to_8_processes(jobs: Jobs) -> No
 def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_others(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    often = ("compute.audit_every=25", "checkpoint.keep=5", "compute.kernels=torch")
+    often = ("compute.audit_every=25", "checkpoint.keep=5", *BY_TORCH)
     job = jobs.start(*often, world_size=4, own_environment={2: OTHER_CONVOLUTIONS}).expect(1)
     name = re.escape(f"rank 2 on {socket.gethostname()} ({cpu_name()})")
     found = re.findall(
@@ -97,9 +94,7 @@ def test_a_process_that_computes_shards_with_other_kernels_is_named_by_the_other
     assert outcome(again.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-def test_a_process_that_updates_with_other_kernels_is_named_before_a_checkpoint_is_written(
-    jobs: Jobs,
-) -> None:
+def test_a_process_that_updates_with_other_kernels_is_named_before_a_save(jobs: Jobs) -> None:
     job = jobs.start(world_size=3, own_environment={1: OTHER_UPDATES}).expect(1)
     (said,) = re.findall(r"failed: .*", job.text())
     assert said.startswith("failed: rank 1 on ") and "in the weights after step 10 than" in said
@@ -119,7 +114,7 @@ def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
 ) -> None:
     kept = ("compute.audit_every=1000", "checkpoint.every_steps=20", "train.max_steps=2000")
     how = (*kept, f"train.reduction={reduction}")
-    job = jobs.start(*how, world_size=4, module="tests.struck")
+    job = jobs.start(*how, world_size=4, module="tests.altered:struck")
     job.until_checkpoint(20)
     job.ranks[1].send(strike)
     job.expect(1)
@@ -133,7 +128,7 @@ def test_a_weight_that_changes_in_one_memory_is_found_before_it_is_saved(
 
 
 def test_a_sum_that_is_not_finite_once_is_a_machines_fault_and_names_it(jobs: Jobs) -> None:
-    job = jobs.start("compute.audit_every=0", world_size=3, module="tests.faulty").expect(1)
+    job = jobs.start("compute.audit_every=0", world_size=3, module="tests.altered:faulty").expect(1)
     (said,) = set(re.findall(r"failed: .*", job.text()))
     assert said.startswith("failed: rank 1 on ") and f"of step {STEP + 1} than most of" in said
 

@@ -86,9 +86,7 @@ def test_distortion_is_full_until_it_fades_evenly_to_none_in_the_last_epoch(
 
 @PROPERTY
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS, share=st.floats(0, 1))
-def test_a_magnitude_narrows_all_ranges_alike(
-    seed: int, epoch: int, ids: list[int], share: float
-) -> None:
+def test_a_magnitude_narrows_all_alike(seed: int, epoch: int, ids: list[int], share: float) -> None:
     config = {name: share * full for name, full in vars(STRONG).items()}
     narrowed = Augmentation(Augment(**config), seed)(pictures(ids), torch.tensor(ids), epoch)
     distortion = Augmentation(STRONG, seed)
@@ -131,9 +129,7 @@ def test_what_is_drawn_fills_its_range_evenly_and_apart_from_the_others() -> Non
 
 @PROPERTY
 @given(seed=SEEDS, epoch=EPOCHS, ids=IDS)
-def test_pixels_are_taken_from_where_torchs_affine_grid_takes_them(
-    seed: int, epoch: int, ids: list[int]
-) -> None:
+def test_pixels_are_taken_from_where_torchs_are(seed: int, epoch: int, ids: list[int]) -> None:
     config = dataclasses.replace(STRONG, elastic=0)
     images, numbers = pictures(ids), torch.tensor(ids)
     theta = matrices(config, seed, numbers, epoch).float()

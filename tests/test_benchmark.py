@@ -14,7 +14,7 @@ from lenet_dist.benchmark.baselines import BASELINES
 from lenet_dist.benchmark.cases import GROUPS, Conditions, ratios_of
 from lenet_dist.exits import RunFailed
 from lenet_dist.request import load
-from tests.commands import command, refusal
+from tests.commands import command, refusal, succeeded
 from tests.processes import PATIENCE, fork
 
 pytestmark = pytest.mark.processes
@@ -31,9 +31,7 @@ def data(mnist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_takes_a_trial_and_leaves_its_figures(
-    name: str, data: Path, tmp_path: Path
-) -> None:
+def test_a_baselines_trial_leaves_its_figures(name: str, data: Path, tmp_path: Path) -> None:
     process = fork(baselines.main, name, str(data), str(tmp_path), "64", "2")
     process.join(PATIENCE)
     assert process.exitcode == 0
@@ -48,8 +46,7 @@ def test_the_ratios_asked_for_are_measured_in_turn(mnist: Path, tmp_path: Path) 
     # Trials must not take themselves for one of two tasks, nor take on a number of threads.
     threads = (os.cpu_count() or 1) + 1
     around = {"WORLD_SIZE": "2", "SLURM_STEP_ID": "0", "OMP_NUM_THREADS": str(threads)}
-    done = command("python", *BENCHMARK, *request, *place, environment=around)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(command("python", *BENCHMARK, *request, *place, environment=around))
     report = json.loads(file.read_text())
     assert report["rounds"] == 2 and report["command"].endswith(str(page))
     assert {"torch", "torchvision", "accelerate", "python"} <= report["versions"].keys()

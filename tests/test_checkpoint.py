@@ -218,9 +218,7 @@ def save_killed_at(line: int, checkpoints: Path, step: int, keep: int) -> bool:
     return status == signal.SIGKILL
 
 
-def test_killed_at_any_line_a_save_leaves_the_newest_or_the_one_before_whole(
-    tmp_path: Path,
-) -> None:
+def test_killed_at_any_line_a_save_leaves_the_newest_or_the_last_whole(tmp_path: Path) -> None:
     began_with = save_all(tmp_path, 1, 2)
     found = []
     for line in range(1, 1000):

@@ -8,25 +8,14 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from lenet_dist.config import (
-    Key,
-    config_hash,
-    describe_keys,
-    keys,
-    to_yaml,
-    value_of,
-)
+from lenet_dist.config import Key, config_hash, describe_keys, keys, to_yaml, value_of
 from lenet_dist.request import load
 
 KEYS = {key.name: key for key in keys()}
 
 
-def another_value(key: Key) -> Any:
-    """A value that the key takes and that is not its default."""
-    return next(value for value in candidates(key) if value != key.default)
-
-
 def candidates(key: Key) -> list[Any]:
+    """Values that the key takes, one of which is not its default."""
     choices = [choice for choice in flat_choices(key.type) if choice != "auto"]
     if choices and all(isinstance(choice, str) for choice in choices):
         return choices
@@ -43,10 +32,6 @@ def flat_choices(hint: Any) -> list[str]:
     if get_origin(hint) is Literal:
         return list(get_args(hint))
     return [choice for part in get_args(hint) for choice in flat_choices(part)]
-
-
-def override_of(name: str, value: Any) -> str:
-    return f"{name}={json.dumps(value, ensure_ascii=False)}"
 
 
 DECIDES_NOTHING = (
@@ -68,7 +53,8 @@ def test_the_keys_that_decide_nothing_are_all_of_these_sections() -> None:
 def test_a_key_survives_yaml_and_the_hash_depends_on_it_if_it_decides_weights_or_metrics(
     tmp_path: Path, name: str
 ) -> None:
-    changed = load(None, [override_of(name, another_value(KEYS[name]))])
+    other = next(value for value in candidates(KEYS[name]) if value != KEYS[name].default)
+    changed = load(None, [f"{name}={json.dumps(other, ensure_ascii=False)}"])
     assert value_of(changed, name) != KEYS[name].default
     file = tmp_path / "config.yaml"
     file.write_text(to_yaml(changed), encoding="utf-8")

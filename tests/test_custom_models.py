@@ -3,8 +3,6 @@ whatever it is made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import safetensors.torch
 import torch
@@ -19,12 +17,9 @@ SHORT = ("train.max_steps=24", "train.shards=8", "compute.audit_every=6")
 
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
-def alone(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Job]:
-    """Each task on one process, from start to end."""
-    with Jobs(tmp_path_factory.mktemp(request.param)) as jobs:
-        yield start(jobs, request.param).expect(0)
+def alone(request: pytest.FixtureRequest, shared_jobs: Jobs) -> Job:
+    """Each task on one process, from start to end; the run's name is the task's."""
+    return start(shared_jobs, request.param, name=request.param).expect(0)
 
 
 def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str = "run") -> Job:
@@ -34,26 +29,16 @@ def start(jobs: Jobs, task: str, *overrides: str, world_size: int = 1, name: str
     )  # fmt: skip
 
 
-def task_of(job: Job) -> str:
-    return job.directory.parent.name.rstrip("0123456789")
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 5])
-def test_any_number_of_processes_ends_with_the_bits_of_one(
-    jobs: Jobs, alone: Job, world_size: int
-) -> None:
-    job = start(jobs, task_of(alone), world_size=world_size).expect(0)
-    assert outcome(job.directory) == outcome(alone.directory)
-
-
-def test_a_run_that_is_stopped_goes_on_elsewhere_with_the_same_bits(jobs: Jobs, alone: Job) -> None:
-    start(jobs, task_of(alone)).stop_at(7)
-    again = start(jobs, task_of(alone), world_size=2).expect(0)
-    assert outcome(again.directory) == outcome(alone.directory)
+def test_five_processes_or_three_and_then_two_have_the_bits_of_one(jobs: Jobs, alone: Job) -> None:
+    task = alone.directory.name
+    five = start(jobs, task, world_size=5, name="five").expect(0)
+    start(jobs, task, world_size=3).stop_at(7)
+    two = start(jobs, task, world_size=2).expect(0)
+    assert outcome(five.directory) == outcome(two.directory) == outcome(alone.directory)
 
 
 def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) -> None:
-    task = TASKS[task_of(alone)]
+    task = TASKS[alone.directory.name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = task.model(None)  # type: ignore[arg-type]
@@ -63,7 +48,7 @@ def test_what_it_consists_of_is_trained_as_told_evaluated_and_saved(alone: Job) 
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     for name in first.keys() - {"again.weight", "again.bias"}:
         assert torch.equal(saved[name], first[name]) == (name not in trained), name
-    if task_of(alone) == "partly":
+    if alone.directory.name == "partly":
         assert torch.equal(saved["again.weight"], saved["head.weight"])
     assert result(alone.directory)["parameters"] == sum(p.numel() for p in model.parameters())
     losses = [line["loss"] for line in read_lines(alone.directory) if line["kind"] == "train"]
@@ -81,13 +66,11 @@ def test_random_numbers_are_drawn_by_shard_one_after_the_other(jobs: Jobs) -> No
 
 def test_from_two_on_any_number_at_once_has_the_same_bits_and_one_has_others(jobs: Jobs) -> None:
     found = {}
-    for at_once in (1, 2, 8):
-        how = f"train.shards_at_once={at_once}"
-        one = start(jobs, "transformer", how, name=f"{at_once}-on-1").expect(0)
-        three = start(jobs, "transformer", how, name=f"{at_once}-on-3", world_size=3).expect(0)
-        found[at_once] = outcome(one.directory)
-        assert outcome(three.directory) == found[at_once]
-    assert found[2] == found[8] != found[1]
+    for at_once, size in ((1, 1), (1, 3), (2, 1), (8, 3)):
+        how = {"name": f"{at_once}-on-{size}", "world_size": size}
+        job = start(jobs, "transformer", f"train.shards_at_once={at_once}", **how).expect(0)
+        found[at_once, size] = outcome(job.directory)
+    assert found[1, 1] == found[1, 3] != found[2, 1] == found[8, 3]
 
 
 def test_a_resume_may_compute_fewer_at_once_but_not_one_by_one(jobs: Jobs) -> None:

@@ -192,9 +192,7 @@ def test_a_few_hundred_steps_learn_the_real_mnist(jobs: Jobs, mnist: Path) -> No
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs npm")
-def test_a_proxy_that_refuses_is_given_up_soon(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_proxy_that_refuses_is_soon_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY", "npm_config_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("npm_config_registry", "http://registry.invalid/")

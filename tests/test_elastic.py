@@ -8,7 +8,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from tests.commands import user_environment
 from tests.outcome import checkpoint_steps, has_line, outcome, result, world_sizes
-from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port, is_pending
+from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port, is_pending, wait_until
 
 pytestmark = pytest.mark.quiet
 
@@ -27,9 +26,8 @@ RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.e
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    with Jobs(tmp_path_factory.mktemp("undisturbed")) as jobs:
-        yield jobs.start(base=RUN).expect(0)
+def undisturbed(shared_jobs: Jobs) -> Job:
+    return shared_jobs.run(base=RUN, name="undisturbed")
 
 
 class Agents:
@@ -40,10 +38,8 @@ class Agents:
         self.directory = folder / "run"
         self.port = free_port()
         self._started: list[psutil.Popen] = []
-        self._place = self._start(
-            "rendezvous", "-m", "lenet_dist.rendezvous", f"--port={self.port}"
-        )
-        self._until(lambda: "can meet" in self.text(), "the place to meet is open")
+        self._start("rendezvous", "-m", "lenet_dist.rendezvous", f"--port={self.port}")
+        self.until(lambda: "can meet" in self.text())
 
     def start(self, *overrides: str) -> psutil.Popen:
         """A launcher with one process; it may come late."""
@@ -77,17 +73,11 @@ class Agents:
         self.until(lambda: has_line(self.directory, step))
 
     def until(self, condition: Callable[[], bool]) -> None:
-        self._until(condition, "it is so")
+        wait_until(condition, self.text, every=0.02)
 
     def until_world_size(self, size: int) -> None:
         """Until the newest start is one with so many processes."""
         self.until(lambda: world_sizes(self.directory)[-1:] == [size])
-
-    def _until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, f"{what}: not after {PATIENCE} s\n{self.text()}"
-            time.sleep(0.02)
 
     def text(self) -> str:
         return "\n".join(log.read_text() for log in sorted(self.folder.glob("*.log")))
@@ -116,20 +106,6 @@ def held(agent: psutil.Popen) -> Iterator[list[psutil.Process]]:
 def agents(tmp_path: Path) -> Iterator[Agents]:
     with Agents(tmp_path) as agents:
         yield agents
-
-
-def test_a_job_that_loses_its_main_process_goes_on_with_the_rest_and_has_the_same_bits(
-    agents: Agents, undisturbed: Job
-) -> None:
-    both = [agents.start(), agents.start()]
-    agents.until_world_size(2)
-    agents.until_step(100)
-    main = next(agent for agent in both if _has_main_process(agent))
-    agents.lose(main)
-    both.remove(main)
-    assert both[0].wait(PATIENCE) == 0, agents.text()
-    assert world_sizes(agents.directory)[-1] == 1
-    assert outcome(agents.directory) == outcome(undisturbed.directory)
 
 
 def test_a_machine_that_comes_back_takes_part_again(agents: Agents, undisturbed: Job) -> None:
@@ -165,18 +141,14 @@ def test_a_wrong_request_is_not_started_again(agents: Agents) -> None:
     assert agents.text().count("train.batch_size=64 can't be cut into train.shards = 7") == 1
 
 
-def _has_main_process(agent: psutil.Popen) -> bool:
-    return any(child.environ().get("RANK") == "0" for child in agent.children())
-
-
-def test_a_machine_may_be_lost_while_a_checkpoint_is_written(
+def test_the_main_process_may_be_lost_in_a_checkpoint_and_then_another_and_the_rest_goes_on(
     agents: Agents, undisturbed: Job
 ) -> None:
     each_step = "checkpoint.every_steps=1"
     both = [agents.start(each_step), agents.start(each_step)]
     agents.until_world_size(2)
     agents.until(lambda: len(checkpoint_steps(agents.directory)) > 1)
-    main = next(agent for agent in both if _has_main_process(agent))
+    (main,) = (a for a in both for p in a.children() if p.environ().get("RANK") == "0")
     agents.until(lambda: any(agents.directory.glob("checkpoints/.step-*.tmp")))
     agents.lose(main)
     both.remove(main)
@@ -184,4 +156,5 @@ def test_a_machine_may_be_lost_while_a_checkpoint_is_written(
     agents.until_step(100)
     agents.lose(both[0])
     assert again.wait(PATIENCE) == 0, agents.text()
+    assert world_sizes(agents.directory)[-1] == 1
     assert outcome(agents.directory) == outcome(undisturbed.directory)

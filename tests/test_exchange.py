@@ -9,9 +9,7 @@ from tests.processes import Jobs
 pytestmark = pytest.mark.processes
 
 
-def test_processes_of_one_machine_gather_through_memory_what_accelerate_gathers(
-    jobs: Jobs,
-) -> None:
+def test_processes_of_one_machine_gather_through_memory_what_accelerate_gathers(jobs: Jobs) -> None:
     job = jobs.start(module="tests.gathering", world_size=3).expect(0)
     assert [rank.text().strip() for rank in job.ranks] == ["shared memory"] * 3
 

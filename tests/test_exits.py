@@ -12,34 +12,13 @@ from typing import IO
 
 import pytest
 
-from lenet_dist.launchers import is_main_process
 from tests.commands import command, forked, refusal
 from tests.outcome import result
 from tests.processes import PATIENCE, ROOT, SMALL
 
-
-@pytest.mark.parametrize(
-    ("variables", "speaks"),
-    [
-        ({}, True),
-        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
-        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, False),
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, False),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, False),
-        ({"RANK": "1"}, True),
-        ({"RANK": "", "WORLD_SIZE": "1"}, True),
-    ],
-)
-def test_one_process_speaks_for_a_job(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], speaks: bool
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert is_main_process() is speaks
+pytestmark = pytest.mark.processes
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(
     ("module", "arguments"),
     [
@@ -50,9 +29,7 @@ def test_one_process_speaks_for_a_job(
         ("export", ("{}", "--format", "onnx", "--out", "x.onnx")),
     ],
 )
-def test_a_path_that_can_not_be_used_is_named_by_every_command(
-    module: str, arguments: tuple[str, ...]
-) -> None:
+def test_every_command_names_a_path_it_can_not_use(module: str, arguments: tuple[str, ...]) -> None:
     path = "/tmp/" + 300 * "x"
     done = forked(f"lenet_dist.{module}", *(argument.format(path) for argument in arguments))
     assert path in refusal(done)
@@ -81,7 +58,6 @@ def lost_output(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
     os.close(output)
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("asked", ["--print-config", "--help"])
 def test_an_answer_that_can_not_be_printed_is_a_failure_in_one_line(
     lost_output: tuple[int, str], asked: str
@@ -90,7 +66,6 @@ def test_an_answer_that_can_not_be_printed_is_a_failure_in_one_line(
     assert printing_to(output, asked) == (1, f"failed: {reason}\n")
 
 
-@pytest.mark.processes
 def test_training_goes_on_though_what_it_prints_is_lost(
     lost_output: tuple[int, str], tmp_path: Path
 ) -> None:
@@ -100,7 +75,6 @@ def test_training_goes_on_though_what_it_prints_is_lost(
     assert result(tmp_path / "run")["steps"] == 20
 
 
-@pytest.mark.processes
 def test_a_command_whose_standard_streams_are_closed_does_its_work(tmp_path: Path) -> None:
     asked = (*SMALL, "train.max_steps=2", f"run.root={tmp_path}", "run.name=run")
     job = " ".join((sys.executable, "-m lenet_dist.train", *asked))
@@ -111,7 +85,6 @@ def test_a_command_whose_standard_streams_are_closed_does_its_work(tmp_path: Pat
     assert [json.loads(line)["kind"] for line in lines] == ["train", "validation", "test"]
 
 
-@pytest.mark.processes
 def test_ctrl_c_ends_a_command_without_a_word() -> None:
     interrupted = "exits.run(lambda _: signal.raise_signal(signal.SIGINT))"
     imports = "import signal; from lenet_dist import exits"
@@ -119,7 +92,6 @@ def test_ctrl_c_ends_a_command_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.processes
 def test_a_name_that_the_terminals_encoding_lacks_is_printed_as_far_as_it_goes() -> None:
     ascii_alone = {"PYTHONIOENCODING": "ascii"}
     asked = ("lenet_dist.train", "--print-config", "run.name=größe")
@@ -128,7 +100,6 @@ def test_a_name_that_the_terminals_encoding_lacks_is_printed_as_far_as_it_goes()
     assert r"gr\xf6\xdfe" in done.stdout
 
 
-@pytest.mark.processes
 def test_training_goes_on_where_not_even_a_warning_can_be_printed(tmp_path: Path) -> None:
     asked = " ".join((*SMALL, "train.max_steps=2", f"run.root={tmp_path}", "run.name=run"))
     job = f"{sys.executable} -m lenet_dist.train {asked} wandb.mode=offline > /dev/full 2>&1"

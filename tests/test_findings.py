@@ -49,9 +49,7 @@ DEFECTS: dict[str, dict[str, Any]] = {
 
 @PROPERTY
 @given(st.sampled_from(sorted(DEFECTS)), st.integers(3, 9), st.data())
-def test_the_one_rank_that_is_different_is_named_and_no_other(
-    what: str, count: int, data: st.DataObject
-) -> None:
+def test_the_rank_that_differs_is_named_alone(what: str, count: int, data: st.DataObject) -> None:
     ranks = sound(count)
     wrong = data.draw(st.integers(0, count - 1))
     ranks[wrong] = dataclasses.replace(ranks[wrong], **DEFECTS[what])

@@ -1,4 +1,4 @@
-"""What a process may use of its machine."""
+"""What a process may use of its machine, and which one speaks for its job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lenet_dist import system
+from lenet_dist.launchers import is_main_process
 from tests.commands import command
 
 OF_CPUS = len(os.sched_getaffinity(0))
@@ -38,6 +39,27 @@ def test_a_quota_of_cpu_time_limits_the_cores(
     monkeypatch.setattr(system, "_CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(system, "_CGROUPS", tmp_path / "fs")
     assert system.cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, True),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, False),
+        ({"SLURM_PROCID": "1", "SLURM_NTASKS": "2"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, False),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2"}, False),
+        ({"RANK": "1"}, True),
+        ({"RANK": "", "WORLD_SIZE": "1"}, True),
+    ],
+)
+def test_one_process_speaks_for_a_job(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], speaks: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_main_process() is speaks
 
 
 COUNT = """

@@ -55,10 +55,6 @@ def part_of(module: str) -> str:
 COMMANDS = sorted({m for m in MODULES if part_of(m) == "commands"} - {"__init__.py"})
 
 
-def parts_imported(module: str) -> set[str]:
-    return {part_of(other) for name in imports(module) if (other := _module_of(name))}
-
-
 def _module_of(name: str) -> str | None:
     """The module of lenet_dist that an imported name is, or is in."""
     first, *rest = name.split(".")
@@ -89,8 +85,8 @@ def test_every_command_has_a_main() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_down_only(module: str) -> None:
     part = part_of(module)
-    others = parts_imported(module) - {part}
-    wrong = {other for other in others if LEVELS[other] >= LEVELS[part]}
+    others = {part_of(other) for name in imports(module) if (other := _module_of(name))}
+    wrong = {other for other in others - {part} if LEVELS[other] >= LEVELS[part]}
     assert not wrong, f"{module} is of {part} and must not know {wrong}"
 
 

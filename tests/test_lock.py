@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -11,17 +10,14 @@ import pytest
 
 from lenet_dist.exits import RequestError
 from lenet_dist.run_dir import lock
+from tests.processes import PATIENCE, fork
 from tests.refusing import refuse
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / ".lock"
-
-
 def test_a_second_owner_is_refused_naming_the_first_and_its_slurm_job(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    path = tmp_path / ".lock"
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     lock.hold(path)
     with pytest.raises(RequestError) as refused:
@@ -40,11 +36,8 @@ def _hold_without_locks(path: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
-def test_a_file_system_without_locks_is_refused_as_that(path: Path, number: int) -> None:
-    process = multiprocessing.get_context("fork").Process(
-        target=_hold_without_locks, args=(str(path), number)
-    )
-    process.start()
-    process.join(60)
+def test_a_file_system_without_locks_is_refused_as_that(tmp_path: Path, number: int) -> None:
+    path = tmp_path / ".lock"
+    fork(_hold_without_locks, str(path), number).join(PATIENCE)
     said = f"{path}: the file system has no locks (flock: {os.strerror(number)})"
     assert path.read_text().startswith(said)

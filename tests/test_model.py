@@ -19,17 +19,8 @@ from lenet_dist.model import lenet5, weights
 from lenet_dist.model.ema import Ema
 from lenet_dist.model.inference import forward_of
 from lenet_dist.model.lenet5 import LeNet5
+from tests.exporting import pixels as random_pixels
 from tests.properties import PROPERTY
-
-
-def seed_document_model() -> DocumentLeNet:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        return DocumentLeNet()
-
-
-def random_pixels(count: int, seed: int = 0) -> Tensor:
-    return torch.rand(count, 1, 28, 28, generator=torch.Generator().manual_seed(seed))
 
 
 def test_it_has_61706_parameters_and_nothing_else_in_its_state() -> None:
@@ -40,7 +31,9 @@ def test_it_has_61706_parameters_and_nothing_else_in_its_state() -> None:
 
 @pytest.mark.parametrize("count", [1, 7, 64])
 def test_weights_of_the_seed_documents_class_load_and_give_the_same_logits(count: int) -> None:
-    original, model = seed_document_model(), LeNet5()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        original, model = DocumentLeNet(), LeNet5()
     model.load_state_dict(original.state_dict(), strict=True)
     pixels = random_pixels(count)
     expected, logits = original(pixels), model(pixels)
@@ -92,9 +85,7 @@ def test_the_moving_average_is_that_of_a_plain_loop(decay: float, steps: int) ->
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.1307, 0.3081)])
-def test_weights_and_the_inputs_scale_are_read_back_as_they_were(
-    tmp_path: Path, mean: float, std: float
-) -> None:
+def test_weights_and_scale_are_read_as_they_were(tmp_path: Path, mean: float, std: float) -> None:
     model = lenet5.build(2, mean, std)
     file = tmp_path / "w.safetensors"
     file.write_bytes(weights.to_bytes(dict(model.state_dict()), mean, std))

@@ -15,25 +15,26 @@ from lenet_dist.train.optimizer import build_optimizer
 CONFIG = Optimizer(name="muon", lr=0.01, weight_decay=0.1, beta1=0.95)
 
 
-def trained(model: nn.Module, steps: int = 3) -> tuple[torch.optim.Optimizer, nn.Parameter]:
-    """Muon after some steps on a model, by gradients that are the same each time, and the flat
-    weights."""
+def gradients() -> list[torch.Tensor]:
+    """Of some steps, the same each time, in the order of the flat weights."""
     generator = torch.Generator().manual_seed(0)
+    return [torch.randn(lenet5.PARAMETERS, generator=generator) for _ in range(3)]
+
+
+def trained(model: nn.Module) -> tuple[torch.optim.Optimizer, nn.Parameter]:
+    """Muon after these steps on a model, and the flat weights."""
     weights = flatten(list(model.parameters()))
     optimizer = build_optimizer(CONFIG, dict(model.named_parameters()), weights)
-    for _ in range(steps):
-        weights.grad = torch.randn(weights.shape, generator=generator)
+    for weights.grad in gradients():
         optimizer.step()
     return optimizer, weights
 
 
-def gradients(model: nn.Module, steps: int = 3) -> list[list[torch.Tensor]]:
-    """The same gradients, by parameter."""
-    generator = torch.Generator().manual_seed(0)
-    parameters = list(model.parameters())
-    sizes = [p.numel() for p in parameters]
-    flat = [torch.randn(sum(sizes), generator=generator).split(sizes) for _ in range(steps)]
-    return [[g.view_as(p) for g, p in zip(step, parameters, strict=True)] for step in flat]
+def by_name(model: nn.Module, gradient: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A gradient, by its parameters' names."""
+    named = dict(model.named_parameters())
+    parts = gradient.split([p.numel() for p in named.values()])
+    return {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
 
 
 def test_hidden_layers_matrices_are_updated_as_by_torchs_muon() -> None:
@@ -45,10 +46,10 @@ def test_hidden_layers_matrices_are_updated_as_by_torchs_muon() -> None:
         matrices, lr=CONFIG.lr, weight_decay=CONFIG.weight_decay, momentum=CONFIG.beta1,
         adjust_lr_fn="match_rms_adamw",
     )  # fmt: skip
-    for step in gradients(theirs):
-        by_name = dict(zip(dict(theirs.named_parameters()), step, strict=True))
+    for gradient in gradients():
+        named = by_name(theirs, gradient)
         for matrix, name in zip(matrices, ("C3", "C5", "F6"), strict=True):
-            matrix.grad = by_name[f"{name}.weight"].flatten(1)
+            matrix.grad = named[f"{name}.weight"].flatten(1)
         muon.step()
     trained(ours)
     for before, mine, other in zip(hidden, (ours.C3, ours.C5, ours.F6), matrices, strict=True):
@@ -63,9 +64,9 @@ def test_all_else_is_updated_as_by_adamw() -> None:
         theirs.parameters(), lr=CONFIG.lr, weight_decay=CONFIG.weight_decay,
         betas=(CONFIG.beta1, CONFIG.beta2), fused=True,
     )  # fmt: skip
-    for step in gradients(theirs):
-        for parameter, gradient in zip(theirs.parameters(), step, strict=True):
-            parameter.grad = gradient
+    for gradient in gradients():
+        for name, part in by_name(theirs, gradient).items():
+            theirs.get_parameter(name).grad = part
         adamw.step()
     trained(ours)
     hidden = ("C3.weight", "C5.weight", "F6.weight")

@@ -145,9 +145,7 @@ def test_a_label_out_of_range_is_refused(label: int) -> None:
         (torch.zeros(8, 1, 28, 28), torch.zeros(8).long(), 3, "3 equal shards"),
     ],
 )
-def test_what_is_no_batch_is_refused(
-    pixels: Tensor, labels: Tensor, shards: int, message: str
-) -> None:
+def test_no_batch_is_refused(pixels: Tensor, labels: Tensor, shards: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rows(pixels, labels, shards)
 

@@ -21,7 +21,6 @@ from tests.test_native import MEAN, STD, VARIANTS, samples, weights
 
 pytestmark = pytest.mark.processes
 SHARDS, IMAGES = 5, 19
-DRIVER = ROOT / "tests/kernel_driver.cpp"
 
 
 def needs(tool: str) -> str:
@@ -71,7 +70,7 @@ def outcome(
 ) -> bytes:
     """What the driver says, compiled so; a sanitizer's finding fails."""
     driver, output = folder / "driver", folder / "output"
-    build.run_compiler(compiler, variant, driver, *flags, str(DRIVER))
+    build.run_compiler(compiler, variant, driver, *flags, str(ROOT / "tests/kernel_driver.cpp"))
     loud = {
         "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1",

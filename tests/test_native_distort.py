@@ -37,9 +37,7 @@ def test_the_distortion_is_torchs(augment: Augment) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("augment", AUGMENTS)
-def test_an_image_is_distorted_to_the_same_bits_beside_any_others(
-    augment: Augment, variant: str
-) -> None:
+def test_an_image_is_distorted_alike_beside_any_others(augment: Augment, variant: str) -> None:
     expected = distorted(augment, 100)
     for threads in (1, 2, 5):
         with computing(threads, variant):

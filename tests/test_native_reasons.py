@@ -40,9 +40,7 @@ def test_a_processor_without_fused_multiply_add_has_no_kernel(
     assert "AVX2" in str(native.reason())
 
 
-def test_what_is_missing_or_old_is_compiled_again(
-    installed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_or_old_is_built(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     monkeypatch.setattr(build, "compile_variant", lambda name, _: made.append(name))
     build.main()

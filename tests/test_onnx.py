@@ -29,7 +29,7 @@ def program(scaled_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @torch.no_grad()
-def test_it_gives_the_logits_of_any_number_of_images_to_1e_5(
+def test_it_gives_the_logits_of_any_number_of_images_to_1e_5_and_says_what_it_takes(
     program: Path, scaled_model: LeNet5
 ) -> None:
     assert list(program.parent.iterdir()) == [program], "it is one file"
@@ -38,6 +38,13 @@ def test_it_gives_the_logits_of_any_number_of_images_to_1e_5(
         (logits,) = session.run(["logits"], {"pixels": pixels(count).numpy()})
         assert logits.shape == (count, 10)
         assert np.abs(logits - scaled_model(pixels(count)).numpy()).max(initial=0) <= 1e-5
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape) == (
+        "pixels",
+        "tensor(float)",
+        ["images", 1, 28, 28],
+    )
+    assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["images", 10])
 
 
 @torch.no_grad()
@@ -67,17 +74,6 @@ def test_trained_weights_give_the_logits_of_digits_to_1e_5(tmp_path: Path) -> No
     assert np.abs(expected).max() > 5
     (logits,) = onnxruntime.InferenceSession(str(out)).run(None, {"pixels": digits.numpy()})
     assert np.abs(logits - expected).max() <= 1e-5
-
-
-def test_it_says_what_it_takes_and_gives(program: Path) -> None:
-    session = onnxruntime.InferenceSession(str(program))
-    (taken,), (given,) = session.get_inputs(), session.get_outputs()
-    assert (taken.name, taken.type, taken.shape) == (
-        "pixels",
-        "tensor(float)",
-        ["images", 1, 28, 28],
-    )
-    assert (given.name, given.type, given.shape) == ("logits", "tensor(float)", ["images", 10])
 
 
 def test_without_its_package_the_command_says_which(scaled_file: Path, tmp_path: Path) -> None:

@@ -16,13 +16,12 @@ from lenet_dist.model import weights
 from lenet_dist.model.prediction import SURE
 from lenet_dist.predict import PRETRAINED
 from lenet_dist.request import load
-from tests.commands import command
+from tests.commands import command, succeeded
 from tests.outcome import result
 from tests.processes import ROOT, Job
 
 pytestmark = pytest.mark.processes
 
-PACKAGE = ("python", "scripts/package-weights")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "package-weights"))
 expected_calibration_error = SCRIPT["expected_calibration_error"]
 
@@ -33,8 +32,7 @@ def test_the_median_seeds_weights_get_the_temperature_that_fits_the_images_held_
     seeds, held_out = [several[0], *several[2:4]], uninterrupted.directory
     out = tmp_path / "packaged"
     request = (*map(str, seeds), "--held-out", str(held_out), "--out", str(out))
-    done = command(*PACKAGE, *request)
-    assert done.returncode == 0, done.stderr
+    done = succeeded(command("python", "scripts/package-weights", *request))
     first, of_held_out, of_test, last = done.stdout.splitlines()
     packaged = out / "lenet5.safetensors"
     temperature = weights.temperature(packaged)

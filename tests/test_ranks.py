@@ -19,7 +19,7 @@ from lenet_dist.run_dir import reader
 from lenet_dist.system import Place
 from lenet_dist.train.stragglers import LINES_IN_A_ROW, Stragglers
 from tests.outcome import outcome, read_lines, result
-from tests.processes import Job, Jobs
+from tests.processes import TRAIN_STEPS, Job, Jobs
 
 pytestmark = pytest.mark.processes
 
@@ -83,15 +83,11 @@ def test_each_train_line_has_the_seconds_of_every_process(
 
 
 def test_a_run_that_goes_on_has_each_line_once(jobs: Jobs, uninterrupted: Job) -> None:
-    first = jobs.start("train.max_steps=60", world_size=2)
-    first.until_step(35)
-    for rank in first.ranks:
-        rank.send(9)
-    first.wait()
+    jobs.start(world_size=2).kill_at(35)
     again = jobs.run(world_size=3)
     assert outcome(again.directory) == outcome(uninterrupted.directory)
     lines = ranks_of(again.directory)
-    assert [line["step"] for line in lines] == [7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert [line["step"] for line in lines] == TRAIN_STEPS
     worlds = [len(line["computed"]) for line in lines]
     assert worlds == sorted(worlds) and worlds[-1] == 3
     html = page.of_run(reader.read(again.directory))
@@ -113,9 +109,7 @@ def busy_core() -> Iterator[int]:
 
 
 @pytest.mark.alone
-def test_a_rank_beside_busy_loops_is_named_while_the_run_goes_on(
-    jobs: Jobs, busy_core: int
-) -> None:
+def test_a_rank_beside_busy_loops_is_named_while_the_run_is_on(jobs: Jobs, busy_core: int) -> None:
     # By torch a step takes longer than the scheduler's slices of time, so its core's loops tell.
     how = (
         "compute.kernels=torch", "train.max_steps=240", "log.every_steps=24",

@@ -42,7 +42,7 @@ def test_a_page_says_what_the_run_came_to(interrupted: Path) -> None:
         assert f"{label} {' '.join(map(str, row))} " in shown
 
 
-def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interrupted: Path) -> None:
+def test_it_has_the_worst_mistakes_as_pictures_and_the_interruptions(interrupted: Path) -> None:
     html = html_of(interrupted)
     test = result(interrupted)["test"]
     wrong = test["count"] - test["correct"]
@@ -56,17 +56,11 @@ def test_the_worst_mistakes_are_in_it_as_pictures_that_say_what_they_are(interru
     assert certainties == sorted(certainties, reverse=True)
     for _, label, prediction, _ in shown:
         assert test["confusion"][int(label)][int(prediction)] > 0 and label != prediction
-
-
-def test_interruptions_are_marked_where_they_were(interrupted: Path) -> None:
     starts = [json.loads(line) for line in (interrupted / "starts.jsonl").read_text().splitlines()]
-    html = html_of(interrupted)
     assert html.count(f"Interrupted at {starts[1]['step']:,}.") == 4, "in each plot"
 
 
-def test_the_command_in_the_page_gives_the_same_bits_again(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
+def test_the_command_in_the_page_gives_the_same_bits(uninterrupted: Job, tmp_path: Path) -> None:
     html = html_of(uninterrupted.directory)
     shown = re.search(r"<code>(accelerate launch -m lenet_dist\.train .*?)</code>", html)
     assert shown
@@ -104,9 +98,7 @@ def test_a_run_that_is_not_complete_is_shown_as_far_as_it_came(unfinished: Path)
     assert "this run is not complete: it has no model.safetensors yet" in shown
 
 
-def test_without_the_images_the_page_says_which_are_missing(
-    uninterrupted: Job, tmp_path: Path
-) -> None:
+def test_without_the_images_the_page_says_which_lack(uninterrupted: Job, tmp_path: Path) -> None:
     # data.download is true: it must not try.
     overrides = ["data.name=mnist", f"data.root={tmp_path}/nothing"]
     asked = load(uninterrupted.directory / "config.yaml", overrides)
@@ -118,9 +110,7 @@ def test_without_the_images_the_page_says_which_are_missing(
     assert f"{test['correct']:,} of {test['count']:,} images right" in shown
 
 
-def test_weights_that_are_not_the_results_are_not_shown(
-    several: list[Path], tmp_path: Path
-) -> None:
+def test_weights_that_are_not_the_results_are_left_out(several: list[Path], tmp_path: Path) -> None:
     copy = altered(several[0], tmp_path)
     shutil.copy(several[2] / "model.safetensors", copy)
     said = f"Pictures None: {copy}/model.safetensors: not the weights of {copy}/result.json"
@@ -198,7 +188,6 @@ def test_a_page_that_cant_be_written_leaves_the_run_complete_and_says_so(jobs: J
     assert result(job.directory)["status"] == "completed"
 
 
-@pytest.mark.processes
 def test_a_notebooks_backend_for_matplotlib_does_not_break_the_report() -> None:
     backend = {"MPLBACKEND": "module://of_a_notebook.backend_inline"}
     done = command("python", "-c", "import lenet_dist.report.plots", environment=backend)

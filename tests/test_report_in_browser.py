@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from lenet_dist.report import page
 from lenet_dist.run_dir import reader
 from tests.browser import Browser, fetch_axe
+from tests.commands import command, succeeded
 
 pytestmark = pytest.mark.processes
 
@@ -81,7 +81,4 @@ def test_on_paper_a_page_is_light_and_shows_the_whole_config(
     browser.open(pages["one run"], dark=True)
     printed = tmp_path / "page.pdf"
     printed.write_bytes(browser.print())
-    shown = subprocess.run(
-        ["pdftotext", printed, "-"], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert "timeout_seconds: 600" in shown.stdout
+    assert "timeout_seconds: 600" in succeeded(command("pdftotext", str(printed), "-")).stdout

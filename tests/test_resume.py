@@ -16,19 +16,11 @@ from tests.processes import Job, Jobs
 pytestmark = pytest.mark.processes
 
 
-def interrupt_at(job: Job, step: int, number: int = signal.SIGKILL) -> None:
-    """Send the signal to every rank once a line of `step` is written."""
-    job.until_step(step)
-    for rank in job.ranks:
-        rank.send(number)
-    job.wait()
-
-
 def test_a_run_begun_on_two_killed_and_continued_on_one_and_four_has_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
-    interrupt_at(jobs.start(world_size=2), 14)
-    interrupt_at(jobs.start(world_size=1), 35)
+    jobs.start(world_size=2).kill_at(14)
+    jobs.start(world_size=1).kill_at(35)
     last = jobs.run(world_size=4)
     assert outcome(last.directory) == outcome(uninterrupted.directory)
     assert result(last.directory)["resumes"] == 2
@@ -63,9 +55,7 @@ def test_kills_at_random_moments_change_nothing(jobs: Jobs, uninterrupted: Job) 
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 
 
-def test_a_run_killed_in_its_last_evaluation_evaluates_again(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
+def test_a_run_killed_in_its_last_evaluation_repeats_it(jobs: Jobs, uninterrupted: Job) -> None:
     job = jobs.start(world_size=2)
     job.until_checkpoint(60)
     for rank in job.ranks:
@@ -77,17 +67,15 @@ def test_a_run_killed_in_its_last_evaluation_evaluates_again(
 
 def test_a_resumed_run_of_another_recipe_keeps_its_bits(jobs: Jobs) -> None:
     recipe = ("optimizer.name=muon", "optimizer.beta1=0.95", "compute.precision=bf16")
-    recipe += ("train.max_steps=42",)
-    whole = jobs.run(*recipe, name="whole", world_size=2)
-    interrupt_at(jobs.start(*recipe, world_size=2), 21)
+    recipe += ("train.max_steps=28",)
+    whole = jobs.run(*recipe, name="whole")
+    jobs.start(*recipe, world_size=2).kill_at(14)
     last = jobs.run(*recipe, world_size=2)
     assert outcome(last.directory) == outcome(whole.directory)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
-    interrupt_at(jobs.start("checkpoint.every_steps=0"), 14)
+def test_a_run_killed_before_a_checkpoint_begins_again(jobs: Jobs, uninterrupted: Job) -> None:
+    jobs.start("checkpoint.every_steps=0").kill_at(14)
     last = jobs.run()
     assert outcome(last.directory) == outcome(uninterrupted.directory)
 
@@ -109,10 +97,9 @@ def test_a_complete_run_is_left_alone(jobs: Jobs, uninterrupted: Job, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped_once(shared_jobs: Jobs) -> Path:
     """The directory of a run that was stopped half-way, on one process."""
-    with Jobs(tmp_path_factory.mktemp("stopped")) as jobs:
-        return jobs.start().stop_at(28).directory
+    return shared_jobs.start(name="stopped").stop_at(28).directory
 
 
 @pytest.fixture
@@ -162,14 +149,9 @@ def test_a_start_that_saved_nothing_does_not_change_what_the_run_goes_on_with(
 
 @pytest.mark.parametrize(
     ("begun", "then"),
-    [
-        ("optimizer.name=sgd", "optimizer.name=muon"),
-        ("train.ema_decay=0", "train.ema_decay=0.9"),
-    ],
+    [("optimizer.name=sgd", "optimizer.name=muon"), ("train.ema_decay=0", "train.ema_decay=0.9")],
 )
-def test_what_a_checkpoint_lacks_for_the_changed_config_begins_anew(
-    jobs: Jobs, begun: str, then: str
-) -> None:
+def test_what_a_checkpoint_lacks_for_changes_begins_anew(jobs: Jobs, begun: str, then: str) -> None:
     jobs.start(begun).stop_at(28)
     done = jobs.run(then, "run.inexact=true")
     assert result(done.directory)["bit_exact"] is False
@@ -189,19 +171,15 @@ def test_what_can_not_go_on_is_refused_with_the_flag_too(
     assert named in jobs.start(override, "run.inexact=true").expect(2).text()
 
 
-def test_a_run_without_its_config_is_refused_and_its_checkpoints_stay(
-    jobs: Jobs, stopped: Path
-) -> None:
+def test_a_run_without_its_config_is_refused_and_stays_as_it_is(jobs: Jobs, stopped: Path) -> None:
     (stopped / "config.yaml").unlink()
     steps = checkpoint_steps(stopped)
     assert "checkpoints but no config.yaml" in jobs.start("seed=5").expect(2).text()
     assert checkpoint_steps(stopped) == steps
 
 
-def test_another_world_size_under_ddp_is_refused_or_with_the_flag_done_and_marked(
-    jobs: Jobs,
-) -> None:
-    interrupt_at(jobs.start("train.reduction=ddp", world_size=2), 28)
+def test_another_world_size_under_ddp_is_refused_or_by_the_flag_marked(jobs: Jobs) -> None:
+    jobs.start("train.reduction=ddp", world_size=2).kill_at(28)
     refused = jobs.start("train.reduction=ddp").expect(2)
     assert "world size" in refused.text() and "2 -> 1" in refused.text()
     done = jobs.run("train.reduction=ddp", "run.inexact=true")
@@ -220,16 +198,14 @@ def test_lost_metrics_are_noticed(jobs: Jobs, stopped: Path) -> None:
 def test_threads_stay_what_they_were_when_the_run_began(jobs: Jobs) -> None:
     auto = ("compute.threads=auto", "train.max_steps=30")
     job = jobs.start(*auto)
-    interrupt_at(job, 14)
+    job.kill_at(14)
     began_with = (job.directory / "config.yaml").read_text()
     last = jobs.run(*auto, world_size=2)
     assert (last.directory / "config.yaml").read_text() == began_with
     assert f"threads: {result(last.directory)['threads']}" in began_with
 
 
-def test_kernels_that_are_told_to_compute_otherwise_are_refused_and_named(
-    jobs: Jobs, stopped: Path
-) -> None:
+def test_kernels_told_to_compute_otherwise_are_refused_and_named(jobs: Jobs, stopped: Path) -> None:
     refused = jobs.start(environment={"ONEDNN_MAX_CPU_ISA": "SSE41"}).expect(2)
     assert "ONEDNN_MAX_CPU_ISA: None -> SSE41" in refused.text()
     talkative = jobs.run(environment={"ONEDNN_VERBOSE": "0"})
@@ -240,9 +216,7 @@ def test_kernels_that_are_told_to_compute_otherwise_are_refused_and_named(
     assert told.items() <= result(other.directory)["kernel_variables"].items()
 
 
-def test_a_line_that_was_cut_short_is_as_if_not_written(
-    jobs: Jobs, uninterrupted: Job, stopped: Path
-) -> None:
+def test_a_line_cut_short_is_as_not_written(jobs: Jobs, uninterrupted: Job, stopped: Path) -> None:
     files = [stopped / name for name in ("starts.jsonl", "metrics.jsonl", "ranks.jsonl")]
     for file in files:
         file.write_bytes(file.read_bytes() + b'{"step": 6\xff')
@@ -253,14 +227,10 @@ def test_a_line_that_was_cut_short_is_as_if_not_written(
         assert all("step" in json.loads(line) for line in file.read_text().splitlines())
 
 
-def test_a_complete_run_with_a_damaged_result_is_refused_naming_it(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
+def test_a_complete_run_with_a_damaged_result_is_refused(jobs: Jobs, uninterrupted: Job) -> None:
     run = shutil.copytree(uninterrupted.directory, jobs.folder / "run")
     (run / "result.json").write_text("{}")
-    refused = jobs.start().expect(2)
-    assert f"{run / 'result.json'}: damaged" in refused.text()
-    assert "Traceback" not in refused.text()
+    assert f"{run / 'result.json'}: damaged" in jobs.start().expect(2).text()
 
 
 def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs: Jobs) -> None:
@@ -272,12 +242,9 @@ def test_ddps_own_sum_of_several_processes_has_the_same_bits_after_a_resume(jobs
     assert outcome(again.directory) == outcome(whole.directory)
 
 
-def test_if_no_checkpoint_is_good_the_run_is_refused_and_left_as_it_is(
-    jobs: Jobs, stopped: Path
-) -> None:
+def test_if_no_checkpoint_is_good_the_run_is_refused_and_kept(jobs: Jobs, stopped: Path) -> None:
     for step in checkpoint_steps(stopped):
         (stopped / "checkpoints" / f"step-{step:08d}" / "model.safetensors").write_bytes(b"")
     lines = (stopped / "metrics.jsonl").read_bytes()
-    refused = jobs.start().expect(2)
-    assert "no usable checkpoint" in refused.text() and "Traceback" not in refused.text()
+    assert "no usable checkpoint" in jobs.start().expect(2).text()
     assert (stopped / "metrics.jsonl").read_bytes() == lines

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import pytest
 
 from tests.commands import command
 from tests.outcome import outcome, read_lines, result
-from tests.processes import TRAIN_STEPS, Job, Jobs
+from tests.processes import BY_TORCH, TRAIN_STEPS, Job, Jobs
 
 pytestmark = pytest.mark.processes
 
 SHORT = "train.max_steps=20"
-BF16 = ("compute.precision=bf16", SHORT)
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 5, 16])
+@pytest.mark.parametrize("world_size", [3, 5, 16])
 def test_any_number_of_processes_ends_with_the_bits_of_one(
     jobs: Jobs, uninterrupted: Job, world_size: int
 ) -> None:
@@ -26,54 +24,37 @@ def test_any_number_of_processes_ends_with_the_bits_of_one(
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-@pytest.mark.parametrize("world_size", [2, 5])
 def test_without_the_native_kernel_any_number_of_processes_ends_with_the_bits_of_one(
-    jobs: Jobs, uninterrupted_by_torch: Job, world_size: int
+    jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run("compute.kernels=torch", world_size=world_size)
+    run = jobs.run(*BY_TORCH, world_size=5)
     assert result(run.directory)["kernels"] == "torch"
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-@pytest.mark.parametrize("threads", [2, 7])
-def test_several_threads_end_with_the_bits_of_one(
-    jobs: Jobs, uninterrupted: Job, threads: int
-) -> None:
-    run = jobs.run(f"compute.threads={threads}")
-    assert result(run.directory)["threads"] == threads
+def test_several_threads_end_with_the_bits_of_one(jobs: Jobs, uninterrupted: Job) -> None:
+    run = jobs.run("compute.threads=7")
+    assert result(run.directory)["threads"] == 7
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-@pytest.fixture(scope="module")
-def of_one_in_bf16(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    """A SMALL run in bf16 on one process."""
-    with Jobs(tmp_path_factory.mktemp("bf16")) as jobs:
-        yield jobs.run(*BF16)
+def test_bf16_has_bits_of_its_own_and_the_same_on_any_number_of_processes(jobs: Jobs) -> None:
+    how = ("compute.kernels=torch", SHORT)
+    one, three, exact = (
+        outcome(jobs.run(*how, f"compute.precision={bits}", name=name, world_size=size).directory)
+        for name, bits, size in (("one", "bf16", 1), ("three", "bf16", 3), ("exact", "no", 1))
+    )
+    assert one == three != exact
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_bf16_has_the_bits_of_one_process_on_any_number(
-    jobs: Jobs, of_one_in_bf16: Job, world_size: int
-) -> None:
-    run = jobs.run(*BF16, world_size=world_size)
-    assert outcome(run.directory) == outcome(of_one_in_bf16.directory)
-
-
-def test_bf16_has_other_bits_than_float32(of_one_in_bf16: Job, jobs: Jobs) -> None:
-    exact = jobs.run(*BF16, "compute.precision=no")
-    assert outcome(of_one_in_bf16.directory) != outcome(exact.directory)
-
-
-def test_a_sum_that_each_process_adds_a_slice_of_has_the_same_bits(
-    jobs: Jobs, uninterrupted: Job
-) -> None:
-    run = jobs.run(world_size=3, module="tests.sliced")
+def test_a_sum_that_is_added_in_slices_has_the_same_bits(jobs: Jobs, uninterrupted: Job) -> None:
+    run = jobs.run(world_size=3, module="tests.altered:sliced")
     assert run.text().count("a slice of the sum") == 3
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
 def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: Job) -> None:
-    run = jobs.run(world_size=3, module="tests.through_tcp")
+    run = jobs.run(world_size=3, module="tests.altered:through_tcp")
     assert run.text().count("through Accelerate") == 3
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
@@ -81,14 +62,12 @@ def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: 
 def test_a_machine_on_which_shards_are_computed_one_at_a_time_has_the_same_bits(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run("compute.kernels=torch", world_size=3, module="tests.one_by_one")
+    run = jobs.run(*BY_TORCH, world_size=3, module="tests.altered:one_by_one")
     assert "bit-equality check failed on every rank" in run.text()
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 
 
-def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(
-    jobs: Jobs,
-) -> None:
+def test_a_machine_without_avx_512_has_the_same_bits_on_any_number_of_processes(jobs: Jobs) -> None:
     without = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
     how = ("train.max_steps=5", "compute.kernels=torch", "compute.threads=2")
     one = jobs.run(*how, name="one", environment=without)

@@ -67,9 +67,7 @@ def bits(rows: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_shard_has_the_same_bits_beside_any_others_and_in_any_place(
-    model: str, precision: str
-) -> None:
+def test_a_shard_has_its_bits_beside_any_others_in_any_place(model: str, precision: str) -> None:
     gradients = ManyAtOnce(state_of(MODELS[model], precision), MODELS[model].loss, CONFIG, 16)
     for threads in (1, 2):
         torch.set_num_threads(threads)

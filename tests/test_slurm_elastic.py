@@ -16,10 +16,9 @@ ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_step
 
 
 @pytest.fixture(scope="module")
-def expected_of_elastic(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, object]:
+def expected_of_elastic(shared_jobs: Jobs) -> object:
     """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
-    with Jobs(tmp_path_factory.mktemp("elastic")) as jobs:
-        return outcome(jobs.start(*ELASTIC, base=RUN).expect(0).directory)
+    return outcome(shared_jobs.run(*ELASTIC, base=RUN, name="elastic").directory)
 
 
 def submit_elastic(batch: Batch, *flags: str) -> BatchJob:

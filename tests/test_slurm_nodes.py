@@ -64,9 +64,7 @@ def test_a_job_with_a_node_that_computes_wrong_names_it_and_goes_on_without_it(
     assert outcome(batch.run) == without_slurm
 
 
-def test_a_job_whose_node_is_lost_is_requeued_and_finishes(
-    batch: Batch, without_slurm: object
-) -> None:
+def test_a_job_that_loses_a_node_is_requeued_and_ends(batch: Batch, without_slurm: object) -> None:
     job = batch.submit("--nodes=2")
     job.until_step(batch.run, 14)
     with job.held():

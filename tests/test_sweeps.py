@@ -6,8 +6,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.commands import command, user_environment
-from tests.outcome import has_line, outcome, result, world_sizes
-from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs
+from tests.commands import command, forked, succeeded, user_environment
+from tests.outcome import outcome, read_lines, result, world_sizes
+from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs, wait_until
 from tests.wandb_server import ENTITY, WandbServer
 from tests.wandb_sweeps import StoredSweep
 
@@ -37,8 +35,7 @@ class Agent:
         file = folder / "sweep.yaml"
         file.write_text(yaml.safe_dump(sweep))
         self.environment = user_environment(server.environment())
-        made = command(f"{sys.prefix}/bin/wandb", "sweep", str(file), environment=self.environment)
-        assert made.returncode == 0, made.stderr
+        made = succeeded(command("wandb", "sweep", str(file), environment=self.environment))
         run_by = re.search(r"wandb agent (\S+)", made.stderr + made.stdout)
         assert run_by and run_by[1] == f"{ENTITY}/lenet-dist/sweep0", made.stderr
         self.path, self.sweep = run_by[1], server.sweeps["sweep0"]
@@ -47,7 +44,7 @@ class Agent:
         """Have it run what the sweep gives out, one trial after the other."""
         with open(self.output, "w") as output:
             self.process = subprocess.Popen(
-                [f"{sys.prefix}/bin/wandb", "agent", self.path], cwd=ROOT, env=self.environment,
+                ["wandb", "agent", self.path], cwd=ROOT, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
@@ -56,11 +53,9 @@ class Agent:
         return self.folder / f"default-sweep0-{trial}"
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.01)
+        wait_until(
+            condition, self.output.read_text, is_over=lambda: self.process.poll() is not None
+        )
 
     def trainer(self) -> psutil.Process:
         """The trial's main process."""
@@ -109,35 +104,33 @@ def test_an_agent_runs_each_trial_as_a_run_of_its_own_under_the_id_that_the_swee
     assert outcome(agent.run_of("first")) == outcome(alone.directory)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_trial_that_is_started_again_goes_on_as_the_same_run(
-    agent: Agent, server: WandbServer, number: int
-) -> None:
+def test_a_trial_stopped_and_then_killed_is_one_run(agent: Agent, server: WandbServer) -> None:
     values = {"log.every_steps": 1, "train.max_steps": 400}
     agent.sweep.add("first", values)
     agent.start()
-    agent.until(lambda: has_line(agent.run_of("first"), 20))
-    trainer = agent.trainer()
-    trainer.suspend()  # W&B may take longer to begin than the rest of the steps.
-    agent.until(lambda: "first" in server.runs)
-    trainer.send_signal(number)
-    trainer.resume()
-    if number == signal.SIGKILL:  # W&B gives out again only what said that it was preempted.
-        agent.sweep.add("first", values)
+    run = agent.run_of("first")
+    for starts, number in enumerate((signal.SIGTERM, signal.SIGKILL), start=1):
+        agent.until(lambda starts=starts: len(world_sizes(run)) == starts)
+        before = read_lines(run)
+        agent.until(lambda before=before: len(read_lines(run)) > len(before) + 20)
+        trainer = agent.trainer()
+        trainer.suspend()  # W&B may take longer to begin than the rest of the steps.
+        agent.until(lambda starts=starts: server.asked.count("RunResumeStatus") >= starts)
+        trainer.send_signal(number)
+        trainer.resume()
+    agent.sweep.add("first", values)  # W&B gives out again only what said that it was preempted.
     agent.end()
-    seen, run = server.runs["first"], agent.run_of("first")
+    seen = server.runs["first"]
     assert list(server.runs) == ["first"] and not server.unknown
-    assert world_sizes(run) == [1, 1] and result(run)["resumes"] == 1
+    assert world_sizes(run) == [1, 1, 1] and result(run)["resumes"] == 2
     assert seen.steps("train") == list(range(1, 401))
     assert [row["_step"] for row in seen.history] == list(range(len(seen.history)))
     assert seen.fields["sweep"] == "sweep0" and seen.exit_codes[-1] == 0
     starts = [json.loads(line) for line in (run / "starts.jsonl").read_text().splitlines()]
-    assert [start["wandb_id"] for start in starts] == ["first", "first"]
+    assert [start["wandb_id"] for start in starts] == ["first"] * 3
 
 
-def test_both_processes_of_a_trial_agree_on_its_name_and_place(
-    jobs: Jobs, server: WandbServer
-) -> None:
+def test_both_processes_of_a_trial_agree_where_it_is(jobs: Jobs, server: WandbServer) -> None:
     where = {"WANDB_ENTITY": ENTITY, "WANDB_PROJECT": "elsewhere"}
     trial = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "t1", **where} | server.environment()
     server.sweeps["s1"] = StoredSweep("")
@@ -148,21 +141,17 @@ def test_both_processes_of_a_trial_agree_on_its_name_and_place(
     # The config that it leaves names it wholly, so that it resumes without an agent too.
     left = yaml.safe_load((run / "config.yaml").read_text())
     assert left["run"]["name"] == run.name and left["wandb"]["entity"] == ENTITY
-    again = command("python", "-m", "lenet_dist.train", "--config", str(run / "config.yaml"))
+    again = forked("lenet_dist.train", "--config", str(run / "config.yaml"))
     assert again.returncode == 0 and f"{run} is complete" in again.stdout
     fields = {"sweep": "s1", "entity": ENTITY, "project": "elsewhere"}
     assert list(server.runs) == ["t1"] and fields.items() <= server.run.fields.items()
 
 
-@pytest.mark.parametrize(
-    ("override", "variable"),
-    [("wandb.entity=mine", "WANDB_ENTITY=team"), ("wandb.project=mine", "WANDB_PROJECT=elsewhere")],
-)
-def test_a_trial_that_would_not_be_tracked_where_its_sweep_is_is_refused(
-    jobs: Jobs, override: str, variable: str
-) -> None:
+def test_a_trial_that_would_not_be_tracked_where_its_sweep_is_is_refused(jobs: Jobs) -> None:
     trial = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "t1"}
     where = {"WANDB_ENTITY": ENTITY, "WANDB_PROJECT": "elsewhere"}
-    job = jobs.start("wandb.mode=online", override, environment=trial | where).expect(2)
-    assert f"{variable} would override the config" in job.text()
-    assert list(jobs.folder.glob("run*")) == [job.main.output]
+    for key, variable in (("entity", "WANDB_ENTITY=team"), ("project", "WANDB_PROJECT=elsewhere")):
+        asked = ("wandb.mode=online", f"wandb.{key}=mine")
+        job = jobs.start(*asked, name=key, environment=trial | where).expect(2)
+        assert f"{variable} would override the config" in job.text()
+        assert list(jobs.folder.glob(f"{key}*")) == [job.main.output]

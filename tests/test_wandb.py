@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import json
 import os
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from lenet_dist.track.environment import settle_environment
-from tests.commands import command, forked, refusal
+from tests.commands import forked, refusal
 from tests.follower import family, has_segment, hold, hold_until, let_go_when
 from tests.outcome import check_harmless, result
 from tests.processes import PATIENCE, TRAIN_STEPS, Job, Jobs, fork, free_port
@@ -23,6 +24,7 @@ from tests.wandb_server import WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
 pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+track = functools.partial(forked, "lenet_dist.track")
 
 
 @pytest.mark.parametrize("mode", [OFFLINE, ONLINE])
@@ -30,11 +32,7 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
     jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str
 ) -> None:
     how = {"world_size": 2, "environment": server.environment()}
-    stopped = jobs.start(mode, **how)
-    stopped.until_step(14)
-    for rank in stopped.ranks:
-        rank.send(signal.SIGTERM)
-    stopped.expect(75)
+    jobs.start(mode, **how).stop_at(14)
     for step, all_die in ((28, False), (42, True)):
         killed = jobs.start(mode, **how)
         hold_until(killed, has_segment(killed))
@@ -64,9 +62,14 @@ def test_three_interruptions_on_two_processes_give_one_history_of_each_line_once
     assert all("ranks/waited_ms/median" in row for row in server.run.history if "train/lr" in row)
 
 
-def test_a_run_is_described_as_a_whole(jobs: Jobs, server: WandbServer) -> None:
-    described = ("wandb.group=seeds", "wandb.tags=[a,b]", "run.name=seed-3")
-    run = jobs.start(ONLINE, *described, name="seed-3", environment=server.environment())
+def test_a_run_with_a_key_in_netrc_is_online_and_described_as_a_whole(
+    jobs: Jobs, server: WandbServer, tmp_path: Path
+) -> None:
+    host = server.url.removeprefix("http://")
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {server.key}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    described = ("wandb.mode=auto", "wandb.group=seeds", "wandb.tags=[a,b]", "run.name=seed-3")
+    run = jobs.start(*described, name="seed-3", environment={"WANDB_BASE_URL": server.url})
     hold_until(run, has_segment(run)).expect(0)
     seen, left = server.run, result(run.directory)
     check_arrived(seen, TRAIN_STEPS)
@@ -124,42 +127,21 @@ def test_a_failure_is_told_with_its_reason(jobs: Jobs, server: WandbServer) -> N
     assert "no checkpoint holds it" in json.dumps(server.alerts)
 
 
-def test_a_key_in_netrc_means_online(jobs: Jobs, server: WandbServer, tmp_path: Path) -> None:
-    host, key = server.url.removeprefix("http://"), server.environment()["WANDB_API_KEY"]
-    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {key}\n")
-    (tmp_path / "netrc").chmod(0o600)
-    job = jobs.start("wandb.mode=auto", environment={"WANDB_BASE_URL": server.url})
-    hold_until(job, lambda: "UpsertBucket" in server.asked).expect(0)
-    check_arrived(server.run, TRAIN_STEPS)
-
-
-def test_track_says_by_its_exit_code_whether_all_has_arrived(
+def test_track_says_by_its_exit_code_whether_the_run_is_free_and_whether_all_has_arrived(
     jobs: Jobs, server: WandbServer
 ) -> None:
     job = jobs.start(OFFLINE)
-    run = str(hold_until(job, has_segment(job)).expect(0).directory)
-    track = ("python", "-m", "lenet_dist.track", run, ONLINE)
+    begun, run = has_segment(job), str(job.directory)
+    hold(job)
+    # One process at a time feeds a run's trackers.
+    let_go_when(job, lambda: begun() and "another job is using" in refusal(track(run, OFFLINE)))
+    job.expect(0)
     nowhere = server.environment() | {"WANDB_BASE_URL": f"http://127.0.0.1:{free_port()}"}
-    failed = command(*track, environment=nowhere)
+    failed = track(run, ONLINE, environment=nowhere)
     assert failed.returncode == 1 and failed.stderr.startswith(f"failed: {run}: not everything")
     assert "connection refused" in failed.stdout
-    assert command(*track, environment=server.environment()).returncode == 0
+    assert track(run, ONLINE, environment=server.environment()).returncode == 0
     check_arrived(server.run, TRAIN_STEPS)
-
-
-def test_one_process_at_a_time_feeds_a_runs_trackers(jobs: Jobs) -> None:
-    job = jobs.start(OFFLINE)
-    begun = has_segment(job)
-    hold(job)
-    let_go_when(job, lambda: begun() and is_refused(job.directory))
-    job.expect(0)
-    assert [row.get("train/step") for row in history(job.directory)][:3] == TRAIN_STEPS[:3]
-
-
-def is_refused(run: Path) -> bool:
-    """Whether somebody else who wants to feed the run's trackers is."""
-    said = refusal(forked("lenet_dist.track", str(run), OFFLINE))
-    return "another job is using this run" in said
 
 
 def test_variables_that_say_the_same_or_only_where_change_nothing_outside_the_run(

@@ -146,26 +146,20 @@ def test_the_death_of_wandbs_own_process_changes_nothing(
         check_upload(job, server, TRAIN_STEPS)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """64 KB where W&B keeps its files."""
-    with mounted(tmp_path / "run" / "wandb", "64k") as disk:
-        yield disk
-
-
 @pytest.mark.parametrize(("mode", "free"), [(OFFLINE, 40_000), (ONLINE, 0)])
 def test_a_full_disk_under_wandbs_files_changes_nothing(
-    jobs: Jobs, uninterrupted: Job, server: WandbServer, small_disk: Path, mode: str, free: int
+    jobs: Jobs, uninterrupted: Job, server: WandbServer, mode: str, free: int
 ) -> None:
-    filler = small_disk / "filler"
-    with suppress(OSError), open(filler, "wb", buffering=0) as file:
-        file.write(bytes(65536 - free))
-    job = jobs.run(mode, environment=server.environment())
-    check_harmless(job, uninterrupted)
-    assert "No space left" in told(job) or "can't write everything" in told(job)
-    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    filler.unlink()
-    check_upload(job, server, TRAIN_STEPS)
+    with mounted(jobs.folder / "run" / "wandb", "64k") as disk:
+        filler = disk / "filler"
+        with suppress(OSError), open(filler, "wb", buffering=0) as file:
+            file.write(bytes(65536 - free))
+        job = jobs.run(mode, environment=server.environment())
+        check_harmless(job, uninterrupted)
+        assert "No space left" in told(job) or "can't write everything" in told(job)
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
+        filler.unlink()
+        check_upload(job, server, TRAIN_STEPS)
 
 
 def test_the_trackers_process_gives_way_and_never_holds_up_the_page(jobs: Jobs) -> None:

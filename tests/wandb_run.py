@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tests.commands import command
+from tests.commands import command, succeeded
 from tests.processes import Job
 from tests.wandb_server import StoredRun, WandbServer
 
@@ -40,8 +40,7 @@ def told(job: Job) -> str:
 def check_upload(job: Job, server: WandbServer, steps: list[int]) -> None:
     """The command that the terminal named brings the whole run to a server that is well."""
     arguments = shlex.split(told(job).split("upload later with: ")[1])
-    done = command(*arguments, environment=server.environment())
-    assert done.returncode == 0, done.stderr
+    succeeded(command(*arguments, environment=server.environment()))
     check_arrived(server.run, steps)
     assert not server.unknown
 

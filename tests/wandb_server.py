@@ -185,21 +185,23 @@ def _project(name: str) -> dict[str, Any]:
     return {"id": "p", "name": name, "entity": {"id": "e", "name": ENTITY}}
 
 
+def _facts(run: StoredRun, name: str) -> dict[str, Any]:
+    """What every answer about a run has."""
+    return {
+        "id": name, "name": name, "displayName": run.fields.get("displayName"), "tags": [],
+        "summaryMetrics": json.dumps(run.summary), "config": json.dumps(run.config),
+        "historyLineCount": len(run.history), "notes": None,
+    }  # fmt: skip
+
+
 def _resume_status(server: WandbServer, asked: dict[str, Any]) -> Any:
     run = server.runs.get(asked["name"])
     bucket = run and {
-        "id": asked["name"],
-        "name": asked["name"],
-        "displayName": run.fields.get("displayName"),
-        "summaryMetrics": json.dumps(run.summary),
-        "config": json.dumps(run.config),
-        "historyLineCount": len(run.history),
+        **_facts(run, asked["name"]),
         "eventsLineCount": len(run.events),
         "logLineCount": 0,
         "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
         "eventsTail": json.dumps([json.dumps(row) for row in run.events[-1:]]),
-        "tags": [],
-        "notes": None,
         # By this the client sees that the run has begun.
         "wandbConfig": json.dumps({"t": run.config["_wandb"]["value"]["t"]}),
     }
@@ -209,16 +211,13 @@ def _resume_status(server: WandbServer, asked: dict[str, Any]) -> Any:
 def _public_run(server: WandbServer, asked: dict[str, Any]) -> Any:
     run = server.runs[asked["name"]]
     last = run.history[-1]["_step"] if run.history else -1
-    facts = {
-        "id": asked["name"], "projectId": "7", "tags": [], "name": asked["name"],
-        "displayName": run.fields.get("displayName"), "sweepName": None, "state": "finished",
-        "config": json.dumps(run.config), "group": None, "jobType": None, "commit": None,
-        "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
-        "description": None, "notes": None, "systemMetrics": "{}",
-        "summaryMetrics": json.dumps(run.summary), "historyLineCount": len(run.history),
-        "user": {"name": "Someone", "username": "someone"}, "historyKeys": {"lastStep": last},
+    more = {
+        "projectId": "7", "sweepName": None, "state": "finished", "group": None, "jobType": None,
+        "commit": None, "readOnly": False, "createdAt": "2026-01-01T00:00:00", "heartbeatAt": None,
+        "description": None, "systemMetrics": "{}", "historyKeys": {"lastStep": last},
+        "user": {"name": "Someone", "username": "someone"},
     }  # fmt: skip
-    return {"project": {"run": facts}}
+    return {"project": {"run": _facts(run, asked["name"]) | more}}
 
 
 def _upsert_run(server: WandbServer, asked: dict[str, Any]) -> Any:
@@ -227,14 +226,7 @@ def _upsert_run(server: WandbServer, asked: dict[str, Any]) -> Any:
     run.fields |= {name: value for name, value in asked.items() if value is not None}
     if asked.get("config"):
         run.config = json.loads(asked["config"])
-    bucket = {
-        "id": asked["name"],
-        "name": asked["name"],
-        "displayName": run.fields.get("displayName"),
-        "config": json.dumps(run.config),
-        "project": _project(asked["project"]),
-        "historyLineCount": len(run.history),
-    }
+    bucket = _facts(run, asked["name"]) | {"project": _project(asked["project"])}
     return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
 
