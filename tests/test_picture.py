@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lenet_dist.model import prediction, weights
 from lenet_dist.model.prediction import SURE
 from lenet_dist.predict import PRETRAINED
 from tests import pictures
+from tests.processes import ROOT
 from tests.properties import PROPERTY
 
 COUNT = 100
@@ -159,8 +161,25 @@ def test_what_is_no_digit_is_refused_or_unsure(
         rng = np.random.default_rng((1, number))
         grey = kind(rng, hand)
         sure += outcome(pictures.encoded(rng, grey), tmp_path / "picture")[1] >= SURE
-    # LeNet-5 knows no letters: some are as good as a digit to it.
-    assert sure <= (EACH // 3 if kind is pictures.letter else 2)
+    assert sure <= 2
+
+
+def test_the_letters_are_of_typefaces_that_the_doubt_has_not_learnt() -> None:
+    learnt = (ROOT / "scripts/package-doubt").read_text(encoding="utf-8")
+    assert not [face for face in pictures.TYPEFACES if f'"{face}"' in learnt]
+
+
+def test_weights_without_a_doubt_beside_them_name_the_same_digits_about_as_surely(
+    digits: Images, tmp_path: Path
+) -> None:
+    alone = prediction.by(Path(shutil.copy(PRETRAINED, tmp_path / "own.safetensors")))
+    found = [
+        torch.stack([of(pixels(image[None])) for image in digits.images]).max(1)
+        for of in (alone, PROBABILITIES_OF)
+    ]
+    assert (found[0].indices == found[1].indices).all()
+    unsure, unsure_by_doubt = ((of.values < SURE).sum() for of in found)
+    assert unsure <= unsure_by_doubt <= unsure + COUNT // 50
 
 
 def test_a_photograph_of_108_megapixels_is_read_and_a_progressive_one_is_refused(
@@ -298,6 +317,19 @@ def test_a_stamp_that_is_darker_than_the_digit_leaves_it_as_it_is() -> None:
     stamped = Image.fromarray(sheet)
     ImageDraw.Draw(stamped).text((100, 260), "2026-11-30", 0, font_size=20)
     assert np.abs(picture.as_mnist(np.asarray(stamped)).astype(int) - plain).mean() < 20
+
+
+def test_a_7_whose_bar_lies_along_the_pictures_edge_keeps_it() -> None:
+    sheet = Image.new("F", (200, 300), 200)
+    ImageDraw.Draw(sheet).line([(0, 6), (160, 6), (60, 270)], 60, 16, joint="curve")
+    whole = picture.as_mnist(np.pad(sheet, 40, constant_values=200)).astype(int)
+    assert np.abs(picture.as_mnist(np.asarray(sheet)) - whole).mean() < 8
+
+
+def test_a_left_over_line_of_squared_paper_is_no_1(hand: pictures.Hand, tmp_path: Path) -> None:
+    rng = np.random.default_rng((2, 156))
+    sheet = pictures.encoded(rng, pictures.blank(rng, hand))
+    assert outcome(sheet, tmp_path / "sheet") == (-1, 0)
 
 
 def test_a_1_that_is_one_pixel_thin_and_upright_is_read() -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from lenet_dist.data.ruling import INKED, NEIGHBOURS, Box, around, extent, without_lines
+from lenet_dist.data.ruling import INKED, NEIGHBOURS, Box, Mask, around, extent, without_lines
 from lenet_dist.exits import RequestError
 from lenet_dist.files import is_special
 
@@ -75,7 +75,12 @@ def as_mnist(grey: Grey) -> npt.NDArray[np.uint8]:
 
     Raises ValueError if nothing is drawn on it, or more than one thing.
     """
-    return fitted(_digit(without_lines(_without_ring(_ink(grey)))))
+    ink = _without_ring(_ink(grey))
+    without = without_lines(ink)
+    digit = _digit(without)
+    if _is_line(ink, digit > INKED, (ink > INKED) & (without <= INKED)):
+        raise ValueError("nothing is drawn on it but lines")
+    return fitted(digit)
 
 
 def fitted(ink: Grey) -> npt.NDArray[np.uint8]:
@@ -209,7 +214,8 @@ def _paper(grey: Grey, has_strips: bool) -> Grey:
     paper = ndimage.gaussian_filter(grey, max(grey.shape) / 400)
     for edge in (paper[0], paper[-1], paper[:, 0], paper[:, -1]) if has_strips else ():
         # A strip goes along all of it; what is dark along a part is a stroke cut off.
-        edge[:] = np.percentile(edge, 90)
+        filled = ndimage.grey_closing(edge, round(0.9 * len(edge)) + 1)
+        edge[:] = np.where(filled - edge > np.ptp(paper) / 2, filled, edge)
     beyond = window if has_strips else 0
     paper = ndimage.grey_closing(np.pad(paper, beyond, mode="edge"), window)
     return paper[beyond : beyond + grey.shape[0], beyond : beyond + grey.shape[1]]
@@ -281,6 +287,17 @@ def _digit(ink: Grey) -> Grey:
         raise ValueError("it is no digit: there are no strokes, but an area")
     # A darker stamp has made it faint.
     return np.minimum(digit / np.median(digit[digit > digit.max() / 2]), 1)
+
+
+def _is_line(ink: Grey, stroke: Mask, lines: Mask) -> bool:
+    """Whether a stroke is what is left of squared paper: as its lines, and little beside them."""
+    if stroke.sum() > lines.sum() / 10:
+        return False
+    breadth, breadth_of_lines = (
+        ndimage.distance_transform_edt(mask).max() for mask in (stroke, lines)
+    )
+    is_darker = np.median(ink[stroke]) > np.percentile(ink[lines], 90)
+    return bool(breadth <= breadth_of_lines and not is_darker)
 
 
 def _boxed(ink: Grey) -> Grey:
