@@ -173,9 +173,10 @@ def test_weights_without_a_doubt_beside_them_name_the_same_digits_about_as_surel
     digits: Images, tmp_path: Path
 ) -> None:
     alone = prediction.by(Path(shutil.copy(PRETRAINED, tmp_path / "own.safetensors")))
-    found = []
-    for by in (alone, PROBABILITIES_OF):
-        found.append(torch.stack([by(pixels(image[None])) for image in digits.images]).max(1))
+    found = [
+        torch.stack([of(pixels(image[None])) for image in digits.images]).max(1)
+        for of in (alone, PROBABILITIES_OF)
+    ]
     assert (found[0].indices == found[1].indices).all()
     unsure, unsure_by_doubt = ((of.values < SURE).sum() for of in found)
     assert unsure <= unsure_by_doubt <= unsure + COUNT // 50
@@ -321,17 +322,14 @@ def test_a_stamp_that_is_darker_than_the_digit_leaves_it_as_it_is() -> None:
 def test_a_7_whose_bar_lies_along_the_pictures_edge_keeps_it() -> None:
     sheet = Image.new("F", (200, 300), 200)
     ImageDraw.Draw(sheet).line([(0, 6), (160, 6), (60, 270)], 60, 16, joint="curve")
-    cropped = np.asarray(sheet)
-    whole = picture.as_mnist(np.pad(cropped, 40, constant_values=200)).astype(int)
-    assert np.abs(picture.as_mnist(cropped) - whole).mean() < 8
+    whole = picture.as_mnist(np.pad(sheet, 40, constant_values=200)).astype(int)
+    assert np.abs(picture.as_mnist(np.asarray(sheet)) - whole).mean() < 8
 
 
-def test_a_line_of_squared_paper_that_is_left_over_is_no_1(
-    hand: pictures.Hand, tmp_path: Path
-) -> None:
+def test_a_left_over_line_of_squared_paper_is_no_1(hand: pictures.Hand, tmp_path: Path) -> None:
     rng = np.random.default_rng((2, 156))
-    content = pictures.encoded(rng, pictures.blank(rng, hand))
-    assert outcome(content, tmp_path / "picture")[1] < SURE
+    sheet = pictures.encoded(rng, pictures.blank(rng, hand))
+    assert outcome(sheet, tmp_path / "sheet") == (-1, 0)
 
 
 def test_a_1_that_is_one_pixel_thin_and_upright_is_read() -> None:

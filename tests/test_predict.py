@@ -18,6 +18,7 @@ from lenet_dist.config import Data
 from lenet_dist.data import dataset
 from lenet_dist.exits import RequestError
 from lenet_dist.model import lenet5, weights
+from lenet_dist.predict import PRETRAINED
 from tests.commands import forked, loaded_by, refusal, user_environment
 from tests.processes import PATIENCE, ROOT
 
@@ -99,6 +100,13 @@ def test_a_file_whose_scale_or_temperature_is_no_such_number_is_refused_by_name(
     file.write_bytes(safetensors.torch.save(tensors, {"lenet_dist": f'{{"{name}": {value}}}'}))
     with pytest.raises(RequestError, match=f"^{file}: "):
         weights.temperature(file) if name == "temperature" else weights.read(file)
+
+
+def test_a_doubt_that_is_damaged_is_refused_by_name(pictures: list[Path], tmp_path: Path) -> None:
+    file = Path(shutil.copy(PRETRAINED, tmp_path))
+    (tmp_path / "doubt.safetensors").write_bytes(file.read_bytes())
+    said = refusal(forked(PREDICT, str(pictures[0]), "--weights", str(file)))
+    assert f"{tmp_path}/doubt.safetensors: not the doubt's weights" in said
 
 
 def test_weights_whose_logits_overflow_are_refused_by_name(

@@ -11,6 +11,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
+from lenet_dist.model.weights import refusals
+
 _MAPS = 8
 
 
@@ -27,10 +29,14 @@ class Doubt(nn.Sequential):
 
 
 def beside(weights_file: Path) -> Doubt | None:
-    """The network in `doubt.safetensors` beside a weights file, None if there is none."""
+    """The network in `doubt.safetensors` beside a weights file, None if there is none.
+
+    Raises RequestError naming the file if it holds something else.
+    """
     file = weights_file.with_name("doubt.safetensors")
     if not file.exists():
         return None
     doubt = Doubt()
-    doubt.load_state_dict(safetensors.torch.load_file(file))
+    with refusals(file, "the doubt's weights"):
+        doubt.load_state_dict(safetensors.torch.load_file(file))
     return doubt.requires_grad_(False)

@@ -42,7 +42,7 @@ def read(path: Path) -> LeNet5:
 
     Raises RequestError naming the file if it does not hold LeNet-5's weights.
     """
-    with _refusals(path):
+    with refusals(path):
         found, scale = _content(path)
         model = LeNet5(**scale)
         model.load_state_dict(found)
@@ -56,7 +56,7 @@ def temperature(path: Path) -> float:
 
     Raises RequestError naming the file if it is not a number above 0.
     """
-    with _refusals(path):
+    with refusals(path):
         value = _header(path).get(_TEMPERATURE, 1.0)
         if not 0 < value < math.inf:
             raise ValueError(f"its temperature is {value}, not a number above 0")
@@ -68,7 +68,7 @@ def tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, float]]:
 
     Raises RequestError naming the file if it holds no finite weights.
     """
-    with _refusals(path, "weights"):
+    with refusals(path, "weights"):
         return _content(path)
 
 
@@ -89,7 +89,8 @@ def _header(path: Path) -> dict[str, float]:
 
 
 @contextmanager
-def _refusals(path: Path, what: str = "LeNet-5's weights") -> Iterator[None]:
+def refusals(path: Path, what: str = "LeNet-5's weights") -> Iterator[None]:
+    """Reading a weights file: what is wrong with it is a RequestError that names it."""
     try:
         yield
     except (OSError, SafetensorError, ValueError, LookupError, *_WRONG_KINDS) as error:
