@@ -96,8 +96,8 @@ def test_a_run_that_was_deleted_on_wandb_goes_on_under_a_new_id_on_request(
     (deleted,) = server.runs
     del server.runs[deleted]
     server.deleted.add(deleted)
-    again = jobs.start(ONLINE, **online)
-    said = told(hold_until(again, lambda: "--new-id" in again.text()).stop_at(28))
+    asked, again = len(server.asked), jobs.start(ONLINE, **online)
+    said = told(hold_until(again, lambda: "UpsertBucket" in server.asked[asked:]).stop_at(28))
     assert deleted in said and "--new-id" in said and not server.runs
     succeeded(forked("lenet_dist.track", str(stopped.directory), "--new-id", ONLINE, **online))
     (fresh,) = server.runs

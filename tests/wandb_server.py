@@ -110,6 +110,7 @@ class WandbServer:
                 query = json.loads(body)
                 name = (query.get("variables") or {}).get("name")
                 if name in self.deleted and "UpsertBucket" in query["query"]:
+                    self.asked.append("UpsertBucket")
                     text = "run was previously created and deleted; try a new run name"
                     return 409, {"errors": [{"message": text}]}
                 return 200, self._answer_query(query)
