@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # As many as there are cores, 2 to 4; and of those that mostly wait.
 TESTS_AT_ONCE ?= $(shell cores=$$(nproc 2> /dev/null || echo 2); echo $$((cores < 2 ? 2 : cores > 4 ? 4 : cores)))
-QUIET_TESTS_AT_ONCE ?= 4
+QUIET_TESTS_AT_ONCE ?= 5
 # Where that variable is set, each of some hundred processes would compile the package for itself.
 PYTEST := PYTHONDONTWRITEBYTECODE=
 # Several threads that wait for each other by spinning take the cores from the tests beside them.
@@ -41,14 +41,14 @@ train: $(READY) ## Fetch MNIST and train the default recipe, about a minute on t
 check: $(READY) ## Run the tests that start no processes, in about a minute
 	$(PYTEST) -m "not processes and not quiet and not timed and not alone" --numprocesses $(TESTS_AT_ONCE) $(ARGS)
 
-# After the tests that keep the cores busy come those that wait, those that are held to the clock, and
-# those that measure. Timed tests share runs that take long, by file. Exit code 5: ARGS leaves none of
-# a kind.
+# After the tests that keep the cores busy come those that mostly wait or are held to the clock, and
+# then those that measure. Those that wait share what takes long by file: runs, and SLURM's clusters.
+# Exit code 5: ARGS leaves none of a kind.
 test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
 	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $$3 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
 	run "not quiet and not timed and not alone" $(TESTS_AT_ONCE); \
-	run quiet $(QUIET_TESTS_AT_ONCE); run timed 3 --dist=loadfile; run alone 0; \
+	run "quiet or timed" $(QUIET_TESTS_AT_ONCE) --dist=loadfile; run alone 0; \
 	[ -z "$$failed" ]
 
 oldest: ## Run the tests, but for SLURM's, with the oldest supported version of every package
