@@ -82,14 +82,14 @@ class Trainer:
         )
         captures = captures and can_be_rehearsed(plan, task, accelerator, state, traits)
 
-        # The run directory: the newest checkpoint, and what `auto` meant when the run began.
+        # The run directory: the newest checkpoint, and the kernels and threads the run began with.
         choice = choose_gradients(plan, task, state, accelerator, traits, training_set)
         places = gather_object([place_of(accelerator)])
         stop.training_begins()  # From here on a stop is saved first.
         self.start = on_main(accelerator, lambda: resume_or_start(
             plan, task, state, accelerator, places, directory, choice
         ))  # fmt: skip
-        # From here on `auto` is what it meant when the run began.
+        # A config's `auto` is from here on what it meant when the run began.
         self.plan = plan = replace(plan, config=self.start.config)
         self.config = config = plan.config
         use_threads(config)
@@ -205,12 +205,12 @@ class Trainer:
             total = self.ddp_gradient(batch, step, params)  # Added in DDP's own order.
         gradient, loss_sum, correct = total.split([state.flat.numel(), 1, 1])
 
-        # The update, by every process for itself.
-        state.set_gradient(gradient)  # As .grad, not a copy: it is unscaled and clipped in place.
+        # The update, by every process for itself. All parameters are one vector, state.flat.
+        state.set_gradient(gradient)  # As its .grad, no copy: it is unscaled and clipped in place.
         state.scaler.unscale_(state.optimizer)
         grad_norm = torch.linalg.vector_norm(gradient)
         if self.local_sums and gradient.device.type == "cpu":
-            # Reading them would wait for a GPU: there TrainMetrics raises when it reads them.
+            # Reading them would wait for a GPU: there state.metrics raises when it reads them.
             self.audit.check_finite(step, loss_sum, grad_norm, sums, params)
         if config.train.clip_norm:
             nn.utils.clip_grads_with_norm_(state.flat, config.train.clip_norm, grad_norm)
