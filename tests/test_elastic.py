@@ -25,7 +25,7 @@ STEPS = 300
 RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def undisturbed(shared_jobs: Jobs) -> Job:
     return shared_jobs.run(base=RUN, name="undisturbed")
 

@@ -34,7 +34,7 @@ def source(uninterrupted: Job, tmp_path: Path) -> Path:
     return shutil.copytree(uninterrupted.directory, tmp_path / "source" / "run")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tuned(uninterrupted: Job, shared_jobs: Jobs) -> Job:
     """A run that began with that run's weights, on one process, from start to end."""
     begin = f"run.from={uninterrupted.directory}"

@@ -96,7 +96,7 @@ def test_a_complete_run_is_left_alone(jobs: Jobs, uninterrupted: Job, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stopped_once(shared_jobs: Jobs) -> Path:
     """The directory of a run that was stopped half-way, on one process."""
     return shared_jobs.start(name="stopped").stop_at(28).directory

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.quiet
 ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_steps=50")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected_of_elastic(shared_jobs: Jobs) -> object:
     """What RUN with ELASTIC ends with on one process without SLURM, uninterrupted."""
     return outcome(shared_jobs.run(*ELASTIC, base=RUN, name="elastic").directory)

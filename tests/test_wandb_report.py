@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
 PROJECT = f"{ENTITY}/lenet-dist"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(shared_jobs: Jobs) -> list[Path]:
     """Two seeds of SMALL. Without weights the pages have no pictures, which take seconds."""
     started = [shared_jobs.start(f"seed={seed}", name=f"seed-{seed}") for seed in range(2)]

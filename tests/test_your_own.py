@@ -25,7 +25,7 @@ FASHION = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def alone(shared_jobs: Jobs) -> Job:
     """The example on one process, from start to end."""
     if not Path("/usr/share/datasets/fashion-mnist").exists():
