@@ -99,6 +99,8 @@ def share_as_folder(folder: Path) -> None:
 
     Another program has filled it, and did not ask the umask, as the folder did.
     """
+    if not folder.exists():
+        return
     rights = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
         with suppress(OSError):  # Removed meanwhile, or another user's.

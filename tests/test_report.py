@@ -131,6 +131,11 @@ def test_what_a_user_has_named_is_text_and_never_markup(uninterrupted: Job, tmp_
     [
         ("metrics", 'junk\n{"kind": "train"}\n', "metrics.jsonl, line 1: damaged"),
         ("metrics", '{"step": 1}\n{"kind": "train", "step": 1}\n', "line 2: loss: missing"),
+        (
+            "metrics",
+            '{"kind": "validation", "step": 1, "epoch": 1, "loss": 1, "confusion": [[]]}',
+            "line 1: damaged",
+        ),
         ("result", "{}", "result.json: damaged"),
         ("result", '{"test": 3, "weights_sha256": "0"}', "result.json: test: damaged"),
         ("starts", "{}\n", "starts.jsonl, line 1: damaged"),

@@ -156,7 +156,13 @@ def _remove(folder: Path) -> None:
         os.rename(folder, temporary)
         shutil.rmtree(temporary)
     except OSError as error:
-        print(f"warning: can't remove {folder}: {error.strerror}", file=sys.stderr, flush=True)
+        if folder not in _kept:
+            print(f"warning: can't remove {folder}: {error.strerror}", file=sys.stderr, flush=True)
+        _kept.add(folder)
+
+
+_kept: set[Path] = set()
+"""Checkpoints that could not be removed: said once."""
 
 
 def _set_aside(folder: Path, why: str) -> None:

@@ -53,9 +53,13 @@ class RunDirectory:
 
         Raises RequestError if it was run with another config, or if run.resume forbids it.
         """
-        if config.run.resume == "never" and self.config.exists():
+        try:
+            has_begun, is_complete = self.config.exists(), self.result.exists()
+        except OSError as error:
+            raise RequestError(f"run.root={config.run.root}: can't read there: {error}") from None
+        if config.run.resume == "never" and has_begun:
             raise RequestError(f"run.resume=never, but {self.path} holds a run that has begun")
-        if not self.result.exists():
+        if not is_complete:
             return None
         self.check_is_run()
         if changes := config_changes(load(self.config), config):

@@ -14,6 +14,10 @@ class Evaluation:
     loss: float
     """Mean cross-entropy."""
 
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.confusion) for row in self.confusion):
+            raise ValueError("confusion: not square")
+
     @property
     def count(self) -> int:
         return sum(map(sum, self.confusion))

@@ -39,7 +39,10 @@ class LinesFile:
 
         Raises RequestError naming the file and the line if another one is damaged.
         """
-        *whole, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        try:
+            *whole, last = self.path.read_bytes().split(b"\n") if self.path.exists() else [b""]
+        except OSError as error:
+            raise RequestError(f"{self.path}: {error.strerror}") from None
         # A write that was cut short may lack no more than its newline.
         return _parsed(self.path, [*whole, last] if _line(last) else whole)
 

@@ -195,6 +195,5 @@ def _checked(adapter: TypeAdapter[_Schema], content: Line, where: object) -> _Sc
         return adapter.validate_python(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ": ".join(map(str, first["loc"]))
         why = "missing" if first["type"] == "missing" else "damaged"
-        raise RequestError(f"{where}: {place}: {why}") from None
+        raise RequestError(": ".join(map(str, [where, *first["loc"], why]))) from None
