@@ -117,6 +117,17 @@ def test_gradients_are_those_of_float64(shards: int, size: int, smoothing: float
             assert (a - b).norm() <= 2e-6 * b.norm()
 
 
+@pytest.mark.parametrize("count", [1, 17, 1000])
+def test_logits_are_those_of_float64(count: int) -> None:
+    pixels, _ = samples(count)
+    double = lenet5.build(0, MEAN, STD).double()
+    double.load_state_dict({name: p.double() for name, p in model().state_dict().items()})
+    with torch.no_grad():
+        expected = double(pixels.double())
+    found = native.logits(weights(), pixels, mean=MEAN, std=STD).double()
+    assert (found - expected).norm() < 2e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("count", [*range(1, 10), 17, 64, 65, 200])
 def test_the_tree_has_the_bits_of_torchs(count: int, variant: str) -> None:
@@ -145,7 +156,9 @@ def test_a_label_out_of_range_is_refused(label: int) -> None:
         (torch.zeros(8, 1, 28, 28), torch.zeros(8).long(), 3, "3 equal shards"),
     ],
 )
-def test_no_batch_is_refused(pixels: Tensor, labels: Tensor, shards: int, message: str) -> None:
+def test_what_is_no_batch_is_refused(
+    pixels: Tensor, labels: Tensor, shards: int, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         rows(pixels, labels, shards)
 
@@ -202,6 +215,19 @@ def test_a_weight_that_is_no_number_shows_in_the_loss_where_torchs_does(value: f
             struck, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.1, batch_size=8
         )
         assert found[0, -2].isfinite() == loss.isfinite(), place
+
+
+@pytest.mark.parametrize("scale", [1e10, 1e30])
+def test_weights_that_overflow_show_in_the_loss_where_torchs_do(scale: float) -> None:
+    pixels, labels = samples(8)
+    network = lenet5.build(0, MEAN, STD)
+    torch.nn.utils.vector_to_parameters(weights() * scale, network.parameters())
+    loss = F.cross_entropy(network(pixels), labels, reduction="sum")
+    assert not loss.isfinite()
+    found = native.shard_gradients(
+        weights() * scale, pixels, labels, 1, mean=MEAN, std=STD, smoothing=0.0, batch_size=8
+    )
+    assert not found[0, -2].isfinite()
 
 
 @pytest.mark.parametrize("layer", ["C1", "C3"])
