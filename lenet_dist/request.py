@@ -139,7 +139,8 @@ def _merge(base: DictConfig, request: Any, source: str) -> DictConfig:
             content = OmegaConf.select(other, section.name, default={})
             if section.name != "seed" and not isinstance(content, dict | DictConfig):
                 raise RequestError(f"{source}{section.name}: a section; set {section.name}.KEY")
-        for key in keys():
+        # To look for all keys in each override takes a tenth of a second.
+        for key in (key for key in keys() if key.name.partition(".")[0] in request):
             value = OmegaConf.select(other, key.name)
             if isinstance(value, str):
                 OmegaConf.update(other, key.name, _converted(key, value, source))

@@ -23,10 +23,6 @@ ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_PRELOADED = [
-    "lenet_dist.train", "lenet_dist.train.start", "lenet_dist.track.follower",
-    "torch._dynamo", "torch.distributed.algorithms.ddp_comm_hooks",
-]  # fmt: skip
 
 _PORTS = itertools.count(os.getpid())
 
@@ -98,7 +94,7 @@ def fork(function: Callable[..., object], *arguments: object) -> ForkServerProce
     own tests.
     """
     # The first process of a pytest worker starts its server, which others use too.
-    _FORKSERVER.set_forkserver_preload(_PRELOADED)
+    _FORKSERVER.set_forkserver_preload(["tests.preloaded"])
     process = _FORKSERVER.Process(target=function, args=arguments)
     process.start()
     return process
