@@ -20,8 +20,9 @@ def read_lines(directory: Path) -> list[dict[str, Any]]:
 
 def has_line(directory: Path, step: int) -> bool:
     """Whether the run's metrics.jsonl has a line of this step or a later one."""
-    lines = read_lines(directory)
-    return bool(lines) and lines[-1]["step"] >= step
+    file = directory / "metrics.jsonl"
+    whole = file.read_text().split("\n")[:-1] if file.exists() else []
+    return bool(whole) and json.loads(whole[-1])["step"] >= step
 
 
 def world_sizes(directory: Path) -> list[int]:

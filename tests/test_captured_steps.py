@@ -31,7 +31,8 @@ from tests.outcome import outcome
 from tests.processes import Jobs
 
 TAPED: dict[str, Any] = {"module": "tests.taped"}
-CAPTURED = ("compute.cuda_graph=true", "compute.kernels=torch")
+SHORT = ("compute.kernels=torch", "train.max_steps=24", "compute.audit_every=10")
+CAPTURED = ("compute.cuda_graph=true", *SHORT)
 GIVEN_BACK, LEFT = "the graph is given back", "the process group is left"
 
 
@@ -39,12 +40,12 @@ GIVEN_BACK, LEFT = "the graph is given back", "the process group is left"
 def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_its_graph_back(
     jobs: Jobs,
 ) -> None:
-    plain = jobs.run("compute.kernels=torch", "compute.cuda_graph=false", name="plain", **TAPED)
+    plain = jobs.run("compute.cuda_graph=false", *SHORT, name="plain", **TAPED)
     whole = jobs.run(*CAPTURED, name="whole", **TAPED)
-    assert "replays: 57" in whole.text(), "of 60 steps three are audited, and all others replayed"
+    assert "replays: 22" in whole.text(), "of 24 steps two are audited, and all others replayed"
     said = whole.text()
     assert said.index(GIVEN_BACK) < said.index(LEFT), "or NCCL waits for the graph for ever"
-    jobs.start(*CAPTURED, name="parts", **TAPED).stop_at(28)
+    jobs.start(*CAPTURED, name="parts", **TAPED).stop_at(14)
     again = jobs.run(*CAPTURED, name="parts", **TAPED)
     assert "replays: " in again.text()
     assert outcome(again.directory) == outcome(whole.directory) == outcome(plain.directory)
@@ -55,10 +56,10 @@ def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_it
 def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
     jobs: Jobs, asked: str, stream: str
 ) -> None:
-    keys, how = ("compute.kernels=torch",), {"world_size": 2, **TAPED}
-    plain = jobs.run(*keys, "compute.cuda_graph=false", name="plain", **how)
+    how = {"world_size": 2, **TAPED}
+    plain = jobs.run(*SHORT, "compute.cuda_graph=false", name="plain", **how)
     failing = {"FAILING": "1"}
-    job = jobs.run(*keys, f"compute.cuda_graph={asked}", name="failed", environment=failing, **how)
+    job = jobs.run(*SHORT, f"compute.cuda_graph={asked}", name="failed", environment=failing, **how)
     told = [line for line in job.text().splitlines() if "not captured" in line]
     because = "it failed on rank 1: CUDA error: operation failed due to an error during capture"
     assert told == [f"{stream}compute.cuda_graph={asked}: steps are not captured: {because}"]
@@ -69,7 +70,13 @@ def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
 PREFLIGHT: dict[str, Any] = {
     "module": "tests.taped_preflight",
     "world_size": 2,
-    "base": ("data.name=synthetic", "compute.threads=1", "compute.kernels=torch", "--slow=1000"),
+    "base": (
+        "data.name=synthetic",
+        "compute.threads=1",
+        "compute.kernels=torch",
+        "train.batch_size=64",
+        "--slow=1000",
+    ),
 }
 
 

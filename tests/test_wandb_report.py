@@ -25,7 +25,10 @@ PROJECT = f"{ENTITY}/lenet-dist"
 @pytest.fixture(scope="session")
 def made(shared_jobs: Jobs) -> list[Path]:
     """Two seeds of SMALL. Without weights the pages have no pictures, which take seconds."""
-    started = [shared_jobs.start(f"seed={seed}", name=f"seed-{seed}") for seed in range(2)]
+    started = [
+        shared_jobs.start(f"seed={seed}", name=f"seed-{seed}", world_size=1 + seed)
+        for seed in range(2)
+    ]
     directories = [job.expect(0).directory for job in started]
     for directory in directories:
         (directory / "model.safetensors").unlink()
@@ -83,6 +86,7 @@ def test_a_report_of_a_run_has_its_result_curves_mistakes_and_command(
     assert "accelerate launch -m lenet_dist.train" in text and "train.max_steps=60" in text
     drawn = {metric for metrics in values(spec, "metrics") for metric in metrics}
     assert {"train/loss", "validation/accuracy", "train/lr", "train/samples_per_second"} <= drawn
+    assert not [metric for metric in drawn if metric.startswith("ranks/")], "it has but one"
     assert set(values(spec, "xAxis")) >= {"train/step", "validation/step"}
     assert "test/confusion_table" in text and "test/mistakes" in text
     assert ["examples/augmented"] in values(spec, "mediaKeys")
@@ -105,7 +109,9 @@ def test_several_runs_stand_side_by_side_in_a_report_that_is_the_same_when_publi
     assert "standard deviation over 2 seeds" in text
     assert all(run.name in text and wandb_id(run) in text for run in runs)
     assert "Run Comparer" in values(spec, "viewType")
-    assert ["test/accuracy"] in values(spec, "metrics")
+    metrics = values(spec, "metrics")
+    assert ["test/accuracy"] in metrics and ["ranks/waited_ms/median"] in metrics
+    assert ["ranks/computed_ms/slowest", "ranks/computed_ms/median"] in metrics
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, said: str) -> None:

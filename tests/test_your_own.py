@@ -58,7 +58,7 @@ def test_it_learns_and_its_page_and_trackers_do_without_lenets_pictures(alone: J
 
 def test_it_starts_by_the_commands_that_it_names(tmp_path: Path) -> None:
     place = ("data.name=synthetic", f"run.root={tmp_path}", "log.trackers=[]", "log.report=false")
-    short = ("compute.threads=1", "train.max_steps=2", "data.validation=0")
+    short = ("compute.threads=1", "train.max_steps=2", "train.batch_size=32", "data.validation=0")
     for launcher in (("accelerate", "launch"), ("torchrun", "--nproc-per-node", "2")):
         succeeded(command(*launcher, "docs/your_own.py", *place, f"run.name={launcher[0]}", *short))
     hashes = {result(folder)["weights_sha256"] for folder in tmp_path.iterdir()}
