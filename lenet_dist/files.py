@@ -16,6 +16,9 @@ from lenet_dist.exits import RequestError, RunFailed
 _CAN_NOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What CIFS and many FUSE file systems answer to the fsync of a folder."""
 
+_LEAST_FREE = 1 << 20
+"""Bytes of a disk: with less, a program may lose what it writes, and not say so."""
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` into the file at `path`, all of it and durably, or leave the file unchanged.
@@ -108,6 +111,11 @@ def share_as_folder(folder: Path) -> None:
             wanted = mode & ~0o777 | (rights if stat.S_ISDIR(mode) else rights & 0o666)
             if mode != wanted and not stat.S_ISLNK(mode):
                 path.chmod(stat.S_IMODE(wanted))
+
+
+def is_disk_full(folder: Path) -> bool:
+    """Whether the disk of a folder, which may not exist yet, has hardly any room."""
+    return folder.exists() and shutil.disk_usage(folder).free < _LEAST_FREE
 
 
 def is_special(path: Path) -> bool:

@@ -70,13 +70,7 @@ def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
 PREFLIGHT: dict[str, Any] = {
     "module": "tests.taped_preflight",
     "world_size": 2,
-    "base": (
-        "data.name=synthetic",
-        "compute.threads=1",
-        "compute.kernels=torch",
-        "train.batch_size=64",
-        "--slow=1000",
-    ),
+    "base": ("data.name=synthetic", "compute.threads=1", "compute.kernels=torch", "--slow=1000"),
 }
 
 

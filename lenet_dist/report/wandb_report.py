@@ -92,7 +92,7 @@ def _report(runs: Sequence[Run], entity: str, project: str) -> wr.Report:
             wr.H2("Result"),
             wr.MarkdownBlock(_results(runs)),
             *(several if len(runs) > 1 else []),
-            *section("Training", *_curves(any(run.world_size > 1 for run in runs))),
+            *section("Training", *_curves(runs)),
             *section("Test", *_test_panels()),
             wr.H2("Rerun"),
             wr.P("In a checkout of the project; any number of processes gives the same bits."),
@@ -149,19 +149,20 @@ def _origin(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _curves(are_ranks_compared: bool) -> list[Any]:
-    computed = [f"ranks/computed_ms/{which}" for which in ("slowest", "median")]
+def _curves(runs: Sequence[Run]) -> list[Any]:
+    """Curves by step; of the ranks only where a start had several."""
     plots = [
         ("Loss", "cross-entropy", "train/step", ["train/loss"]),
         ("Validation accuracy", "share of the images", "validation/step", ["validation/accuracy"]),
         ("Learning rate", "per step", "train/step", ["train/lr"]),
         ("Throughput", "images/s", "train/step", ["train/samples_per_second"]),
     ]
-    if are_ranks_compared:
-        plots.append(("Computed", "ms a step", "train/step", computed))
-        plots.append(
-            ("Waited for other ranks", "ms a step", "train/step", ["ranks/waited_ms/median"])
-        )
+    if any(start.world_size > 1 for run in runs for start in run.starts):
+        computed = ["ranks/computed_ms/slowest", "ranks/computed_ms/median"]
+        plots += [
+            ("Computed", "ms a step", "train/step", computed),
+            ("Waited for other ranks", "ms a step", "train/step", ["ranks/waited_ms/median"]),
+        ]
     return [
         wr.LinePlot(
             title=title, x=x, y=y, title_x="step", title_y=unit, log_y=title == "Loss" or None

@@ -17,6 +17,7 @@ import psutil
 from lenet_dist import exits
 from lenet_dist.config import Config
 from lenet_dist.exits import RunFailed
+from lenet_dist.files import is_disk_full
 from lenet_dist.run_dir import lock
 from lenet_dist.run_dir.directory import RunDirectory
 from lenet_dist.run_dir.lines import Line, Tail
@@ -66,7 +67,10 @@ def follow(run: Path, config: Config, names: list[str], pid: int) -> None:
         endings.append(Ending.of_line(line) if line else Ending("lost"))
         is_over.set()
         time.sleep(endings[0].seconds)
-        say(f"tracking: not done in {endings[0].seconds:.0f} s; {catch_up_advice(run)}")
+        late = f"tracking: not done in {endings[0].seconds:.0f} s"
+        if is_disk_full(run / "wandb"):
+            late += f": can't write everything to {run / 'wandb'}: its disk is full"
+        say(f"{late}; {catch_up_advice(run)}")
         _kill_children()
         os._exit(exits.DONE)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import re
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +25,7 @@ import numpy as np
 import wandb
 
 from lenet_dist.config import Config, as_dict
-from lenet_dist.files import share_as_folder
+from lenet_dist.files import is_disk_full, share_as_folder
 from lenet_dist.run_dir.lines import Line
 from lenet_dist.track import sample_images
 from lenet_dist.track.environment import wandb_mode
@@ -40,9 +39,6 @@ _ASK_SECONDS = 3
 
 _MOST_ERRORS = 3
 """After the first it restarts; after the second at the latest, offline."""
-
-_LEAST_FREE = 1 << 20
-"""Bytes of the disk: with less, W&B may lose rows, and does not say so."""
 
 _ARTIFACT_CHARACTERS = 128
 _POSITION = ("kind", "step", "epoch", "samples")
@@ -78,8 +74,7 @@ class WandbTracker:
             if self._mode != "disabled":
                 panels = self._test_panels(line) if line["kind"] == "test" else {}
                 self._wandb.log(_row(line) | panels)
-                free = shutil.disk_usage(self._run / "wandb").free
-                self._was_disk_full = self._was_disk_full or free < _LEAST_FREE
+                self._was_disk_full = self._was_disk_full or is_disk_full(self._run / "wandb")
             self.lines += 1
         except Exception as error:
             self._restart(error)
