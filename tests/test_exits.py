@@ -35,6 +35,12 @@ def test_every_command_names_a_path_it_can_not_use(module: str, arguments: tuple
     assert path in refusal(done)
 
 
+def test_a_run_root_that_can_not_be_read_is_named_with_its_key() -> None:
+    root = "/tmp/" + 300 * "x"
+    said = refusal(forked("lenet_dist.train", *SMALL, f"run.root={root}"))
+    assert said.startswith(f"error: run.root={root}: can't read there: ")
+
+
 def printing_to(output: int | IO[bytes], *arguments: str) -> tuple[int, str]:
     """The exit code and the stderr of `lenet_dist.train` that prints there."""
     done = subprocess.run(

@@ -36,6 +36,13 @@ def test_a_last_line_that_lacks_only_its_newline_is_kept(lines: LinesFile) -> No
     assert lines.path.read_bytes().count(b"\n") == len(lines.read()) == len(GOOD)
 
 
+def test_a_file_that_can_not_be_read_is_named(lines: LinesFile) -> None:
+    lines.path.unlink()
+    lines.path.mkdir()
+    with pytest.raises(RequestError, match=f"{lines.path}: Is a directory"):
+        lines.read()
+
+
 @pytest.mark.parametrize("damage", [b"\x00" * 20, b"junk", b"[1]", b'{"step": 1, "ki', b""])
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_a_damaged_line_before_good_ones_is_refused_by_its_number_and_nothing_is_lost(
