@@ -59,10 +59,11 @@ def test_rows_that_go_through_tcp_have_the_same_bits(jobs: Jobs, uninterrupted: 
     assert outcome(run.directory) == outcome(uninterrupted.directory)
 
 
-def test_a_machine_on_which_shards_are_computed_one_at_a_time_has_the_same_bits(
+def test_a_machine_that_computes_four_shards_otherwise_than_few_has_the_same_bits(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run(*BY_TORCH, world_size=3, module="tests.altered:one_by_one")
+    # Only rank 0 has four shards, and another rank audits them.
+    run = jobs.run(*BY_TORCH, world_size=5, module="tests.altered:many_in_other_bits")
     assert "bit-equality check failed on every rank" in run.text()
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
 

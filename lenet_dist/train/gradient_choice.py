@@ -108,12 +108,10 @@ def build_shard_gradients(
         smoothing = config.train.label_smoothing
         loss = cross_entropy_of_classes(dataset.CLASSES, smoothing, accelerator.device)
     gradients = ManyAtOnce(state, loss, config, at_once, size)
-    rank = accelerator.process_index if plan.world_size > 1 else 0
-    mine = parts(plan.shards_by_rank[rank], at_once)
     rows_of = _rows_of(gradients, plan, samples)
-    gradients.is_bit_equal = all(
-        is_bit_equal(rows_of, range(count)) for count in {len(part) for part in mine}
-    )
+    # Also of other ranks' parts, which an audit has this one compute.
+    counts = {len(part) for shards in plan.shards_by_rank for part in parts(shards, at_once)}
+    gradients.is_bit_equal = all(is_bit_equal(rows_of, range(count)) for count in sorted(counts))
     unequal = [r for r, equal in enumerate(gather_object([gradients.is_bit_equal])) if not equal]
     if unequal:
         say(
