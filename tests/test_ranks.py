@@ -112,7 +112,7 @@ def busy_core() -> Iterator[int]:
 def test_a_rank_beside_busy_loops_is_named_while_the_run_is_on(jobs: Jobs, busy_core: int) -> None:
     # By torch a step takes longer than the scheduler's slices of time, so its core's loops tell.
     how = (
-        "compute.kernels=torch", "train.max_steps=240", "log.every_steps=24",
+        "compute.kernels=torch", "train.shards=8", "train.max_steps=240", "log.every_steps=24",
         "checkpoint.every_steps=0", "evaluate.every_epochs=100",
     )  # fmt: skip
     alone = jobs.run(*how, name="alone")
