@@ -197,4 +197,6 @@ def _rows_of(gradients: ShardGradients, plan: Plan, samples: Images) -> Callable
 
 
 def _ranks(ranks: list[int], world_size: int) -> str:
-    return "every rank" if len(ranks) == world_size else f"ranks {', '.join(map(str, ranks))}"
+    if len(ranks) == world_size:
+        return "every rank"
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
