@@ -108,16 +108,14 @@ def build_shard_gradients(
         smoothing = config.train.label_smoothing
         loss = cross_entropy_of_classes(dataset.CLASSES, smoothing, accelerator.device)
     gradients = ManyAtOnce(state, loss, config, at_once, size)
-    rows_of = _rows_of(gradients, plan, samples)
-    # Also of other ranks' parts, which an audit has this one compute.
-    counts = {len(part) for shards in plan.shards_by_rank for part in parts(shards, at_once)}
-    gradients.is_bit_equal = all(is_bit_equal(rows_of, range(count)) for count in sorted(counts))
-    unequal = [r for r, equal in enumerate(gather_object([gradients.is_bit_equal])) if not equal]
-    if unequal:
+    while gradients.at_once > 1 and not _are_bit_equal(gradients, plan, samples):
+        gradients.at_once = min(gradients.at_once, plan.shards) // 2
+    fewer = [r for r, most in enumerate(gather_object([gradients.at_once])) if most < at_once]
+    if fewer:
         say(
             accelerator,
-            f"bit-equality check failed on {_ranks(unequal, accelerator.num_processes)}: shards are"
-            " computed one at a time there (slower, same result)",
+            f"bit-equality check failed on {_ranks(fewer, accelerator.num_processes)}: fewer shards"
+            " are computed at once there (slower, same result)",
         )
     else:
         say(accelerator, f"up to {at_once} shards are computed at once")
@@ -183,6 +181,14 @@ def _transform_error(plan: Plan, task: Task, state: TrainState, samples: Images)
             return " ".join(str(error).split())[:300]
     told = (str(warning.message) for warning in caught)
     return next((text for text in told if "performance drop" in text), None)
+
+
+def _are_bit_equal(gradients: ManyAtOnce, plan: Plan, samples: Images) -> bool:
+    """Whether this machine gives the bits of few shards to each number of them that a process of
+    the run computes at once. An audit has one compute another's."""
+    numbers = {len(p) for shards in plan.shards_by_rank for p in parts(shards, gradients.at_once)}
+    rows_of = _rows_of(gradients, plan, samples)
+    return all(is_bit_equal(rows_of, range(number)) for number in sorted(numbers))
 
 
 def _rows_of(gradients: ShardGradients, plan: Plan, samples: Images) -> Callable[[range], Tensor]:

@@ -59,8 +59,6 @@ class ManyAtOnce:
     ) -> None:
         self.at_once = at_once
         self.size = size
-        self.is_bit_equal = True
-        """Whether many shards have the bits of few on this machine; if not, few are computed."""
         self.parameters = {name: p.detach() for name, p in state.trainable.items()}
         self.scaler = state.scaler
         self.share = state.flat.new_ones(()) / config.train.batch_size
@@ -85,12 +83,6 @@ class ManyAtOnce:
     def __call__(self, pixels: Tensor, labels: Tensor, shards: range, step: int) -> Tensor:
         """The rows of consecutive shards."""
         pixels, labels = (t.unflatten(0, (len(shards), -1)) for t in (pixels, labels))
-        if self.is_bit_equal:
-            return self._rows(pixels, labels)
-        pairs = zip(pixels[:, None], labels[:, None], strict=True)
-        return torch.cat([self._rows(*pair) for pair in pairs])
-
-    def _rows(self, pixels: Tensor, labels: Tensor) -> Tensor:
         count = len(labels)
         missing = max(self.size or 2, count) - count
         if missing:
