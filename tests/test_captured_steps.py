@@ -28,7 +28,7 @@ from lenet_dist.train.stopwatch import Stopwatch
 from lenet_dist.train.task import LENET5
 from tests.bare_trainer import bare_trainer
 from tests.outcome import outcome
-from tests.processes import Jobs
+from tests.processes import Job, Jobs
 
 TAPED: dict[str, Any] = {"module": "tests.taped"}
 SHORT = ("compute.kernels=torch", "train.max_steps=24", "compute.audit_every=10")
@@ -36,11 +36,16 @@ CAPTURED = ("compute.cuda_graph=true", *SHORT)
 GIVEN_BACK, LEFT = "the graph is given back", "the process group is left"
 
 
+@pytest.fixture(scope="session")
+def plain(shared_jobs: Jobs) -> Job:
+    """One process whose steps are not captured."""
+    return shared_jobs.run("compute.cuda_graph=false", *SHORT, name="not-captured", **TAPED)
+
+
 @pytest.mark.processes
 def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_its_graph_back(
-    jobs: Jobs,
+    jobs: Jobs, plain: Job
 ) -> None:
-    plain = jobs.run("compute.cuda_graph=false", *SHORT, name="plain", **TAPED)
     whole = jobs.run(*CAPTURED, name="whole", **TAPED)
     assert "replays: 22" in whole.text(), "of 24 steps two are audited, and all others replayed"
     said = whole.text()
@@ -54,12 +59,10 @@ def test_a_captured_run_has_the_bits_of_any_other_also_after_a_stop_and_gives_it
 @pytest.mark.processes
 @pytest.mark.parametrize(("asked", "stream"), [("auto", ""), ("true", "warning: ")])
 def test_a_capture_that_fails_on_one_process_is_said_and_no_process_replays(
-    jobs: Jobs, asked: str, stream: str
+    jobs: Jobs, plain: Job, asked: str, stream: str
 ) -> None:
-    how = {"world_size": 2, **TAPED}
-    plain = jobs.run(*SHORT, "compute.cuda_graph=false", name="plain", **how)
-    failing = {"FAILING": "1"}
-    job = jobs.run(*SHORT, f"compute.cuda_graph={asked}", name="failed", environment=failing, **how)
+    how = {"world_size": 2, "environment": {"FAILING": "1"}, **TAPED}
+    job = jobs.run(*SHORT, f"compute.cuda_graph={asked}", **how)
     told = [line for line in job.text().splitlines() if "not captured" in line]
     because = "it failed on rank 1: CUDA error: operation failed due to an error during capture"
     assert told == [f"{stream}compute.cuda_graph={asked}: steps are not captured: {because}"]
