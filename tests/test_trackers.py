@@ -13,6 +13,7 @@ from lenet_dist.exits import RequestError
 from lenet_dist.request import load
 from lenet_dist.track.environment import active_trackers
 from tests.commands import command
+from tests.follower import hold_until
 from tests.outcome import check_harmless, read_lines
 from tests.processes import TRAIN_STEPS, Job, Jobs
 
@@ -60,9 +61,13 @@ def test_tensorboard_shows_each_line_once_however_often_the_run_was_interrupted(
     jobs: Jobs, uninterrupted: Job
 ) -> None:
     trackers = "log.trackers=[tensorboard]"
-    jobs.start(trackers).kill_at(28)
-    run = jobs.run(trackers)
-    check_harmless(run, uninterrupted)
+    killed = jobs.start(trackers)
+    killed.kill_at(28)
+    before = set(killed.directory.glob("tensorboard/*"))
+    run = jobs.start(trackers)
+    # On a slow machine its process may begin after the run has ended.
+    hold_until(run, lambda: set(run.directory.glob("tensorboard/*")) > before)
+    check_harmless(run.expect(0), uninterrupted)
     events = EventAccumulator(str(run.directory / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == TRAIN_STEPS
     expected = [line["loss"] for line in read_lines(run.directory) if line["kind"] == "train"]
