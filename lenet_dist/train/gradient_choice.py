@@ -184,8 +184,8 @@ def _transform_error(plan: Plan, task: Task, state: TrainState, samples: Images)
 
 
 def _are_bit_equal(gradients: ManyAtOnce, plan: Plan, samples: Images) -> bool:
-    """Whether this machine gives the bits of few shards to each number of them that a process of
-    the run computes at once. An audit has one compute another's."""
+    """Whether shards have the same bits alone and in each number that this process may compute at
+    once: as many as any rank has, because it recomputes other ranks' shards in audits."""
     numbers = {len(p) for shards in plan.shards_by_rank for p in parts(shards, gradients.at_once)}
     rows_of = _rows_of(gradients, plan, samples)
     return all(is_bit_equal(rows_of, range(number)) for number in sorted(numbers))
@@ -205,4 +205,4 @@ def _rows_of(gradients: ShardGradients, plan: Plan, samples: Images) -> Callable
 def _ranks(ranks: list[int], world_size: int) -> str:
     if len(ranks) == world_size:
         return "every rank"
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks))}"

@@ -1,7 +1,7 @@
 """The gradient of each of a process's shards, in bits that do not depend on who computes it.
 
 There are three ways: many shards at once by torch.func, for any model; one shard after the other by
-plain autograd; and LeNet-5's own kernel. Which one is a matter of the run (choose.py).
+plain autograd; and LeNet-5's own kernel. Which one is a matter of the run (gradient_choice.py).
 
 A row [P + COUNTS] holds a shard's gradient with respect to the P trainable weights (of its summed
 loss divided by the global batch), its summed loss, and the number of its samples that are right.
