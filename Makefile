@@ -48,7 +48,7 @@ test: $(READY) ## Run the whole test suite, several tests at a time
 	@failed=; \
 	run() { $(PYTEST) -m "$$1" --numprocesses $$2 $$3 $(ARGS) || [ $$? -eq 5 ] || failed=1; }; \
 	run "not quiet and not timed and not alone" $(TESTS_AT_ONCE); \
-	run "quiet or timed" $(QUIET_TESTS_AT_ONCE) --dist=loadfile; run alone 0; \
+	run "quiet or timed" $(QUIET_TESTS_AT_ONCE) "--dist=loadfile --no-loadscope-reorder"; run alone 0; \
 	[ -z "$$failed" ]
 
 oldest: ## Run the tests, but for SLURM's, with the oldest supported version of every package

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
 from lenet_dist.config import Data
 from lenet_dist.data import fetch
 from lenet_dist.exits import RequestError
-from lenet_dist.model import lenet5, weights
-from lenet_dist.model.lenet5 import LeNet5
 from tests.cluster import RUN, Batch, Cluster
 from tests.commands import LaunchedJobs
 from tests.outcome import outcome
 from tests.processes import BY_TORCH, Job, Jobs
 from tests.wandb_server import WandbServer
 
-_CONJUNCTION = re.compile(r"(not )?\w+( and (not )?\w+)*")
+if TYPE_CHECKING:  # To import torch takes two seconds, and many tests leave that to their jobs.
+    from lenet_dist.model.lenet5 import LeNet5
+
+_CHOICE = re.compile(r"(not )?\w+( (and|or) (not )?\w+)*")
 
 
 def pytest_configure() -> None:
@@ -37,24 +39,43 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     `-m "not x"` leaves nothing of a file whose `pytestmark` has x, and `-m x` nothing of one
     without x.
     """
-    chosen = config.option.markexpr
-    if not collection_path.match("test_*.py") or not _CONJUNCTION.fullmatch(chosen):
+    choice = config.option.markexpr
+    if not collection_path.match("test_*.py") or not _CHOICE.fullmatch(choice):
         return None
     text = collection_path.read_text(encoding="utf-8")
     of_all = "".join(re.findall(r"^pytestmark = .*", text, re.MULTILINE))
-    for term in chosen.split(" and "):
+
+    def leaves_nothing(term: str) -> bool:
         marker = f"pytest.mark.{term.removeprefix('not ')}"
-        if marker in of_all if term.startswith("not ") else marker not in text:
-            return True
-    return None
+        return marker in of_all if term.startswith("not ") else marker not in text
+
+    alternatives = (part.split(" and ") for part in choice.split(" or "))
+    return all(any(map(leaves_nothing, terms)) for terms in alternatives) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a GPU are left out where there is none: that is no hole in the gate."""
-    if not torch.cuda.is_available():
-        without = [item for item in items if item.get_closest_marker("gpu")]
+    """Tests of a GPU are left out where there is none: that is no hole in the gate. Those that take
+    longest begin first."""
+    without = [item for item in items if item.get_closest_marker("gpu")]
+    if without and not _has_gpu():
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+    items.sort(key=_seconds_of_file, reverse=True)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _seconds_of_file(item: pytest.Item) -> float:
+    """About how long a file of tests takes that one worker gets as a whole; 0 of all others.
+
+    What takes longest begins first, or all workers would wait for it in the end.
+    """
+    markers = [marker for name in ("quiet", "timed") for marker in item.iter_markers(name)]
+    return max((marker.kwargs.get("seconds", 0) for marker in markers), default=0)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -90,7 +111,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Small tensors are slow on several threads where others use the machine too."""
-    torch.set_num_threads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture
@@ -181,12 +203,16 @@ def without_slurm(shared_jobs: Jobs) -> object:
 @pytest.fixture(scope="session")
 def scaled_model() -> LeNet5:
     """A model with a mean and a std of its own."""
+    from lenet_dist.model import lenet5
+
     return lenet5.build(3, 0.13, 0.31).eval()
 
 
 @pytest.fixture(scope="session")
 def scaled_file(scaled_model: LeNet5, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That model's weights file."""
+    from lenet_dist.model import weights
+
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     model = scaled_model
     path.write_bytes(weights.to_bytes(dict(model.state_dict()), model.mean, model.std))

@@ -19,7 +19,7 @@ from tests.commands import user_environment
 from tests.outcome import checkpoint_steps, has_line, outcome, result, world_sizes
 from tests.processes import BIN, PATIENCE, ROOT, SMALL, Job, Jobs, free_port, is_pending, wait_until
 
-pytestmark = pytest.mark.quiet
+pytestmark = pytest.mark.quiet(seconds=125)
 
 STEPS = 300
 RUN = (*SMALL, "data.validation=2000", f"train.max_steps={STEPS}", "checkpoint.every_steps=50")

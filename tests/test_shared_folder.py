@@ -16,7 +16,7 @@ from tests.wandb_server import WandbServer
 RIGHTS = {0o002: (0o664, 0o775), 0o077: (0o600, 0o700)}
 """Of files and of folders, by umask."""
 
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=30), pytest.mark.usefixtures("home_without_keys")]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o002, "online"), (0o077, "offline")])

@@ -17,7 +17,7 @@ from tests.commands import command
 from tests.outcome import checkpoint_steps, outcome, result
 from tests.processes import ROOT
 
-pytestmark = pytest.mark.quiet
+pytestmark = pytest.mark.quiet(seconds=250)
 
 PYTHON = ROOT / ".venv" / "bin" / "python"
 

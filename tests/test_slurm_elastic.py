@@ -10,7 +10,7 @@ from tests.cluster import RUN, Batch, BatchJob, has_got
 from tests.outcome import outcome, world_sizes
 from tests.processes import Jobs
 
-pytestmark = pytest.mark.quiet
+pytestmark = pytest.mark.quiet(seconds=150)
 
 ELASTIC = ("train.max_steps=600", "data.validation=2000", "checkpoint.every_steps=50")
 

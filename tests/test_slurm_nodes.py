@@ -14,7 +14,7 @@ import pytest
 from tests.cluster import Batch, Cluster, assert_one_readable_log
 from tests.outcome import checkpoint_steps, outcome
 
-pytestmark = pytest.mark.quiet
+pytestmark = pytest.mark.quiet(seconds=90)
 
 
 @pytest.fixture

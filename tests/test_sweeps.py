@@ -19,7 +19,7 @@ from tests.processes import PATIENCE, ROOT, SMALL, TRAIN_STEPS, Jobs, wait_until
 from tests.wandb_server import ENTITY, WandbServer
 from tests.wandb_sweeps import StoredSweep
 
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=100), pytest.mark.usefixtures("home_without_keys")]
 SWEEP = ROOT / "configs" / "sweep.yaml"
 
 

@@ -17,7 +17,7 @@ from tests.follower import hold_until
 from tests.outcome import check_harmless, read_lines
 from tests.processes import TRAIN_STEPS, Job, Jobs
 
-pytestmark = pytest.mark.timed
+pytestmark = pytest.mark.timed(seconds=60)
 
 
 def test_disabled_starts_nothing_and_leaves_nothing(uninterrupted: Job) -> None:

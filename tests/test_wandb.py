@@ -23,7 +23,7 @@ from tests.wandb_run import check_arrived, check_upload, history, told
 from tests.wandb_server import WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=150), pytest.mark.usefixtures("home_without_keys")]
 track = functools.partial(forked, "lenet_dist.track")
 
 

@@ -22,7 +22,7 @@ from tests.wandb_run import check_arrived, check_upload, history, is_offline, to
 from tests.wandb_server import WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=255), pytest.mark.usefixtures("home_without_keys")]
 
 
 NEVER_THERE = {

@@ -16,7 +16,7 @@ from tests.wandb_run import check_arrived, history, told
 from tests.wandb_server import KEY, WandbServer
 
 OFFLINE, ONLINE = "wandb.mode=offline", "wandb.mode=online"
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=115), pytest.mark.usefixtures("home_without_keys")]
 
 
 def test_a_name_that_no_artifact_can_have_loses_nothing(jobs: Jobs, server: WandbServer) -> None:

@@ -17,7 +17,7 @@ from tests.outcome import result
 from tests.processes import Jobs, free_port
 from tests.wandb_server import ENTITY, WandbServer
 
-pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("home_without_keys")]
+pytestmark = [pytest.mark.timed(seconds=50), pytest.mark.usefixtures("home_without_keys")]
 
 PROJECT = f"{ENTITY}/lenet-dist"
 

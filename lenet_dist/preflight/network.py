@@ -16,7 +16,7 @@ from lenet_dist.distributed.accelerator import meet
 from lenet_dist.model import lenet5
 from lenet_dist.preflight.device import wait_for
 
-_CALLS_SECONDS = 0.2
+_CALLS_SECONDS = 0.1
 _LONG_CALL_SECONDS = 0.1
 _FEWEST_CALLS, _MOST_CALLS = 3, 200
 _LINK_BYTES = {"cpu": 8 * 10**6, "cuda": 64 * 10**6}
