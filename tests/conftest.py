@@ -46,7 +46,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     of_all = "".join(re.findall(r"^pytestmark = .*", text, re.MULTILINE))
 
     def leaves_nothing(term: str) -> bool:
-        marker = f"pytest.mark.{term.removeprefix('not ')}"
+        marker = f"mark.{term.removeprefix('not ')}"
         return marker in of_all if term.startswith("not ") else marker not in text
 
     alternatives = (part.split(" and ") for part in choice.split(" or "))
@@ -54,13 +54,15 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of a GPU are left out where there is none: that is no hole in the gate. Those that take
-    longest begin first."""
+    """Leave out the tests of a GPU where there is none: that is no hole in the gate. Let several
+    workers begin with the files that take longest, or all would wait for one of these in the end.
+    """
     without = [item for item in items if item.get_closest_marker("gpu")]
     if without and not _has_gpu():
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
-    items.sort(key=_seconds_of_file, reverse=True)
+    if hasattr(config, "workerinput"):  # Of xdist's workers.
+        items.sort(key=_seconds_of_file, reverse=True)
 
 
 def _has_gpu() -> bool:
@@ -70,12 +72,9 @@ def _has_gpu() -> bool:
 
 
 def _seconds_of_file(item: pytest.Item) -> float:
-    """About how long a file of tests takes that one worker gets as a whole; 0 of all others.
-
-    What takes longest begins first, or all workers would wait for it in the end.
-    """
-    markers = [marker for name in ("quiet", "timed") for marker in item.iter_markers(name)]
-    return max((marker.kwargs.get("seconds", 0) for marker in markers), default=0)
+    """About how long the test's file takes, as its `quiet` or `timed` says; 0 if it has neither."""
+    marker = item.get_closest_marker("quiet") or item.get_closest_marker("timed")
+    return marker.kwargs["seconds"] if marker else 0
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

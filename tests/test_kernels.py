@@ -6,7 +6,7 @@ import pytest
 
 from lenet_dist.kernels import native
 from tests.outcome import outcome, result
-from tests.processes import BY_TORCH, Job, Jobs
+from tests.processes import ONE_EPOCH, Job, Jobs
 
 pytestmark = pytest.mark.processes
 needs_kernel = pytest.mark.skipif(
@@ -21,7 +21,7 @@ ADVICE = "no compiled kernel: install g++"
 def test_a_machine_without_a_compiled_kernel_computes_by_torch_and_says_what_would_help(
     jobs: Jobs, uninterrupted_by_torch: Job
 ) -> None:
-    run = jobs.run(*BY_TORCH[1:], module="tests.altered:without_kernel", environment=WITHOUT)
+    run = jobs.run(*ONE_EPOCH, module="tests.altered:without_kernel", environment=WITHOUT)
     assert run.text().count(f"gradients by torch: {ADVICE}") == 1
     assert result(run.directory)["kernels"] == "torch"
     assert outcome(run.directory) == outcome(uninterrupted_by_torch.directory)
